@@ -1,0 +1,132 @@
+"""Printing, in one place: notes to people go to standard error, results to standard output."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from tlp_runtime.errors import DependencyMissing, OutputError
+from tlp_runtime.io.atomic import write_text
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and results only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+JsonPath = Annotated[
+    str | None,
+    typer.Option("--json", metavar="PATH", help="Write the result as JSON; - for standard output."),
+]
+
+
+def error_console() -> Console:
+    """Standard error, as it is now (tests replace it)."""
+    return Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Output:
+    """How much a command prints."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        level = logging.ERROR if self.quiet else logging.INFO if self.verbose else logging.WARNING
+        handler = RichHandler(
+            console=error_console(), show_time=False, show_path=False, markup=False
+        )
+        handler.setLevel(level)
+        root = logging.getLogger()
+        root.handlers = [handler]
+        root.setLevel(logging.WARNING)
+        for name in ("tlp_runtime", "tlp_train", "tlp_export"):
+            logging.getLogger(name).setLevel(logging.INFO)
+
+    def note(self, text: str) -> None:
+        """Say something to the person, unless quiet."""
+        if not self.quiet:
+            error_console().print(text, markup=False, soft_wrap=True)
+
+    def default(self, what: str, value: object, why: str = "") -> None:
+        """Say which default was taken."""
+        self.note(f"{what}: {value}{f' ({why})' if why else ''}")
+
+    def done(self, made: str, following: str) -> None:
+        """The last line of a verb: what it made and the next command."""
+        self.note(f"made {made}\nnext: {following}")
+
+    def table(self, renderable: Any) -> None:
+        """Print a result to standard output."""
+        Console(highlight=False).print(renderable)
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Progress]:
+        """A progress bar on standard error, shown to people only."""
+        console = error_console()
+        with Progress(
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=self.quiet or not console.is_terminal,
+        ) as bar:
+            yield bar
+
+
+def write_json(path: str | None, data: Any, *, overwrite: bool = False) -> None:
+    """Write a command's result as JSON where ``--json`` says.
+
+    Raises :class:`OutputError` as every output does.
+    """
+    if path is None:
+        return
+    text = json.dumps(data, indent=2) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+    else:
+        write_text(Path(path), text, overwrite=overwrite)
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raise with the line that installs ``extra`` unless every module of it can be imported."""
+    missing = [name for name in modules if not _importable(name)]
+    if missing:
+        raise DependencyMissing(
+            f"this command needs {', '.join(missing)}. Install it with: "
+            f"pip install 'tlp-mri[{extra}]'"
+        )
+
+
+def existing_parent(path: Path) -> Path:
+    """``path`` when the folder it is to lie in exists; :class:`OutputError` otherwise."""
+    if not path.resolve().parent.is_dir():
+        raise OutputError(f"{path}: the folder {path.parent} does not exist. Create it first.")
+    return path
+
+
+def _importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

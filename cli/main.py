@@ -1,0 +1,65 @@
+"""The `tlp` command line: verbs, the exit codes of errors, and what every verb shares."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from tlp_runtime.errors import TLPError
+
+from . import bench, evaluate, export, infer, models, phantom, train
+from .console import error_console
+
+app = typer.Typer(
+    name="tlp",
+    help="Gadolinium-free contrast MRI: train, export, infer and bench the TLP network.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("phantom")(phantom.command)
+app.command("train")(train.command)
+app.command("export")(export.command)
+app.command("infer")(infer.command)
+app.command("bench")(bench.command)
+app.command("evaluate")(evaluate.command)
+app.add_typer(models.app, name="models")
+
+
+def run() -> None:
+    """Entry point of the scripts `tlp` and `tlp-mri`."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; errors are one message, no traceback."""
+    logging.captureWarnings(True)
+    try:
+        result = app(arguments, standalone_mode=False)
+    except TLPError as error:
+        error_console().print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        return error.exit_code
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        error_console().print("interrupted")
+        return 130
+    except MemoryError:
+        error_console().print("[bold red]error:[/] out of memory. Give a smaller --batch.")
+        return 6
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own
+            show = getattr(error, "show", None)
+            if show is not None:
+                show()
+            return int(error.exit_code)
+        raise
+    return int(result or 0)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

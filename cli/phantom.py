@@ -1,0 +1,45 @@
+"""`tlp phantom`: a physics phantom in BraTS layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import Output, Quiet, Verbose, require
+
+
+def command(
+    out: Annotated[Path, typer.Option("--out", help="Folder that receives one folder a case.")],
+    cases: Annotated[int, typer.Option("--cases", min=1, help="How many cases.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed, the same cases.")] = 0,
+    first: Annotated[int, typer.Option("--first", min=0, help="Index of the first case.")] = 0,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make phantom cases: T1, T2, T1ce and seg of brains with gliomas, from MR physics.
+
+    Example: tlp phantom --out phantom --cases 4 --seed 1
+    """
+    output = Output(quiet, verbose)
+    require("train", "scipy")
+    from tlp_runtime.errors import OutputError
+    from tlp_train.phantom import write_cohort
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with output.progress("phantom") as bar:
+            task = bar.add_task("", total=cases)
+            made = write_cohort(
+                out, cases=cases, seed=seed, first=first, on_case=lambda _: bar.advance(task)
+            )
+    except FileExistsError as error:
+        raise OutputError(
+            f"{error.filename or error}: exists already. Choose another --out or --first."
+        ) from error
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror or error}.") from error
+    t1 = made[0] / f"{made[0].name}_t1.nii.gz"
+    output.done(f"{len(made)} phantom cases in {out}", f"tlp train --data {out}")
+    output.note(f"a T1 and its region: {t1} {str(t1).replace('_t1.', '_seg.')}")

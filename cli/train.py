@@ -1,0 +1,280 @@
+"""`tlp train`: a run folder with checkpoints, metrics and samples."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tlp_runtime.errors import TLPError, UsageError
+
+from .console import Output, Quiet, Verbose, require
+
+if TYPE_CHECKING:
+    from tlp_train.config import TrainConfig
+    from tlp_train.runs import Run
+
+DEMO_CASES = 18
+DEMO_SEED = 0
+
+
+class Inputs(StrEnum):
+    """Modalities of a model."""
+
+    t1 = "t1"
+    t2 = "t2"
+    both = "t1,t2"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In branch order."""
+        return tuple(self.value.split(","))
+
+
+class Preset(StrEnum):
+    """Sets of training options."""
+
+    demo = "demo"
+    paper = "paper"
+
+
+def command(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder of BraTS cases. Without it: the built-in phantom."),
+    ] = None,
+    inputs: Annotated[
+        Inputs | None, typer.Option("--inputs", help="Modalities the model takes.")
+    ] = None,
+    preset: Annotated[Preset | None, typer.Option("--preset", help="Set of options.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder to make.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Run folder to continue, with its own options.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1)] = None,
+    slices_per_epoch: Annotated[
+        int | None, typer.Option("--slices-per-epoch", min=1, help="Slices drawn each epoch.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="32-true or bf16-mixed.")
+    ] = None,
+    fpg: Annotated[
+        bool,
+        typer.Option("--fpg/--no-fpg", help="Fuzzy prompts, or the exact segmentation (Table IV)."),
+    ] = True,
+    local_fusion: Annotated[
+        bool, typer.Option("--local-fusion/--no-local-fusion", help="Table II.")
+    ] = True,
+    global_fusion: Annotated[
+        bool, typer.Option("--global-fusion/--no-global-fusion", help="Table II.")
+    ] = True,
+    levels: Annotated[
+        int | None, typer.Option("--levels", min=1, max=3, help="Downsamplings (Table III).")
+    ] = None,
+    ffn: Annotated[
+        str | None, typer.Option("--ffn", help="conv (published code) or gdfn (Restormer).")
+    ] = None,
+    split_list: Annotated[
+        Path | None, typer.Option("--split", help="List of case ids: train, validation, test.")
+    ] = None,
+    split_sizes: Annotated[
+        str | None, typer.Option("--split-sizes", metavar="N,N,N", help="Parts of the list.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Folder for the decoded slices.")
+    ] = None,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="GPUs.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=0, help="Processes that load data.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a model. Without --data: the demo preset on the built-in phantom.
+
+    Examples: tlp train
+    · tlp train --data BraTS2021 --inputs t1,t2 --preset paper --split list.txt
+    · tlp train --resume RUN
+    """
+    output = Output(quiet, verbose)
+    require("train", "torch", "lightning", "monai", "scipy", "tensorboard")
+    if resume is not None:
+        given = {
+            "--data": data, "--inputs": inputs, "--preset": preset, "--out": out,
+            "--epochs": epochs, "--split": split_list, "--levels": levels, "--ffn": ffn,
+            "--batch-size": batch_size, "--slices-per-epoch": slices_per_epoch,
+            "--precision": precision,
+        }  # fmt: skip
+        clash = [name for name, value in given.items() if value is not None]
+        if clash:
+            raise UsageError(
+                f"--resume continues a run with its own options; leave out {', '.join(clash)}."
+            )
+        run = _reopen(resume)
+    else:
+        options = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "slices_per_epoch": slices_per_epoch,
+            "precision": precision,
+            "workers": workers,
+        }
+        network = {
+            "levels": levels,
+            "ffn": ffn,
+            "local_fusion": local_fusion,
+            "global_fusion": global_fusion,
+        }
+        if inputs is None:
+            inputs = Inputs.t1
+            output.default("inputs", inputs.value, "default")
+        if preset is None:
+            preset = Preset.demo if data is None else Preset.paper
+            output.default("preset", preset.value, "default")
+        config = _configure(
+            preset.value, inputs.names, options, network, fpg=fpg, seed=seed, devices=devices
+        )
+        output.default("precision", config.precision, "as asked" if precision else "default")
+        if data is None:
+            data = _phantom(output)
+        run = _create(data, config, out, split_list, split_sizes)
+    _fit(run, cache, output, resume=resume is not None)
+
+
+def _configure(
+    name: str,
+    inputs: tuple[str, ...],
+    options: dict[str, Any],
+    network: dict[str, Any],
+    **more: Any,
+) -> TrainConfig:
+    from dataclasses import asdict, replace
+
+    from tlp_runtime.spec import NetworkSpec
+    from tlp_train.config import preset
+
+    config = preset(name, inputs)
+    published = asdict(config.spec.network)
+    chosen = {key: value for key, value in network.items() if value is not None}
+    kept = {k: v for k, v in published.items() if k not in ("blocks", "heads", "levels")}
+    levels = chosen.pop("levels", published["levels"])
+    spec = replace(config.spec, network=NetworkSpec.with_levels(levels, **{**kept, **chosen}))
+    changes = {key: value for key, value in options.items() if value is not None}
+    if "epochs" in changes:
+        # The learning rate keeps its shape: constant for the same share of the run.
+        share = config.constant_epochs / config.epochs
+        changes["constant_epochs"] = round(changes["epochs"] * share)
+    return replace(config, spec=spec, **changes, **more)
+
+
+def _phantom(output: Output) -> Path:
+    """The built-in phantom cohort; made once, then found again."""
+    from tlp_runtime.store import home
+    from tlp_train.phantom import case_name, write_cohort
+
+    folder = home() / "phantom" / f"seed-{DEMO_SEED}"
+    folder.mkdir(parents=True, exist_ok=True)
+    output.default("data", f"{DEMO_CASES} cases of the built-in phantom", str(folder))
+    names = {case_name(index): index for index in range(DEMO_CASES)}
+    missing = [index for name, index in names.items() if not (folder / name).exists()]
+    with output.progress("phantom") as bar:
+        task = bar.add_task("", total=DEMO_CASES, completed=DEMO_CASES - len(missing))
+
+        def done(name: str) -> None:
+            bar.advance(task)
+
+        if len(missing) == DEMO_CASES:
+            write_cohort(folder, cases=DEMO_CASES, seed=DEMO_SEED, on_case=done)
+        else:  # an earlier run was interrupted
+            for index in missing:
+                write_cohort(folder, cases=1, first=index, seed=DEMO_SEED, on_case=done)
+    return folder
+
+
+def _create(
+    data: Path,
+    config: TrainConfig,
+    out: Path | None,
+    split_list: Path | None,
+    split_sizes: str | None,
+) -> Run:
+    from tlp_train import split
+    from tlp_train.brats import find_cases
+    from tlp_train.runs import Run
+    from tlp_train.trainer import require_devices
+
+    require_devices(config.devices)
+    names = [case.name for case in find_cases(data, (*config.spec.inputs, "t1ce", "seg"))]
+    if split_list is not None:
+        parts = split.from_list(split_list, names, _sizes(split_sizes))
+    elif split_sizes is not None:
+        raise UsageError("--split-sizes divides the list of --split; give both.")
+    else:
+        parts = split.seeded(names, config.seed)
+    return Run.create(out, config, data, parts)
+
+
+def _sizes(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        raise UsageError(f"--split-sizes {text}: expected three numbers such as 850,20,130.")
+    train, validation, test = (int(part) for part in parts)
+    return train, validation, test
+
+
+def _reopen(folder: Path) -> Run:
+    from tlp_runtime.errors import ModelMissing
+    from tlp_train.runs import Run
+
+    run = Run.open(folder)
+    if run.status == "finished":
+        raise UsageError(f"{folder}: is finished; export it with tlp export {folder}")
+    if not run.last.is_file():
+        raise ModelMissing(f"{folder}: has no {run.last.name} yet; start it anew with tlp train.")
+    return run
+
+
+def _fit(run: Run, cache: Path | None, output: Output, *, resume: bool) -> None:
+    from tlp_runtime.store import home
+    from tlp_train.callbacks import TrainingInterrupted, read_metrics
+    from tlp_train.trainer import fit
+
+    digest = hashlib.sha256(str(run.data).encode()).hexdigest()[:16]
+    cache = cache or home() / "cache" / "slices" / digest
+    total = len(run.split.train) + len(run.split.validation)
+    output.note(
+        f"cases: {len(run.split.train)} train, {len(run.split.validation)} validation, "
+        f"{len(run.split.test)} test (split.json)"
+    )
+    output.default("run", run.folder)
+    try:
+        with output.progress("reading cases") as bar:
+            task = bar.add_task("", total=total)
+            fit(
+                run,
+                cache,
+                resume=resume,
+                progress=not output.quiet,
+                on_case=lambda _: bar.advance(task),
+            )
+    except TrainingInterrupted:
+        output.note(
+            f"interrupted; the state is saved in {run.last}\nnext: tlp train --resume {run.folder}"
+        )
+        raise typer.Exit(130) from None
+    except TLPError:
+        raise
+    rows = read_metrics(run.folder / "metrics.csv")
+    if rows:
+        output.note(
+            f"epoch {rows[-1]['epoch']}: training L1 {rows[-1]['train_l1']}, validation PSNR "
+            f"without prompt {rows[-1]['val_psnr']} dB"
+        )
+    output.done(str(run.folder), "tlp export")

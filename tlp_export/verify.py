@@ -1,0 +1,135 @@
+"""Is the exported graph the same function as its checkpoint?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tlp_runtime.engines.onnx import require_onnxruntime
+from tlp_runtime.errors import ParityError
+from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME, ModelSpec
+from tlp_runtime.synthesize import prepare
+from tlp_runtime.volume import Volume
+from tlp_train.network import Generator
+from tlp_train.phantom import make_case
+
+FP32_BOUNDS = {"max_abs": 2e-5, "rms": 5e-6}
+"""Largest and root-mean-square difference allowed, on the network's [-1, 1] scale."""
+
+Tensors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One set of inputs: how many slices, and how far apart the two outputs are."""
+
+    inputs: str
+    slices: int
+    max_abs: float
+    rms: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """All checks of one export against ``bounds``."""
+
+    checks: tuple[Check, ...]
+    bounds: dict[str, float]
+    library: str
+
+    @property
+    def max_abs(self) -> float:
+        """The largest difference of any check."""
+        return max(check.max_abs for check in self.checks)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check keeps every bound; a NaN keeps none."""
+        return all(
+            check.max_abs <= self.bounds["max_abs"] and check.rms <= self.bounds["rms"]
+            for check in self.checks
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for ``parity.json``."""
+        return {**asdict(self), "max_abs": self.max_abs, "passed": self.passed}
+
+
+def check_parity(generator: Generator, onnx_file: Path) -> Parity:
+    """Compare PyTorch and ONNX Runtime, both on the CPU, on random and phantom slices.
+
+    Batches of one, two and three slices are run, with and without prompt.
+
+    Raises
+    ------
+    ParityError
+        A bound is missed; the message gives every figure.
+    """
+    library = require_onnxruntime()
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(os.fspath(onnx_file), providers=["CPUExecutionProvider"])
+    checks = []
+    for label, tensors in _inputs(generator.spec):
+        (got,) = session.run([OUTPUT_NAME], tensors)
+        with torch.no_grad():
+            want = generator(
+                *(torch.from_numpy(tensors[name]) for name in generator.spec.tensor_names)
+            ).numpy()
+        if got.shape != want.shape:
+            raise ParityError(f"export: {label} gives shape {got.shape}, expected {want.shape}.")
+        difference = np.abs(got.astype(np.float64) - want)
+        checks.append(
+            Check(
+                label,
+                len(got),
+                float(difference.max()),
+                float(np.sqrt(np.square(difference).mean())),
+            )
+        )
+    parity = Parity(tuple(checks), FP32_BOUNDS, library)
+    if not parity.passed:
+        figures = "; ".join(f"{c.inputs}: max {c.max_abs:.2e}, RMS {c.rms:.2e}" for c in checks)
+        raise ParityError(
+            f"the exported graph differs from its checkpoint: {figures}. Allowed: max "
+            f"{FP32_BOUNDS['max_abs']:.0e}, RMS {FP32_BOUNDS['rms']:.0e}. Nothing was registered."
+        )
+    return parity
+
+
+def _inputs(spec: ModelSpec) -> Iterator[tuple[str, Tensors]]:
+    """Fresh random slices and phantom slices, prompted and not."""
+    rng = np.random.default_rng()
+    for batch in (1, 2):
+        shape = (batch, 1, spec.crop.height, spec.crop.width)
+        tensors = {n: rng.uniform(-1, 1, shape).astype(np.float32) for n in spec.inputs}
+        tensors[PROMPT_NAME] = rng.choice(
+            np.array([0, spec.prompt.oedema_value, spec.prompt.tumour_value], np.float32), shape
+        )
+        yield f"random, batch {batch}", tensors
+    tensors = phantom_slices(spec, count=3)
+    yield "phantom, prompted", tensors
+    yield "phantom, no prompt", {**tensors, PROMPT_NAME: np.zeros_like(tensors[PROMPT_NAME])}
+
+
+def phantom_slices(spec: ModelSpec, count: int, seed: int = 7) -> Tensors:
+    """The ``count`` slices with most prompt of the first phantom case of ``seed`` that has any."""
+    for index in range(100):
+        case = make_case(seed, index)
+        if case.seg.any():
+            break
+    prepared = prepare(
+        {name: Volume(getattr(case, name), case.affine, name=name) for name in spec.inputs},
+        Volume(case.seg, case.affine, name="seg"),
+        spec,
+    )
+    area = (prepared.tensors[PROMPT_NAME] > 0).sum(axis=(1, 2))
+    chosen = np.sort(np.argsort(-area)[:count])
+    return {name: array[chosen, None] for name, array in prepared.tensors.items()}

@@ -1,0 +1,199 @@
+"""Latency of the whole path, stage by stage: what a case costs from file to file."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from tlp_runtime.errors import UsageError
+from tlp_runtime.io.nifti import write_volume
+from tlp_runtime.spec import ModelSpec
+from tlp_runtime.synthesize import Synthesizer
+from tlp_runtime.volume import Volume
+
+STAGES = ("read", "prepare", "engine", "restore", "write")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Percentiles in milliseconds over ``count`` measurements."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    count: int
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Latency:
+        """Linear interpolation between the nearest ranks (numpy's default)."""
+        p50, p90, p99 = (1e3 * float(v) for v in np.percentile(seconds, (50, 90, 99)))
+        return cls(p50, p90, p99, len(seconds))
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What was measured, on what, with what.
+
+    Parameters
+    ----------
+    volume
+        Latency from reading the inputs to the written output.
+    stages
+        The same, stage by stage.
+    slice_batch1
+        Latency of the engine on one slice at a time.
+    slices_per_second
+        Of the engine at the batch used, median over volumes.
+    peak_memory_mib
+        Largest resident memory of the process so far.
+    """
+
+    engine: str
+    device: str
+    precision: str
+    model: str
+    batch: int
+    slices: int
+    warmup: int
+    volume: Latency
+    stages: Mapping[str, Latency]
+    slice_batch1: Latency
+    slices_per_second: float
+    peak_memory_mib: float
+    environment: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def bench(
+    synthesizer: Synthesizer,
+    images: Mapping[str, Path] | None = None,
+    prompt: Path | None = None,
+    *,
+    volumes: int = 5,
+    slices: int = 30,
+    warmup: int = 1,
+    on_step: Callable[[], None] | None = None,
+) -> BenchReport:
+    """Measure warm runs of whole volumes, then of single slices.
+
+    Parameters
+    ----------
+    images, prompt
+        The case to run; None makes a stand-in of BraTS size in a temporary folder.
+    volumes, slices
+        Measurements of each kind.
+    warmup
+        Volumes, then slices, run first and not counted.
+
+    Raises
+    ------
+    UsageError
+        Nothing to measure.
+    """
+    if volumes < 1 or slices < 1 or warmup < 0:
+        raise UsageError("bench needs at least one volume and one slice to measure.")
+    step = on_step or (lambda: None)
+    with tempfile.TemporaryDirectory(prefix="tlp-bench-") as folder:
+        place = Path(folder)
+        if images is None:
+            images, prompt = write_stand_in(synthesizer.spec, place)
+        stages: dict[str, list[float]] = {name: [] for name in STAGES}
+        rates = []
+        for number in range(warmup + volumes):
+            result = synthesizer.run(images, prompt=prompt)
+            result.save(place / f"out-{number}.nii.gz")
+            step()
+            if number >= warmup:
+                for name in STAGES:
+                    stages[name].append(result.seconds[name])
+                rates.append(result.slices_run / sum(s for _, s in result.batches))
+    tensors = {
+        name: array[result.prepared.brain][:1, None]
+        for name, array in result.prepared.tensors.items()
+    }
+    single = []
+    for number in range(max(warmup, 1) + slices):
+        began = time.perf_counter()
+        synthesizer.engine.run(tensors)
+        if number >= max(warmup, 1):
+            single.append(time.perf_counter() - began)
+        step()
+    engine = synthesizer.engine
+    return BenchReport(
+        engine=engine.name,
+        device=engine.device,
+        precision=engine.bundle.precision,
+        model=engine.bundle.name,
+        batch=synthesizer.batch,
+        slices=result.slices_run,
+        warmup=warmup,
+        volume=Latency.of([sum(values) for values in zip(*stages.values(), strict=True)]),
+        stages={name: Latency.of(values) for name, values in stages.items()},
+        slice_batch1=Latency.of(single),
+        slices_per_second=statistics.median(rates),
+        peak_memory_mib=peak_memory_mib(),
+        environment=environment(engine.library),
+    )
+
+
+def write_stand_in(spec: ModelSpec, folder: Path) -> tuple[dict[str, Path], Path]:
+    """A head-sized ellipsoid on the BraTS grid for every input, and a prompt inside it.
+
+    The network's speed does not depend on what it sees; the files compress as int16 images do.
+    """
+    affine = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]], np.float64)
+    x, y, z = np.ogrid[:240, :240, :155]
+    radius = ((x - 119.5) / 68) ** 2 + ((y - 129.5) / 85) ** 2 + ((z - 70) / 68) ** 2
+    rng = np.random.default_rng(0)
+    paths = {}
+    for name in spec.inputs:
+        grain = rng.normal(700, 60, radius.shape)
+        data = np.where(radius < 1, grain, 0).clip(0).astype(np.int16)
+        paths[name] = folder / f"stand-in_{name}.nii.gz"
+        write_volume(Volume(data, affine), paths[name], description="TLP bench stand-in")
+    roi = ((x - 100) ** 2 + (y - 120) ** 2 + (z - 80) ** 2 < 15**2).astype(np.uint8)
+    write_volume(Volume(roi, affine), folder / "roi.nii.gz", description="TLP bench stand-in")
+    return paths, folder / "roi.nii.gz"
+
+
+def environment(library: str) -> dict[str, str]:
+    """The machine and the versions that a figure is worth nothing without."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": str(os.cpu_count()),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "engine_library": library,
+        "numpy": np.__version__,
+        "nibabel": nib.__version__,
+    }
+
+
+def peak_memory_mib() -> float:
+    """Largest resident set of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

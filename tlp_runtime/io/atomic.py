@@ -1,0 +1,116 @@
+"""Outputs that are whole or absent: a temporary name in the same folder, flushed, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tlp_runtime.errors import OutputError
+
+
+def require_writable(path: Path, *, overwrite: bool) -> None:
+    """Raise before any work is done when ``path`` could not be written in the end.
+
+    Raises
+    ------
+    OutputError
+        The folder is missing or cannot be written to, or ``path`` exists and may not be replaced.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(
+            f"{path}: the folder {folder} does not exist or is not a folder. Create it first."
+        )
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(f"{path}: exists already. Give --overwrite to replace it.")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder, expected a file name.")
+    probe = _temporary(path)
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise _output_error(path, error) from error
+
+
+@contextmanager
+def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary file name with ``path``'s endings; rename it to ``path`` on success.
+
+    On any error the temporary file is removed and ``path`` is as it was.
+
+    Raises
+    ------
+    OutputError
+        As :func:`require_writable`, or when writing fails half-way (a full disk, say).
+    """
+    require_writable(path, overwrite=overwrite)
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``; rename it to ``path`` on success.
+
+    Raises
+    ------
+    OutputError
+        The parent cannot be written to, or ``path`` exists and may not be replaced.
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(f"{path}: exists already. Choose another name or give --overwrite.")
+    temporary = _temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        if path.is_dir():
+            retired = _temporary(path)
+            os.replace(path, retired)
+            os.replace(temporary, path)
+            shutil.rmtree(retired)
+        else:
+            os.replace(temporary, path)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
+    """Write a whole text file, UTF-8, or nothing."""
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _temporary(path: Path) -> Path:
+    # The full name is kept at the end, since writers choose a format by the endings.
+    return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    reason = {
+        errno.ENOSPC: "the disk is full",
+        errno.EACCES: "permission denied",
+        errno.EPERM: "permission denied",
+        errno.EROFS: "the file system is read-only",
+    }.get(error.errno or 0, error.strerror or str(error))
+    return OutputError(f"{path}: cannot be written: {reason}.")

@@ -1,0 +1,72 @@
+"""The prompt code: a label map to the values the network was trained with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlp_runtime.errors import ContentError, UsageError
+from tlp_runtime.intensity import require_finite
+from tlp_runtime.spec import PromptSpec
+
+
+def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.float32]:
+    """Labels of any shape to prompt values: tumour, oedema, 0 elsewhere.
+
+    Raises
+    ------
+    ContentError
+        A value that is not a whole number, or a label that ``spec`` does not know.
+    """
+    require_finite(labels, name)
+    found = np.unique(labels)
+    known = {0, *spec.tumour_labels, *spec.oedema_labels}
+    unknown = [value for value in found.tolist() if value not in known]
+    if unknown:
+        shown = ", ".join(f"{value:g}" for value in unknown[:8])
+        raise ContentError(
+            f"{name}: labels {shown}{', …' if len(unknown) > 8 else ''} have no meaning here. "
+            f"Expected 0 background, {_list(spec.tumour_labels)} tumour, "
+            f"{_list(spec.oedema_labels)} oedema; say what others are with "
+            "--prompt-labels tumour=… --prompt-labels oedema=…"
+        )
+    prompt = np.zeros(labels.shape, dtype=np.float32)
+    prompt[np.isin(labels, spec.oedema_labels)] = spec.oedema_value
+    prompt[np.isin(labels, spec.tumour_labels)] = spec.tumour_value
+    return prompt
+
+
+def with_labels(spec: PromptSpec, assignments: Iterable[str]) -> PromptSpec:
+    """``spec`` with the labels of assignments such as ``tumour=1,4`` and ``oedema=2``.
+
+    Raises
+    ------
+    UsageError
+        An assignment of another form, a class named twice, or a label in both classes.
+    """
+    labels: dict[str, tuple[int, ...]] = {}
+    for text in assignments:
+        match = re.fullmatch(r"\s*(tumour|oedema)\s*=\s*(\d+(?:\s*,\s*\d+)*)\s*", text)
+        if match is None or match[1] in labels:
+            raise UsageError(
+                f"--prompt-labels {text!r}: expected tumour=N[,N…] or oedema=N[,N…], each once."
+            )
+        labels[match[1]] = tuple(int(n) for n in match[2].split(","))
+    if not labels:
+        return spec
+    tumour, oedema = labels.get("tumour", ()), labels.get("oedema", ())
+    if set(tumour) & set(oedema) or 0 in tumour + oedema:
+        raise UsageError(
+            f"--prompt-labels: tumour={_list(tumour)} and oedema={_list(oedema)} must not share "
+            "a label, and 0 is background."
+        )
+    return replace(spec, tumour_labels=tumour, oedema_labels=oedema)
+
+
+def _list(labels: tuple[int, ...]) -> str:
+    return ",".join(str(n) for n in labels) or "none"

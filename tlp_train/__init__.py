@@ -1,0 +1,1 @@
+"""Training on BraTS or the phantom, and the evaluation harness. Needs torch."""

@@ -1,0 +1,86 @@
+"""The BraTS folder layout: one folder a case, one NIfTI a modality."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlp_runtime.errors import InputError, InputMissing
+
+SUFFIXES: Mapping[str, tuple[str, str]] = {
+    "t1": ("_t1", "-t1n"),
+    "t2": ("_t2", "-t2w"),
+    "t1ce": ("_t1ce", "-t1c"),
+    "seg": ("_seg", "-seg"),
+}
+"""File name endings of each array, BraTS 2021 and BraTS 2023, matched whatever their case."""
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """One case: its folder's name and the file of each array it has."""
+
+    name: str
+    files: Mapping[str, Path]
+
+
+def find_cases(data: Path, arrays: Iterable[str]) -> list[CaseFiles]:
+    """Every case folder below ``data``, sorted by name.
+
+    A folder is a case when it holds at least one file with a BraTS ending.
+
+    Parameters
+    ----------
+    arrays
+        The arrays each case must have, of ``t1``, ``t2``, ``t1ce`` and ``seg``.
+
+    Raises
+    ------
+    InputMissing
+        ``data`` is no folder or holds no case.
+    InputError
+        Cases with missing or several matching files; every one is named.
+    """
+    if not data.is_dir():
+        raise InputMissing(f"{data}: is not a folder, expected one with BraTS case folders.")
+    arrays = list(arrays)
+    cases, problems = [], []
+    for folder in sorted(path for path in data.iterdir() if path.is_dir()):
+        found = {name: _matching(folder, endings) for name, endings in SUFFIXES.items()}
+        if folder.name.startswith(".") or not any(found.values()):
+            continue
+        bad = [
+            f"{name} has {len(found[name])} files ({', '.join(p.name for p in found[name])})"
+            if found[name]
+            else f"{name} is missing ({' or '.join(SUFFIXES[name])}.nii.gz)"
+            for name in arrays
+            if len(found[name]) != 1
+        ]
+        if bad:
+            problems.append(f"  {folder.name}: {'; '.join(bad)}")
+        else:
+            files = {name: paths[0] for name, paths in found.items() if len(paths) == 1}
+            cases.append(CaseFiles(folder.name, files))
+    if problems:
+        raise InputError(
+            f"{data}: {len(problems)} of {len(problems) + len(cases)} cases are not complete; "
+            "expected one file each of "
+            + ", ".join(arrays)
+            + ". Complete or move them away:\n"
+            + "\n".join(problems)
+        )
+    if not cases:
+        raise InputMissing(
+            f"{data}: no case found. Expected folders such as BraTS2021_00000 holding "
+            "BraTS2021_00000_t1.nii.gz, _t2, _t1ce and _seg (or the 2023 names)."
+        )
+    return cases
+
+
+def _matching(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    pattern = re.compile(
+        rf".*({'|'.join(map(re.escape, endings))})\.nii(\.gz)?", re.IGNORECASE | re.DOTALL
+    )
+    return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name))

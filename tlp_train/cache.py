@@ -1,0 +1,175 @@
+"""A memory-mapped cache of the cropped slices, so that each volume is decoded once.
+
+One folder a case: the raw voxels of the training slices of each array (``.npy``, in the file's own
+type) and ``case.json``, with the volume's minimum and maximum inside the crop. The folder gets
+its name by renaming when it is whole; a folder that does not match its sources, its spec or its
+own sizes is made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlp_runtime.errors import ContentError, InputError, TLPError
+from tlp_runtime.grid import crop_slices, require_model_grid, require_same_grid
+from tlp_runtime.intensity import require_finite
+from tlp_runtime.io.atomic import atomic_folder
+from tlp_runtime.io.nifti import read_volume
+from tlp_runtime.prompt import encode
+from tlp_runtime.spec import CropSpec, ModelSpec, PromptSpec
+from tlp_train.brats import CaseFiles
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """The training slices of one case, mapped from disk.
+
+    ``arrays`` are (Z, H, W) raw voxels, ``limits`` the (minimum, maximum) of each image inside
+    the in-plane crop of the whole volume; ``first_slice`` is the z of index 0.
+    """
+
+    name: str
+    first_slice: int
+    arrays: Mapping[str, NDArray[Any]]
+    limits: Mapping[str, tuple[float, float]]
+
+    def __len__(self) -> int:
+        return int(next(iter(self.arrays.values())).shape[0])
+
+    def image(self, name: str, index: int | slice) -> NDArray[np.float32]:
+        """Slices of an image, scaled to [-1, 1] by the published rule."""
+        low, high = self.limits[name]
+        values = self.arrays[name][index].astype(np.float64)
+        return ((values - low) / (high - low) * 2 - 1).astype(np.float32)
+
+    def prompt(self, index: int | slice, spec: PromptSpec) -> NDArray[np.float32]:
+        """Slices of the exact prompt."""
+        return encode(np.asarray(self.arrays["seg"][index]), spec, self.name)
+
+
+def open_cases(
+    cases: Sequence[CaseFiles],
+    spec: ModelSpec,
+    folder: Path,
+    on_case: Callable[[str], None] | None = None,
+) -> list[CachedCase]:
+    """Open every case, decoding those the cache does not hold yet, several at a time.
+
+    Raises
+    ------
+    InputError
+        Cases that cannot be used, each with its reason; nothing of them is cached.
+    OutputError
+        The cache cannot be written.
+    """
+
+    def one(case: CaseFiles) -> CachedCase | InputError:
+        try:
+            return _open_case(case, spec, folder)
+        except InputError as error:
+            return error
+        finally:
+            if on_case is not None:
+                on_case(case.name)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        opened = list(pool.map(one, cases))
+    problems = [
+        f"  {case.name}: {result}"
+        for case, result in zip(cases, opened, strict=True)
+        if isinstance(result, TLPError)
+    ]
+    if problems:
+        raise InputError(
+            f"{len(problems)} of {len(cases)} cases cannot be used. Mend or remove them:\n"
+            + "\n".join(problems)
+        )
+    return [result for result in opened if isinstance(result, CachedCase)]
+
+
+def _open_case(case: CaseFiles, spec: ModelSpec, folder: Path) -> CachedCase:
+    place = folder / case.name
+    identity = _identity(case, spec.crop)
+    cached = _load(case.name, place, identity)
+    if cached is None:
+        if place.exists():
+            logger.info("cache of %s is stale or half-written; made anew", case.name)
+        arrays, limits = _decode(case, spec)
+        with atomic_folder(place, overwrite=True) as temporary:
+            for name, array in arrays.items():
+                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+            text = json.dumps({**identity, "limits": limits})
+            (temporary / "case.json").write_text(text, encoding="utf-8")
+        cached = _load(case.name, place, identity)
+        if cached is None:
+            raise InputError(f"{case.name}: its files changed while they were being read.")
+    return cached
+
+
+def _identity(case: CaseFiles, crop: CropSpec) -> dict[str, Any]:
+    """What a cached case must have been made from, as JSON gives it back."""
+    sources = {
+        name: [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+        for name, path in case.files.items()
+    }
+    identity = {"format": FORMAT, "sources": sources, "crop": asdict(crop)}
+    return dict(json.loads(json.dumps(identity)))
+
+
+def _load(name: str, place: Path, identity: Mapping[str, Any]) -> CachedCase | None:
+    try:
+        record = json.loads((place / "case.json").read_text(encoding="utf-8"))
+        limits = {key: (float(a), float(b)) for key, (a, b) in record.pop("limits").items()}
+        if record != identity:
+            return None
+        arrays = {
+            key: np.load(place / f"{key}.npy", mmap_mode="r", allow_pickle=False)
+            for key in identity["sources"]
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return CachedCase(name, int(identity["crop"]["slices"][0]), arrays, limits)
+
+
+def _decode(
+    case: CaseFiles, spec: ModelSpec
+) -> tuple[dict[str, NDArray[Any]], dict[str, tuple[float, float]]]:
+    volumes = {name: read_volume(path) for name, path in case.files.items()}
+    reference = next(iter(volumes.values()))
+    arrays: dict[str, NDArray[Any]] = {}
+    limits: dict[str, tuple[float, float]] = {}
+    start, stop = spec.crop.slices
+    for name, volume in volumes.items():
+        require_same_grid(reference, volume)
+        oriented = volume.reoriented(spec.crop.orientation)
+        require_model_grid(oriented, spec.crop)
+        if oriented.shape[2] < stop:
+            raise ContentError(
+                f"{volume.name}: {oriented.shape[2]} axial slices, training needs at least {stop}."
+            )
+        slices = crop_slices(oriented, spec.crop)
+        require_finite(slices, volume.name)
+        if name == "seg":
+            encode(slices, spec.prompt, volume.name)
+        else:
+            low, high = float(slices.min()), float(slices.max())
+            if low == high:
+                raise ContentError(f"{volume.name}: has the one value {low:g} inside the crop.")
+            limits[name] = (low, high)
+        arrays[name] = np.ascontiguousarray(slices[start:stop])
+    return arrays, limits

@@ -1,0 +1,157 @@
+"""What a run leaves behind as it goes: metrics.csv, sample images, a state on Ctrl-C."""
+
+from __future__ import annotations
+
+import csv
+import io
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch import Tensor
+
+from tlp_runtime.io.atomic import atomic_file, write_text
+from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME
+from tlp_train.module import SynthesisModule
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "learning_rate",
+    "train_l1",
+    "train_generator",
+    "train_discriminator",
+    "val_psnr",
+    "val_l1",
+    "seconds",
+)
+
+
+class TrainingInterrupted(Exception):
+    """The user stopped the run; its state is saved in ``last.ckpt``."""
+
+
+class MetricsCsv(L.Callback):
+    """One row an epoch; a resumed run goes on from the rows before it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        epoch = trainer.current_epoch
+        row = {name: f"{float(v):.6g}" for name, v in trainer.callback_metrics.items()}
+        row |= {
+            "epoch": str(epoch),
+            "step": str(trainer.global_step),
+            "learning_rate": f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}",
+            "seconds": f"{time.perf_counter() - self.started:.1f}",
+        }
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(old for old in read_metrics(self.path) if int(old["epoch"]) < epoch)
+        writer.writerow(row)
+        write_text(self.path, text.getvalue())
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a run's ``metrics.csv``; none when it does not exist yet."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+class SampleImages(L.Callback):
+    """Fixed validation slices after each epoch: inputs, prompt, both syntheses, target.
+
+    Parameters
+    ----------
+    batch
+        (N, 1, H, W) tensors by name, with exact prompts.
+    """
+
+    def __init__(self, folder: Path, batch: dict[str, Tensor]) -> None:
+        self.folder = folder
+        self.batch = batch
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, SynthesisModule)
+        batch = {name: tensor.to(pl_module.device) for name, tensor in self.batch.items()}
+        bare = {**batch, PROMPT_NAME: torch.zeros_like(batch[PROMPT_NAME])}
+        pl_module.eval()
+        with torch.no_grad():
+            without, prompted = pl_module(bare), pl_module(batch)
+        pl_module.train()
+        panels = [batch[name] for name in pl_module.config.spec.inputs]
+        panels += [batch[PROMPT_NAME] * 2 - 1, without, prompted, batch[OUTPUT_NAME]]
+        rows = torch.cat([panel.float().cpu() for panel in panels], dim=3).squeeze(1)
+        picture = torch.cat(list(rows), dim=0).clamp(-1, 1)
+        grey = ((picture + 1) * 127.5).round().numpy().astype(np.uint8)
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"epoch-{trainer.current_epoch:03d}.png"
+        with atomic_file(path, overwrite=True) as temporary:
+            Image.fromarray(grey).save(temporary)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(
+                    "samples", grey, trainer.current_epoch, dataformats="HW"
+                )
+
+
+class SaveOnInterrupt(L.Callback):
+    """Ctrl-C ends the run after the step in hand and saves it; a second one stops at once.
+
+    Raises :class:`TrainingInterrupted` out of ``Trainer.fit``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked = False
+        self._previous: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        # After the last batch the epoch's own checkpoint follows; stop after the next batch then.
+        if self.asked and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.path)
+            raise TrainingInterrupted
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None

@@ -1,0 +1,117 @@
+"""Checkpoints: Lightning's file with our specification inside, loaded as tensors only."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tlp_runtime.errors import ModelDamaged, ModelMismatch, ModelMissing, UnsafeCheckpoint
+from tlp_runtime.spec import ModelSpec
+from tlp_train.config import TrainConfig
+from tlp_train.network import Generator
+
+_GENERATOR = "generator."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained generator and where it came from.
+
+    Parameters
+    ----------
+    sha256
+        Of the file.
+    epoch
+        Epochs that were finished.
+    """
+
+    path: Path
+    sha256: str
+    spec: ModelSpec
+    config: TrainConfig
+    epoch: int
+    generator_state: Mapping[str, Tensor]
+
+    def generator(self) -> Generator:
+        """The network with these weights, in evaluation mode."""
+        network = Generator(self.spec)
+        try:
+            network.load_state_dict(dict(self.generator_state))
+        except RuntimeError as error:
+            raise ModelDamaged(
+                f"{self.path}: its weights do not fit its specification: {error}"
+            ) from error
+        return network.eval()
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint that ``tlp train`` wrote. Code inside a file is never executed.
+
+    Raises
+    ------
+    ModelMissing
+        No such file.
+    UnsafeCheckpoint
+        It holds objects other than tensors and plain values.
+    ModelDamaged
+        It is cut short or no checkpoint at all.
+    ModelMismatch
+        A sound file without our specification.
+    """
+    data = load_safely(path)
+    ours = data.get("tlp") if isinstance(data, dict) else None
+    if not isinstance(ours, dict) or "state_dict" not in data:
+        raise ModelMismatch(
+            f"{path}: holds no TLP model specification; expected a checkpoint from tlp train."
+        )
+    state = {
+        name.removeprefix(_GENERATOR): tensor
+        for name, tensor in data["state_dict"].items()
+        if name.startswith(_GENERATOR)
+    }
+    return Checkpoint(
+        path=path,
+        sha256=file_sha256(path),
+        spec=ModelSpec.from_json(ours["spec"]),
+        config=TrainConfig.from_dict(ours["config"]),
+        epoch=int(data.get("epoch", -1)) + 1,
+        generator_state=state,
+    )
+
+
+def load_safely(path: Path) -> Any:
+    """``torch.load`` of tensors and plain values only, with errors that say what is wrong."""
+    if not path.is_file():
+        raise ModelMissing(f"{path}: no such checkpoint.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path) and not _looks_like_pickle(path):
+            raise ModelDamaged(f"{path}: is no checkpoint, or damaged.") from error
+        raise UnsafeCheckpoint(
+            f"{path}: holds objects other than tensors and plain values and was not loaded, since "
+            "loading could run code. Expected a checkpoint from tlp train, or a plain state dict."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise ModelDamaged(
+            f"{path}: is damaged or cut short ({str(error).splitlines()[0]}). Copy it again."
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _looks_like_pickle(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return handle.read(1) == b"\x80"

@@ -1,0 +1,116 @@
+"""Everything a training run was told, and the two presets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from tlp_runtime.errors import UsageError
+from tlp_runtime.spec import ModelSpec, NetworkSpec
+from tlp_train.fpg import FuzzyPrompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Options of a run. Valid once constructed.
+
+    Parameters
+    ----------
+    preset
+        The preset it started from, for the record.
+    spec
+        The model to be.
+    epochs, constant_epochs
+        The learning rate is constant for ``constant_epochs``, then falls linearly to zero.
+    slices_per_epoch
+        Slices drawn each epoch; None takes every slice of every training case.
+    validation_slices
+        Slices validated on after each epoch, evenly spread; None takes all.
+    start
+        ``"normal"``: convolutions from N(0, 0.02) as published, for ``dim`` 48; ``"default"``:
+        PyTorch's, which keeps a small network's signal at scale.
+    discriminator_channels
+        Channels of the discriminator's first layer.
+    fpg
+        Train on fuzzy prompts; off, the exact segmentation is the prompt and is never dropped.
+    precision
+        Lightning's name: ``32-true`` or ``bf16-mixed``.
+    workers
+        Processes that load data; None takes one a core but one, at most 8, on a GPU and 0 on a CPU.
+    """
+
+    preset: str
+    spec: ModelSpec
+    epochs: int
+    constant_epochs: int
+    batch_size: int
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    l1_weight: float = 100.0
+    slices_per_epoch: int | None = None
+    validation_slices: int | None = None
+    start: Literal["normal", "default"] = "normal"
+    discriminator_channels: int = 64
+    fpg: bool = True
+    fuzzy: FuzzyPrompt = field(default_factory=FuzzyPrompt)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    seed: int = 0
+    devices: int = 1
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "devices", "discriminator_channels"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        if self.slices_per_epoch is not None and self.slices_per_epoch < self.batch_size:
+            raise UsageError(
+                f"slices_per_epoch {self.slices_per_epoch} does not fill one batch of "
+                f"{self.batch_size}."
+            )
+
+    def rate_factor(self, epoch: int) -> float:
+        """Factor on the learning rate in ``epoch``, counted from 0."""
+        falling = self.epochs - self.constant_epochs
+        late = max(0, epoch - self.constant_epochs)
+        return 1.0 - late / falling if falling > 0 else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the run's record."""
+        return {**asdict(self), "spec": self.spec.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> TrainConfig:
+        """Read what :meth:`to_dict` wrote."""
+        values = dict(data)
+        values["spec"] = ModelSpec.from_dict(values["spec"])
+        values["fuzzy"] = FuzzyPrompt(**values["fuzzy"])
+        values["betas"] = tuple(values["betas"])
+        return cls(**values)
+
+
+def preset(name: str, inputs: tuple[str, ...], **changes: Any) -> TrainConfig:
+    """The named preset for ``inputs``, with fields replaced.
+
+    ``paper``: section IV-C of the paper. ``demo``: a small network that learns the phantom in
+    minutes on two CPU cores; it is no model for patients.
+    """
+    if name == "paper":
+        config = TrainConfig(
+            preset=name, spec=ModelSpec(inputs=inputs), epochs=80, constant_epochs=40, batch_size=20
+        )
+    elif name == "demo":
+        config = TrainConfig(
+            preset=name,
+            spec=ModelSpec(inputs=inputs, network=NetworkSpec(dim=8)),
+            epochs=8,
+            constant_epochs=4,
+            batch_size=4,
+            learning_rate=1e-3,
+            slices_per_epoch=200,
+            validation_slices=24,
+            start="default",
+            discriminator_channels=8,
+        )
+    else:
+        raise UsageError(f"preset {name!r}: expected demo or paper.")
+    return replace(config, **changes)

@@ -1,0 +1,106 @@
+"""Cached cases to training batches: stateless samples and a sampler that can resume anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME, ModelSpec
+from tlp_train.cache import CachedCase
+from tlp_train.fpg import FuzzyPrompt, sample_rng
+
+
+class SampleId(NamedTuple):
+    """A slice of the flattened data set, as drawn in one epoch."""
+
+    epoch: int
+    position: int
+
+
+class SliceDataset(Dataset[dict[str, Tensor]]):
+    """Slices of several cases with their target and prompt.
+
+    An item is a dictionary of (1, H, W) float32 tensors: ``spec.inputs``, ``prompt`` and ``t1ce``.
+    It depends on nothing but its :class:`SampleId` and the seed.
+
+    Parameters
+    ----------
+    fuzzy
+        How prompts are perturbed; None gives the exact segmentation.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[CachedCase],
+        spec: ModelSpec,
+        *,
+        fuzzy: FuzzyPrompt | None,
+        seed: int,
+    ) -> None:
+        self.cases = list(cases)
+        self.spec = spec
+        self.fuzzy = fuzzy
+        self.seed = seed
+        self.ends = np.cumsum([len(case) for case in self.cases])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def locate(self, index: int) -> tuple[CachedCase, int]:
+        """The case of a flat index and the slice's index within it."""
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        case = self.cases[number]
+        return case, index - int(self.ends[number]) + len(case)
+
+    def __getitem__(self, sample: SampleId) -> dict[str, Tensor]:
+        case, index = self.locate(sample.position)
+        prompt = case.prompt(index, self.spec.prompt)
+        if self.fuzzy is not None:
+            z = case.first_slice + index
+            rng = sample_rng(self.seed, sample.epoch, case.name, z)
+            prompt = self.fuzzy(prompt, self.spec.prompt, rng)
+        arrays = {name: case.image(name, index) for name in (*self.spec.inputs, OUTPUT_NAME)}
+        arrays[PROMPT_NAME] = prompt
+        return {name: torch.from_numpy(array).unsqueeze(0) for name, array in arrays.items()}
+
+
+class EpochSampler(Sampler[SampleId]):
+    """A seeded shuffle an epoch, from a batch within it on.
+
+    Parameters
+    ----------
+    size
+        Slices there are.
+    limit
+        Slices of an epoch; None takes all.
+    skip
+        Samples of the first epoch that were already used before a resume.
+    """
+
+    def __init__(
+        self, size: int, *, seed: int, epoch: int = 0, skip: int = 0, limit: int | None = None
+    ) -> None:
+        self.size = size
+        self.seed = seed
+        self.epoch = epoch
+        self.skip = skip
+        self.limit = min(limit or size, size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        if epoch != self.epoch:
+            self.epoch, self.skip = epoch, 0
+
+    def __len__(self) -> int:
+        # The whole epoch, also when resuming within it: the trainer counts batches from its start.
+        return self.limit
+
+    def __iter__(self) -> Iterator[SampleId]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        for index in order[self.skip : self.limit]:
+            yield SampleId(self.epoch, int(index))

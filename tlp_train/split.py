@@ -1,0 +1,132 @@
+"""Which cases train, validate and test. A case is never in two parts."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tlp_runtime.errors import InputError, InputMissing, UsageError
+
+PUBLISHED_SIZES = (850, 20, 130)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Case names by part.
+
+    Raises
+    ------
+    InputError
+        A case in two parts or twice in one, or no case to train or validate on.
+    """
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        every = self.train + self.validation + self.test
+        twice = sorted({name for name in every if every.count(name) > 1})
+        if twice:
+            raise InputError(
+                f"split: {', '.join(twice[:8])} would be used twice; a case belongs to one part. "
+                "Remove the repetitions from the list."
+            )
+        if not self.train or not self.validation:
+            raise InputError(
+                f"split: {len(self.train)} cases to train on and {len(self.validation)} to "
+                "validate on, expected at least one each. Give more cases or other sizes."
+            )
+
+    def to_json(self) -> str:
+        """The split as a JSON object of three lists."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, path: Path) -> Split:
+        """Read what :meth:`to_json` wrote (a run's ``split.json``)."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            return cls(*(tuple(data[part]) for part in ("train", "validation", "test")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: is not a split file (JSON with train, validation, test): {error}"
+            ) from error
+
+
+def seeded(names: Sequence[str], seed: int) -> Split:
+    """Shuffle and share out in the published proportions, with at least one for validation."""
+    shuffled = sorted(names)
+    random.Random(seed).shuffle(shuffled)
+    total = len(shuffled)
+    validation = max(1, round(total * PUBLISHED_SIZES[1] / sum(PUBLISHED_SIZES)))
+    test = round(total * PUBLISHED_SIZES[2] / sum(PUBLISHED_SIZES))
+    train = total - validation - test
+    return _take(shuffled, (train, validation, test))
+
+
+def from_list(path: Path, names: Sequence[str], sizes: tuple[int, int, int] | None) -> Split:
+    """Split in the order of a list: first train, next validation, last test.
+
+    Parameters
+    ----------
+    path
+        One case a line: a folder name or its bare five-digit id; blank lines are skipped.
+    names
+        The folder names there are.
+    sizes
+        Cases of each part; None takes the published 850, 20, 130 and needs exactly 1,000 lines.
+
+    Raises
+    ------
+    InputMissing, InputError
+        No such list; ids of no case or of several; a case twice.
+    UsageError
+        Sizes that do not add up to the list.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputMissing(f"{path}: cannot be read as a list of cases ({error}).") from error
+    wanted = [line for line in lines if line]
+    sizes = sizes or PUBLISHED_SIZES
+    if sum(sizes) != len(wanted):
+        raise UsageError(
+            f"{path}: lists {len(wanted)} cases, but the sizes {sizes[0]},{sizes[1]},{sizes[2]} "
+            f"need {sum(sizes)}. Give --split-sizes TRAIN,VALIDATION,TEST."
+        )
+    resolved, problems = [], []
+    for entry in wanted:
+        matches = _matches(entry, names)
+        if len(matches) == 1:
+            resolved.append(matches[0])
+        else:
+            problems.append(f"{entry} ({'no' if not matches else len(matches)} folders)")
+    if problems:
+        raise InputError(
+            f"{path}: {len(problems)} entries do not name one case of the data folder: "
+            + ", ".join(problems[:12])
+            + (", …" if len(problems) > 12 else "")
+        )
+    return _take(resolved, sizes)
+
+
+def _matches(entry: str, names: Sequence[str]) -> list[str]:
+    if entry in names:
+        return [entry]
+    if not re.fullmatch(r"\d{5}", entry):
+        return []
+    return [name for name in names if entry in re.findall(r"(?<!\d)\d{5}(?!\d)", name)]
+
+
+def _take(names: Sequence[str], sizes: tuple[int, int, int]) -> Split:
+    train, validation, _ = sizes
+    return Split(
+        tuple(names[:train]),
+        tuple(names[train : train + validation]),
+        tuple(names[train + validation :]),
+    )
