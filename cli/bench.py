@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from .console import JsonPath, Output, Overwrite, Quiet, Verbose, write_json
-from .infer import BatchOption, DeviceOption, EngineOption, ModelOption, ThreadsOption
+from .model import (
+    BatchOption,
+    DeviceOption,
+    EngineOption,
+    ModelOption,
+    ThreadsOption,
+    choose_model,
+)
+
+if TYPE_CHECKING:
+    from tlp_runtime.bench import BenchReport
 
 
 def command(
@@ -34,11 +44,9 @@ def command(
     Example: tlp bench --volumes 10 --json bench.json
     """
     output = Output(quiet, verbose)
-    from tlp_runtime.bench import BenchReport, bench
-    from tlp_runtime.engines.select import choose
+    from tlp_runtime.bench import bench
     from tlp_runtime.errors import UsageError
     from tlp_runtime.io.atomic import require_writable
-    from tlp_runtime.models import find_bundle
     from tlp_runtime.synthesize import Synthesizer
 
     images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}
@@ -46,12 +54,7 @@ def command(
         raise UsageError("--prompt belongs to an image: give --t1 or --t2 with it.")
     if json_path not in (None, "-"):
         require_writable(Path(str(json_path)), overwrite=overwrite)
-    choice = choose(engine, device)
-    bundle, why = find_bundle(model, tuple(images) or None)
-    if model is None:
-        output.default("model", bundle.name, why)
-    if engine == "auto":
-        output.default("engine", choice.name, choice.reason)
+    choice, bundle = choose_model(output, model, tuple(images) or None, engine, device)
     if not images:
         output.default("input", "a stand-in of BraTS size (the speed does not depend on it)")
     with (
@@ -77,13 +80,8 @@ def command(
         "tlp evaluate --data DIR" if json_path else "tlp bench --json bench.json",
     )
 
-    assert isinstance(report, BenchReport)
 
-
-def _table(report: object) -> Table:
-    from tlp_runtime.bench import BenchReport
-
-    assert isinstance(report, BenchReport)
+def _table(report: BenchReport) -> Table:
     env = report.environment
     table = Table(
         title=f"{report.model} · {report.engine} on {report.device} · {report.precision}",

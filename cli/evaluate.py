@@ -10,7 +10,14 @@ import typer
 from rich.table import Table
 
 from .console import JsonPath, Output, Overwrite, Quiet, Verbose, require, write_json
-from .infer import BatchOption, DeviceOption, EngineOption, ModelOption, ThreadsOption
+from .model import (
+    BatchOption,
+    DeviceOption,
+    EngineOption,
+    ModelOption,
+    ThreadsOption,
+    choose_model,
+)
 
 if TYPE_CHECKING:
     from tlp_train.evaluation import Evaluation
@@ -48,10 +55,8 @@ def command(
     """
     output = Output(quiet, verbose)
     require("train", "skimage")
-    from tlp_runtime.engines.select import choose
     from tlp_runtime.errors import InputError
     from tlp_runtime.io.atomic import require_writable
-    from tlp_runtime.models import find_bundle
     from tlp_runtime.synthesize import Synthesizer
     from tlp_train.brats import find_cases
     from tlp_train.evaluation import evaluate
@@ -59,12 +64,7 @@ def command(
 
     if json_path not in (None, "-"):
         require_writable(Path(str(json_path)), overwrite=overwrite)
-    choice = choose(engine, device)
-    bundle, why = find_bundle(model, None)
-    if model is None:
-        output.default("model", bundle.name, why)
-    if engine == "auto":
-        output.default("engine", choice.name, choice.reason)
+    choice, bundle = choose_model(output, model, None, engine, device)
     cases = find_cases(data, (*bundle.spec.inputs, "t1ce", "seg"))
     if split is not None:
         wanted = Split.from_json(split).test
@@ -82,7 +82,7 @@ def command(
     ):
         task = bar.add_task("", total=len(cases))
         result = evaluate(synthesizer, cases, prompt.value, on_case=lambda _: bar.advance(task))
-record = {"model": bundle.name, "engine": choice.name, "data": str(data), **result.to_dict()}
+    record = {"model": bundle.name, "engine": choice.name, "data": str(data), **result.to_dict()}
     write_json(json_path, record, overwrite=overwrite)
     if json_path != "-":
         output.table(_table(result, bundle.name))

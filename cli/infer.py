@@ -10,19 +10,14 @@ import typer
 from tlp_runtime.errors import UsageError
 
 from .console import JsonPath, Output, Overwrite, Quiet, Verbose, write_json
-
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model", help="Bundle folder or registered name; default: the newest that fits."
-    ),
-]
-EngineOption = Annotated[str, typer.Option("--engine", help="auto, ort-cpu or ort-cuda.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:INDEX].")]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Slices a run of the engine.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads; default: one a core.")
-]
+from .model import (
+    BatchOption,
+    DeviceOption,
+    EngineOption,
+    ModelOption,
+    ThreadsOption,
+    choose_model,
+)
 
 
 def command(
@@ -57,10 +52,8 @@ def command(
     Example: tlp infer --t1 a.nii.gz --prompt roi.nii.gz --preview a.png
     """
     output = Output(quiet, verbose)
-    from tlp_runtime.engines.select import choose
     from tlp_runtime.io.atomic import require_writable
     from tlp_runtime.io.nifti import read_volume, require_nifti_name, stem
-    from tlp_runtime.models import find_bundle
     from tlp_runtime.preview import write_preview
     from tlp_runtime.synthesize import Synthesizer
 
@@ -81,12 +74,7 @@ def command(
     require_nifti_name(out)
     for target in targets:
         require_writable(target, overwrite=overwrite)
-    choice = choose(engine, device)
-    bundle, why = find_bundle(model, tuple(images))
-    if model is None:
-        output.default("model", bundle.name, why)
-    if engine == "auto":
-        output.default("engine", choice.name, choice.reason)
+    choice, bundle = choose_model(output, model, tuple(images), engine, device)
 
     with Synthesizer(choice.open(bundle, threads=threads), batch=batch) as synthesizer:
         with output.progress("slices") as bar:

@@ -163,9 +163,10 @@ class SpatialAttention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: torch.Size) -> Tensor:
         """Attention and output projection, back to (B, C, *size)."""
         mixed = F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1))
-        return self.project(  # type: ignore[no-any-return]
-            mixed.squeeze(1).transpose(1, 2).unflatten(2, (size[0], size[1]))
+        image: Tensor = self.project(
+            mixed.squeeze(1).transpose(1, 2).reshape(mixed.shape[0], -1, *size)
         )
+        return image
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.attend(*self.queries_keys_values(self.norm(x)), x.shape[-2:])
