@@ -24,6 +24,8 @@ class TrainConfig:
         The learning rate is constant for ``constant_epochs``, then falls linearly to zero.
     slices_per_epoch
         Slices drawn each epoch; None takes every slice of every training case.
+    tumour_share
+        Share of an epoch that is drawn from slices with tumour; 0 draws them like all others.
     validation_slices
         Slices validated on after each epoch, evenly spread; None takes all.
     start
@@ -48,6 +50,7 @@ class TrainConfig:
     betas: tuple[float, float] = (0.5, 0.999)
     l1_weight: float = 100.0
     slices_per_epoch: int | None = None
+    tumour_share: float = 0.0
     validation_slices: int | None = None
     start: Literal["normal", "default"] = "normal"
     discriminator_channels: int = 64
@@ -62,6 +65,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "devices", "discriminator_channels"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        if not 0 <= self.tumour_share <= 1:
+            raise UsageError(f"tumour_share is {self.tumour_share}, expected 0 to 1.")
         if self.slices_per_epoch is not None and self.slices_per_epoch < self.batch_size:
             raise UsageError(
                 f"slices_per_epoch {self.slices_per_epoch} does not fill one batch of "

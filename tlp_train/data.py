@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -57,6 +58,15 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         case = self.cases[number]
         return case, index - int(self.ends[number]) + len(case)
 
+    def tumour_slices(self) -> NDArray[np.int64]:
+        """Flat indices of the slices with tumour; reads every segmentation once."""
+        code = self.spec.prompt
+        held = [
+            (case.prompt(slice(None), code) == code.tumour_value).any(axis=(1, 2))
+            for case in self.cases
+        ]
+        return np.flatnonzero(np.concatenate(held))
+
     def __getitem__(self, sample: SampleId) -> dict[str, Tensor]:
         case, index = self.locate(sample.position)
         prompt = case.prompt(index, self.spec.prompt)
@@ -80,13 +90,25 @@ class EpochSampler(Sampler[SampleId]):
         Slices of an epoch; None takes all.
     skip
         Samples of the first epoch that were already used before a resume.
+    favoured, share
+        Indices of which ``share`` of an epoch is drawn, beside the shuffle.
     """
 
     def __init__(
-        self, size: int, *, seed: int, epoch: int = 0, skip: int = 0, limit: int | None = None
+        self,
+        size: int,
+        *,
+        seed: int,
+        epoch: int = 0,
+        skip: int = 0,
+        limit: int | None = None,
+        favoured: NDArray[np.int64] | None = None,
+        share: float = 0.0,
     ) -> None:
         self.size = size
         self.seed = seed
+        self.favoured = favoured
+        self.share = share
         self.epoch = epoch
         self.skip = skip
         self.limit = min(limit or size, size)
@@ -101,6 +123,10 @@ class EpochSampler(Sampler[SampleId]):
         return self.limit
 
     def __iter__(self) -> Iterator[SampleId]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
-        for index in order[self.skip : self.limit]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(self.size)[: self.limit]
+        if self.favoured is not None and len(self.favoured):
+            replaced = rng.random(self.limit) < self.share
+            order[replaced] = rng.choice(self.favoured, int(replaced.sum()))
+        for index in order[self.skip :]:
             yield SampleId(self.epoch, int(index))

@@ -55,6 +55,8 @@ class SliceData(L.LightningDataModule):
             epoch=self.trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
             skip=self._batches_used * self.config.batch_size,
             limit=self.config.slices_per_epoch,
+            favoured=self.train_set.tumour_slices() if self.config.tumour_share else None,
+            share=self.config.tumour_share,
         )
         return self._loader(self.train_set, sampler, drop_last=True)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, ImageDataError
 
 from tlp_runtime.errors import InputMissing, InputUnreadable, OutputError
 from tlp_runtime.io.atomic import atomic_file
@@ -44,6 +45,10 @@ def read_volume(path: Path | str) -> Volume:
                 f"{path}: is {type(image).__name__}, expected a NIfTI file (.nii or .nii.gz)."
             )
         data = np.asanyarray(image.dataobj)
+    except (HeaderDataError, ImageDataError) as error:
+        raise InputUnreadable(
+            f"{path}: its NIfTI header makes no sense ({_first_line(error)}). Convert it again."
+        ) from error
     except ImageFileError as error:
         raise InputUnreadable(
             f"{path}: is not a NIfTI image ({error}). Expected .nii or .nii.gz."

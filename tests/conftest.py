@@ -1,0 +1,68 @@
+"""What the tests share: phantom cases, a tiny trained model and its bundle, the real cases."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import DATA_DIR, REAL_CASES, TinyModel, make_tiny_model
+from tlp_train.phantom import write_cohort
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, by name, GPU tests without a GPU and proofs unless they were asked for."""
+    import torch
+
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU; none is here"))
+        if item.get_closest_marker("proof") and "proof" not in str(config.option.markexpr):
+            item.add_marker(pytest.mark.skip(reason="a long proof; run by make proof"))
+
+
+@pytest.fixture(autouse=True)
+def tlp_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A ``TLP_HOME`` of its own for every test."""
+    home = tmp_path / "tlp home"
+    monkeypatch.setenv("TLP_HOME", os.fspath(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four phantom cases, of which at least the first has a tumour."""
+    folder = tmp_path_factory.mktemp("phantom")
+    write_cohort(folder, cases=4, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_case(phantom_dir: Path) -> Path:
+    """One case folder with a tumour."""
+    return sorted(phantom_dir.iterdir())[0]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, phantom_dir: Path) -> Iterator[TinyModel]:
+    """A T1 model of a few parameters, trained for a moment, and its exported bundle."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLP_HOME", os.fspath(folder / "home"))
+        yield make_tiny_model(folder, phantom_dir)
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir() -> Path:
+    """Outputs of the published network and hashes of the published arrays."""
+    return DATA_DIR
+
+
+@pytest.fixture(scope="session")
+def real_cases() -> Path:
+    """Real BraTS cases; the test is skipped where there are none."""
+    if not REAL_CASES.is_dir():
+        pytest.skip(f"no real BraTS cases at {REAL_CASES}")
+    return REAL_CASES

@@ -1,0 +1,172 @@
+"""NIfTI in and out, and outputs that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tlp_runtime.errors import GeometryError, InputMissing, InputUnreadable, OutputError
+from tlp_runtime.io.atomic import atomic_file, atomic_folder, require_writable, write_text
+from tlp_runtime.io.nifti import read_volume, stem, write_volume
+from tlp_runtime.volume import Volume
+
+AFFINE = np.array([[-1, 0, 0, 10], [0, -1, 0, 20], [0, 0, 1, -5], [0, 0, 0, 1.0]])
+
+
+def _write(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize(("sform", "qform"), [(1, 1), (4, 0), (0, 2), (0, 0), (2, 3)])
+def test_an_output_repeats_the_spatial_header_to_the_bit(
+    tmp_path: Path, kind: type, sform: int, qform: int
+) -> None:
+    angle = np.deg2rad(13)
+    oblique = AFFINE.copy()
+    oblique[:2, :2] = [[-np.cos(angle), np.sin(angle)], [-np.sin(angle), -np.cos(angle)]]
+    image = kind(np.arange(24, dtype=np.int16).reshape(2, 3, 4), AFFINE)
+    image.header.set_sform(AFFINE, code=sform)
+    image.header.set_qform(oblique, code=qform)  # the two may disagree; both must survive
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["descrip"] = b"acquired"
+    nib.save(image, tmp_path / "in.nii.gz")
+    volume = read_volume(tmp_path / "in.nii.gz")
+    made = Volume(volume.data.astype(np.float32) / 7, volume.affine, volume.header)
+    write_volume(made, tmp_path / "out.nii.gz", description="SYNTHETIC")
+
+    before, after = nib.load(tmp_path / "in.nii.gz"), nib.load(tmp_path / "out.nii.gz")
+    for field in ("pixdim", "sform_code", "qform_code", "srow_x", "srow_y", "srow_z",
+                  "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "xyzt_units"):  # fmt: skip
+        assert (before.header[field] == after.header[field]).all(), field
+    np.testing.assert_array_equal(before.affine, after.affine)
+    assert after.get_data_dtype() == np.float32
+    np.testing.assert_array_equal(np.asanyarray(after.dataobj), made.data)
+    assert bytes(after.header["descrip"]).startswith(b"SYNTHETIC")
+    assert type(after) is kind
+
+
+def test_scaling_in_the_header_is_applied(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.full((2, 2, 2), 3, np.int16), AFFINE)
+    image.header.set_slope_inter(2, 1)
+    path = tmp_path / "scaled.nii"
+    nib.save(image, path)
+    raw = bytearray(path.read_bytes())
+    raw[352:] = np.full(8, 3, np.int16).tobytes()
+    path.write_bytes(raw)
+    assert (read_volume(path).data == 7).all()
+
+
+def test_missing_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputMissing, match="does not exist"):
+        read_volume(tmp_path / "no.nii.gz")
+    with pytest.raises(InputMissing, match="is a folder"):
+        read_volume(tmp_path)
+
+
+def test_what_is_no_nifti_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.nii.gz").write_text("hello")
+    (tmp_path / "text.nii").write_text("hello " * 200)
+    for name in ("text.nii.gz", "text.nii"):
+        with pytest.raises(InputUnreadable):
+            read_volume(tmp_path / name)
+
+
+def test_another_format_of_nibabel_s_is_refused(tmp_path: Path) -> None:
+    nib.save(nib.MGHImage(np.zeros((2, 2, 2), np.float32), AFFINE), tmp_path / "a.mgz")
+    with pytest.raises(InputUnreadable, match="MGHImage"):
+        read_volume(tmp_path / "a.mgz")
+
+
+def test_a_header_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.nii", np.ones((3, 3, 3), np.int16))
+    raw = bytearray(path.read_bytes())
+    raw[112:120] = np.array([2, np.nan], np.float32).tobytes()  # scl_slope, scl_inter
+    path.write_bytes(raw)
+    with pytest.raises(InputUnreadable, match="makes no sense"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_gzip_is_refused_wherever_it_ends(tmp_path: Path, share: float) -> None:
+    path = _write(tmp_path / "a.nii.gz", np.random.default_rng(0).integers(0, 999, (20, 20, 20), np.int16))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(InputUnreadable, match="damaged or cut short"):
+        read_volume(path)
+
+
+def test_a_truncated_plain_file_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.nii", np.ones((9, 9, 9), np.int16))
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(InputUnreadable, match="damaged or cut short"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4, 3), (4, 4, 4, 1)])
+def test_only_three_dimensions_are_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = _write(tmp_path / "a.nii.gz", np.ones(shape, np.int16))
+    with pytest.raises(GeometryError, match="expected one 3-D volume"):
+        read_volume(path)
+
+
+def test_the_stem_is_the_name_without_nifti_endings() -> None:
+    assert stem(Path("a/b.c.nii.gz")) == "b.c"
+    assert stem(Path("X.NII")) == "X"
+
+
+def test_an_existing_file_is_kept_unless_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(OutputError, match="exists already"):
+        write_text(path, "new", overwrite=False)
+    assert path.read_text() == "old"
+    write_text(path, "new", overwrite=True)
+    assert path.read_text() == "new"
+
+
+def test_a_failed_write_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic_file(path, overwrite=True) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_missing_or_unwritable_folder_is_refused_beforehand(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="does not exist"):
+        require_writable(tmp_path / "no" / "a.txt", overwrite=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="not a folder"):
+        require_writable(tmp_path / "file" / "a.txt", overwrite=False)
+    with pytest.raises(OutputError, match="cannot be written"):
+        require_writable(Path("/proc/a.txt"), overwrite=False)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
+        (temporary / "a").write_text("1")
+        raise RuntimeError
+    assert not os.listdir(tmp_path)
+    with atomic_folder(target) as temporary:
+        (temporary / "a").write_text("1")
+    with pytest.raises(OutputError, match="exists already"), atomic_folder(target):
+        pass
+    with atomic_folder(target, overwrite=True) as temporary:
+        (temporary / "b").write_text("2")
+    assert os.listdir(target) == ["b"]
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_outputs_must_be_named_as_nifti(tmp_path: Path) -> None:
+    volume = Volume(np.zeros((2, 2, 2), np.float32), AFFINE)
+    with pytest.raises(OutputError, match=r"\.nii\.gz or \.nii"):
+        write_volume(volume, tmp_path / "a.png", description="")

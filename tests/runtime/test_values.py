@@ -1,0 +1,101 @@
+"""Intensity and prompt rules, equal to the published preprocessing."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tlp_runtime.errors import ContentError, UsageError
+from tlp_runtime.grid import crop_slices
+from tlp_runtime.intensity import scale, to_unit
+from tlp_runtime.io.nifti import read_volume
+from tlp_runtime.prompt import encode, with_labels
+from tlp_runtime.spec import IntensitySpec, ModelSpec, PromptSpec
+from tlp_runtime.synthesize import prepare
+
+
+def test_every_published_array_of_the_real_cases_is_reproduced(
+    real_cases: Path, fixtures_dir: Path
+) -> None:
+    spec = ModelSpec(inputs=("t1", "t2"))
+    with (fixtures_dir / "published_arrays.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    cases = sorted({row["case"] for row in rows})
+    assert len(rows) == 28
+    for case in cases:
+        volumes = {
+            name: read_volume(real_cases / case / f"{case}_{name}.nii.gz")
+            for name in ("t1", "t2", "t1ce", "seg")
+        }
+        images = {name: volumes[name] for name in spec.inputs}
+        arrays = dict(prepare(images, volumes["seg"], spec).tensors)
+        target = crop_slices(volumes["t1ce"].reoriented("LPS"), spec.crop)
+        arrays["t1ce"] = scale(target, spec.intensity, "t1ce")
+        for row in (row for row in rows if row["case"] == case):
+            published = np.ascontiguousarray(arrays[row["array"]][slice(*spec.crop.slices)])
+            assert published.shape == (100, 192, 160)
+            digest = hashlib.sha256(published.tobytes()).hexdigest()
+            assert digest == row["sha256"], (case, row["array"])
+
+
+def test_scaling_spans_the_whole_volume_not_a_slice() -> None:
+    slices = np.array([[[0.0, 10.0]], [[5.0, 20.0]]])
+    np.testing.assert_array_equal(
+        scale(slices, IntensitySpec(), "x"), np.array([[[-1, 0]], [[-0.5, 1]]], np.float32)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((2, 2, 2)), "zero everywhere"),
+        (np.full((2, 2, 2), 7), "one value 7"),
+        (np.array([[[0.0, np.nan]]]), "1 of 2 voxels are NaN"),
+        (np.array([[[0.0, np.inf]]]), "NaN or infinite"),
+    ],
+)
+def test_images_without_content_are_refused(values: np.ndarray, message: str) -> None:
+    with pytest.raises(ContentError, match=message):
+        scale(values, IntensitySpec(), "x")
+
+
+def test_output_is_brought_to_the_unit_range() -> None:
+    np.testing.assert_array_equal(
+        to_unit(np.array([-1, 0, 1], np.float32)), np.array([0, 0.5, 1], np.float32)
+    )
+
+
+def test_labels_of_both_brats_years_and_plain_masks() -> None:
+    labels = np.array([0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(
+        encode(labels, PromptSpec(), "seg"), np.array([0, 1, 0.5, 1, 1], np.float32)
+    )
+
+
+def test_labels_stored_as_floats_are_labels() -> None:
+    assert encode(np.array([0.0, 2.0]), PromptSpec(), "seg").tolist() == [0.0, 0.5]
+
+
+@pytest.mark.parametrize("value", [5, -1, 0.5, 255])
+def test_unknown_labels_are_refused_and_named(value: float) -> None:
+    with pytest.raises(ContentError, match=rf"labels {value:g} have no meaning.*--prompt-labels"):
+        encode(np.array([0, 1, value]), PromptSpec(), "seg")
+
+
+def test_prompt_labels_say_what_labels_mean() -> None:
+    code = with_labels(PromptSpec(), ["tumour=5,6", "oedema=7"])
+    assert encode(np.array([0, 5, 6, 7]), code, "seg").tolist() == [0, 1, 1, 0.5]
+    with pytest.raises(ContentError):
+        encode(np.array([1]), code, "seg")
+
+
+@pytest.mark.parametrize(
+    "assignments", [["tumor=1"], ["tumour=x"], ["tumour=1", "tumour=2"], ["tumour=1", "oedema=1"]]
+)
+def test_prompt_labels_of_another_form_are_refused(assignments: list[str]) -> None:
+    with pytest.raises(UsageError, match="--prompt-labels"):
+        with_labels(PromptSpec(), assignments)

@@ -1,0 +1,101 @@
+"""Helpers of several tests."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tlp_export.onnx_export import export_bundle
+from tlp_runtime.bundle import Bundle
+from tlp_runtime.engines.base import Engine, Slices
+from tlp_runtime.models import models
+from tlp_runtime.spec import ModelSpec, NetworkSpec
+from tlp_train.brats import find_cases
+from tlp_train.checkpoint import load_checkpoint
+from tlp_train.config import TrainConfig, preset
+from tlp_train.runs import Run
+from tlp_train.split import Split
+from tlp_train.trainer import fit
+
+DATA_DIR = Path(__file__).parent / "data"
+REAL_CASES = Path(__file__).resolve().parents[2] / "shared" / "data" / "brats"
+
+TINY_NETWORK = NetworkSpec(dim=4, blocks=(1, 1, 1), heads=(2, 2, 2), refinement_blocks=1)
+
+
+def tiny_config(inputs: tuple[str, ...] = ("t1",), **changes: object) -> TrainConfig:
+    """A run of seconds."""
+    config = preset(
+        "demo",
+        inputs,
+        spec=ModelSpec(inputs=inputs, network=TINY_NETWORK),
+        epochs=1,
+        constant_epochs=1,
+        batch_size=2,
+        slices_per_epoch=4,
+        validation_slices=2,
+        discriminator_channels=2,
+        precision="32-true",
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def split_of(data: Path) -> Split:
+    """The first cases train, the next validates, the last tests."""
+    *train, validation, test = sorted(path.name for path in data.iterdir())
+    return Split(tuple(train), (validation,), (test,))
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A finished run and the bundle made of it."""
+
+    run: Run
+    bundle: Bundle
+
+    def register(self) -> None:
+        """Make it known under the current ``TLP_HOME``."""
+        models().add(self.bundle.name, self.bundle.path)
+
+    def copy(self, folder: Path) -> Path:
+        """A copy of the bundle that a test may damage."""
+        target = folder / "bundle copy"
+        shutil.copytree(self.bundle.path, target)
+        return target
+
+
+def make_tiny_model(folder: Path, data: Path) -> TinyModel:
+    """Train and export under ``folder``."""
+    config = tiny_config()
+    assert find_cases(data, ("t1", "t1ce", "seg"))
+    run = Run.create(folder / "run", config, data, split_of(data))
+    run = fit(run, folder / "cache", progress=False)
+    exported = export_bundle(load_checkpoint(run.last), folder / "tiny-t1")
+    return TinyModel(run, exported.bundle)
+
+
+class FakeEngine(Engine):
+    """Returns a fixed function of its inputs, so that the pipeline's own work can be checked."""
+
+    name = "fake"
+    device = "cpu"
+    library = "none"
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self.batches: list[int] = []
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    def _run(self, tensors: Mapping[str, Slices]) -> Slices:
+        first = tensors[self._spec.inputs[0]]
+        self.batches.append(len(first))
+        return np.clip(first * 0.5 + tensors["prompt"] * 0.25, -1, 1).astype(np.float32)
+
+    def close(self) -> None: ...
