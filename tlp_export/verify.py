@@ -20,8 +20,12 @@ from tlp_runtime.volume import Volume
 from tlp_train.network import Generator
 from tlp_train.phantom import make_case
 
-FP32_BOUNDS = {"max_abs": 2e-5, "rms": 5e-6}
-"""Largest and root-mean-square difference allowed, on the network's [-1, 1] scale."""
+FP32_BOUNDS = {"max_abs": 1e-4, "rms": 1e-5}
+"""Largest and root-mean-square difference allowed, on the network's [-1, 1] scale.
+
+A hundredth of an 8-bit grey level. Layer normalisation of flat background magnifies rounding: a
+barely trained network was seen to differ by 3e-5 there, trained ones by 1e-5.
+"""
 
 Tensors = dict[str, NDArray[np.float32]]
 

@@ -187,7 +187,7 @@ class Synthesizer:
         seconds: dict[str, float] = {}
         if set(images) != set(self.spec.inputs):
             raise ModelMismatch(
-                f"model {self.engine.bundle.name} takes {', '.join(self.spec.inputs)}; got "
+                f"this model takes {', '.join(self.spec.inputs)}; got "
                 f"{', '.join(images) or 'nothing'}."
             )
         with _timed(seconds, "read"):

@@ -138,13 +138,15 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        log_every_n_steps=10,
+        log_every_n_steps=1,
     )
     run.mark("running")
     try:
         with warnings.catch_warnings():
             # Loading is cheap next to a step on a CPU, and our sampler does resume mid-epoch.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own
             warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
             trainer.fit(
                 module, datamodule=data, ckpt_path=run.last if resume else None, weights_only=True

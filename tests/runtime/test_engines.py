@@ -1,0 +1,85 @@
+"""What was asked for is what runs, or an error says why not."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+
+from tests.support import TinyModel
+from tlp_runtime.engines import onnx as onnx_engine
+from tlp_runtime.engines import select
+from tlp_runtime.engines.select import choose
+from tlp_runtime.errors import (
+    DependencyConflict,
+    DependencyMissing,
+    DeviceUnavailable,
+    UsageError,
+)
+
+
+def _installed(monkeypatch: pytest.MonkeyPatch, *flavours: str) -> None:
+    def version(name: str) -> str:
+        if name not in flavours:
+            raise PackageNotFoundError(name)
+        return "9.9"
+
+    monkeypatch.setattr(onnx_engine, "version", version)
+
+
+def test_no_onnx_runtime_says_which_line_installs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    _installed(monkeypatch)
+    with pytest.raises(DependencyMissing, match=r"tlp-mri\[cpu\].*tlp-mri\[gpu\]"):
+        choose()
+
+
+def test_both_flavours_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    _installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
+    with pytest.raises(DependencyConflict, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
+        choose()
+
+
+def test_auto_on_a_machine_without_a_gpu_is_the_cpu_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(select, "_no_cuda", lambda library: "there is no GPU")
+    choice = choose()
+    assert (choice.name, choice.cuda_index, choice.reason) == (
+        "ort-cpu",
+        None,
+        "since there is no GPU",
+    )
+
+
+def test_auto_on_a_machine_with_a_gpu_is_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "_no_cuda", lambda library: None)
+    assert choose().name == "ort-cuda"
+    assert choose(device="cuda:3").cuda_index == 3
+    assert choose(device="cpu").name == "ort-cpu"
+
+
+@pytest.mark.parametrize(("engine", "device"), [("auto", "cuda"), ("ort-cuda", "auto")])
+def test_a_gpu_that_is_not_there_is_never_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, engine: str, device: str
+) -> None:
+    monkeypatch.setattr(select, "_no_cuda", lambda library: "there is no GPU")
+    with pytest.raises(DeviceUnavailable, match="but there is no GPU"):
+        choose(engine, device)
+
+
+def test_the_engine_itself_refuses_a_missing_gpu(tiny: TinyModel) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA support")
+    with pytest.raises(DeviceUnavailable, match="no CUDA support"):
+        onnx_engine.OnnxEngine(tiny.bundle, cuda_index=0)
+
+
+@pytest.mark.parametrize(
+    ("engine", "device"),
+    [("trt", "auto"), ("auto", "gpu"), ("auto", "cuda:x"), ("ort-cpu", "cuda"), ("ort-cuda", "cpu")],
+)
+def test_names_and_pairs_that_cannot_be(engine: str, device: str) -> None:
+    with pytest.raises(UsageError):
+        choose(engine, device)

@@ -1,0 +1,164 @@
+"""Bundles, the register and the choice of a model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import TinyModel
+from tlp_runtime import Synthesizer
+from tlp_runtime.bundle import FILES, Bundle
+from tlp_runtime.engines.onnx import OnnxEngine
+from tlp_runtime.errors import (
+    EngineError,
+    ModelDamaged,
+    ModelMismatch,
+    ModelMissing,
+    SpecError,
+    UsageError,
+)
+from tlp_runtime.models import default_name, find_bundle, models, set_default
+from tlp_runtime.store import Register, require_entry_name
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_altered_file_is_noticed(tiny: TinyModel, tmp_path: Path, name: str) -> None:
+    copy = tiny.copy(tmp_path)
+    file = copy / name
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(ModelDamaged, match=rf"{name} was altered"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_missing_file_is_noticed(tiny: TinyModel, tmp_path: Path, name: str) -> None:
+    copy = tiny.copy(tmp_path)
+    (copy / name).unlink()
+    with pytest.raises(ModelDamaged, match=f"{name} is missing"):
+        Bundle.open(copy)
+
+
+def test_manifests_that_cannot_be_read(tiny: TinyModel, tmp_path: Path) -> None:
+    copy = tiny.copy(tmp_path)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for broken, message in (
+        ("{", "cannot be read"),
+        (json.dumps({**manifest, "schema": {"major": 9}}), "schema 9"),
+        (json.dumps({**manifest, "files": {}}), "lacks file hashes"),
+    ):
+        (copy / "manifest.json").write_text(broken)
+        with pytest.raises(ModelDamaged, match=message):
+            Bundle.open(copy)
+
+
+def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(ModelMissing, match="no model bundle"):
+        Bundle.open(tmp_path)
+
+
+def test_an_onnx_of_another_specification_is_refused(tiny: TinyModel, tmp_path: Path) -> None:
+    """Hashes that match are not enough: the graph must say the same of itself."""
+    import hashlib
+
+    copy = tiny.copy(tmp_path)
+    spec = json.loads((copy / "spec.json").read_text())
+    spec["prompt"]["oedema_value"] = 0.25
+    (copy / "spec.json").write_text(json.dumps(spec))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    digest = hashlib.sha256((copy / "spec.json").read_bytes()).hexdigest()
+    manifest["files"]["spec.json"] = digest
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelDamaged, match="specification is not the bundle's"):
+        OnnxEngine(Bundle.open(copy))
+
+
+def test_nothing_registered(tmp_path: Path) -> None:
+    with pytest.raises(ModelMissing, match="tlp train"):
+        find_bundle(None, ("t1",))
+    with pytest.raises(ModelMissing, match="neither a bundle folder nor a registered model"):
+        find_bundle("nobody", ("t1",))
+
+
+def test_the_newest_that_fits_unless_a_default_is_set(tiny: TinyModel, tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(tiny.bundle.path, older)
+    models().add("older", older)
+    tiny.register()
+    assert find_bundle(None, ("t1",))[0].path == tiny.bundle.path
+    set_default("older")
+    bundle, why = find_bundle(None, ("t1",))
+    assert (bundle.path, why) == (older, "the default")
+    set_default(None)
+    assert default_name() is None
+    assert find_bundle("older", None)[0].path == older
+    models().add("older", older)  # registered anew: the newest again
+    assert find_bundle(None, ("t1",))[0].path == older
+
+
+def test_a_model_for_other_inputs(tiny: TinyModel) -> None:
+    tiny.register()
+    with pytest.raises(ModelMismatch, match=r"no registered model takes T1 and T2.*\(T1\)"):
+        find_bundle(None, ("t1", "t2"))
+    with pytest.raises(ModelMismatch, match="takes T1"):
+        find_bundle(str(tiny.bundle.path), ("t2",))
+
+
+def test_a_bundle_whose_folder_is_gone_is_passed_over(tiny: TinyModel, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    shutil.copytree(tiny.bundle.path, gone)
+    tiny.register()
+    models().add("gone", gone)
+    shutil.rmtree(gone)
+    assert find_bundle(None, ("t1",))[0].name == tiny.bundle.name
+
+
+def test_a_damaged_register_entry_is_named(tlp_home: Path) -> None:
+    Register("models").add("a", tlp_home)
+    (tlp_home / "register" / "models" / "a.json").write_text("{")
+    with pytest.raises(ModelDamaged, match=r"a\.json: is not a register entry"):
+        list(models())
+
+
+def test_entry_names_cannot_leave_the_folder() -> None:
+    for name in ("../x", "a/b", "", ".hidden", "a:b"):
+        with pytest.raises(UsageError):
+            require_entry_name(name)
+
+
+def test_engine_refuses_other_tensors(tiny: TinyModel) -> None:
+    good = np.zeros((1, 1, 192, 160), np.float32)
+    with OnnxEngine(tiny.bundle) as engine:
+        assert engine.run({"t1": good, "prompt": good}).shape == good.shape
+        for tensors, message in (
+            ({"t1": good}, "got tensors"),
+            ({"t1": good, "prompt": good.astype(np.float64)}, "float64"),
+            ({"t1": good, "prompt": good[..., :80]}, "expected float32"),
+            ({"t1": good, "prompt": np.zeros((2, 1, 192, 160), np.float32)}, "differ"),
+            ({"t1": good[:0], "prompt": good[:0]}, "empty"),
+        ):
+            with pytest.raises(EngineError, match=message):
+                engine.run(tensors)
+
+
+def test_python_api_opens_the_registered_model(tiny: TinyModel, phantom_case: Path) -> None:
+    tiny.register()
+    name = phantom_case.name
+    with Synthesizer.open(inputs=("t1",), device="cpu") as synthesizer:
+        result = synthesizer.run(
+            {"t1": phantom_case / f"{name}_t1.nii.gz"},
+            prompt=phantom_case / f"{name}_seg.nii.gz",
+        )
+    assert result.volume.shape == (240, 240, 155)
+    assert 0 <= result.volume.data.min() < result.volume.data.max() <= 1
+
+
+def test_specs_of_another_major_are_refused(tiny: TinyModel) -> None:
+    text = tiny.bundle.spec.to_json().replace('"major": 1', '"major": 3')
+    with pytest.raises(SpecError, match=r"schema 3\.0"):
+        type(tiny.bundle.spec).from_json(text)
