@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tlp_runtime.errors import TLPError, UsageError
+from tlp_runtime.errors import UsageError
 
-from .console import Output, Quiet, Verbose, require
+from .console import Output, Quiet, Verbose, error_console, require
 
 if TYPE_CHECKING:
     from tlp_train.config import TrainConfig
@@ -136,10 +137,15 @@ def command(
         if preset is None:
             preset = Preset.demo if data is None else Preset.paper
             output.default("preset", preset.value, "default")
+        if precision is None and preset is Preset.demo:
+            from tlp_train.trainer import fast_precision
+
+            options["precision"] = fast_precision()
         config = _configure(
             preset.value, inputs.names, options, network, fpg=fpg, seed=seed, devices=devices
         )
-        output.default("precision", config.precision, "as asked" if precision else "default")
+        if precision is None:
+            output.default("precision", config.precision, "default")
         if data is None:
             data = _phantom(output)
         run = _create(data, config, out, split_list, split_sizes)
@@ -243,7 +249,7 @@ def _reopen(folder: Path) -> Run:
 
 def _fit(run: Run, cache: Path | None, output: Output, *, resume: bool) -> None:
     from tlp_runtime.store import home
-    from tlp_train.callbacks import TrainingInterrupted, read_metrics
+    from tlp_train.callbacks import TrainingInterrupted
     from tlp_train.trainer import fit
 
     digest = hashlib.sha256(str(run.data).encode()).hexdigest()[:16]
@@ -254,27 +260,29 @@ def _fit(run: Run, cache: Path | None, output: Output, *, resume: bool) -> None:
         f"{len(run.split.test)} test (split.json)"
     )
     output.default("run", run.folder)
+    on_terminal = error_console().is_terminal and not output.quiet
+
+    def say(row: Mapping[str, str]) -> None:
+        if not on_terminal or int(row["epoch"]) + 1 == run.config.epochs:
+            output.note(
+                f"epoch {int(row['epoch']) + 1} of {run.config.epochs}: training L1 "
+                f"{row['train_l1']}, validation PSNR without prompt {row['val_psnr']} dB"
+            )
+
     try:
         with output.progress("reading cases") as bar:
             task = bar.add_task("", total=total)
-            fit(
-                run,
-                cache,
-                resume=resume,
-                progress=not output.quiet,
-                on_case=lambda _: bar.advance(task),
-            )
+
+            def read(name: str) -> None:
+                bar.advance(task)
+                if bar.finished:
+                    bar.stop()
+
+            fit(run, cache, resume=resume, progress=on_terminal, on_case=read, on_epoch=say)
     except TrainingInterrupted:
         output.note(
-            f"interrupted; the state is saved in {run.last}\nnext: tlp train --resume {run.folder}"
+            f"interrupted; the state is saved in {run.last}\n"
+            f"next: tlp train --resume {run.folder}"
         )
         raise typer.Exit(130) from None
-    except TLPError:
-        raise
-    rows = read_metrics(run.folder / "metrics.csv")
-    if rows:
-        output.note(
-            f"epoch {rows[-1]['epoch']}: training L1 {rows[-1]['train_l1']}, validation PSNR "
-            f"without prompt {rows[-1]['val_psnr']} dB"
-        )
     output.done(str(run.folder), "tlp export")

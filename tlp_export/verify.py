@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,11 +21,11 @@ from tlp_runtime.volume import Volume
 from tlp_train.network import Generator
 from tlp_train.phantom import make_case
 
-FP32_BOUNDS = {"max_abs": 1e-4, "rms": 1e-5}
+FP32_BOUNDS = {"max_abs": 2e-4, "rms": 2e-5}
 """Largest and root-mean-square difference allowed, on the network's [-1, 1] scale.
 
-A hundredth of an 8-bit grey level. Layer normalisation of flat background magnifies rounding: a
-barely trained network was seen to differ by 3e-5 there, trained ones by 1e-5.
+A fortieth of an 8-bit grey level. Layer normalisation of flat background magnifies fp32 rounding:
+PyTorch's own fp32 was measured up to 1.3e-4 from its float64, ONNX Runtime's up to 4e-5.
 """
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -32,12 +33,17 @@ Tensors = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Check:
-    """One set of inputs: how many slices, and how far apart the two outputs are."""
+    """One set of inputs: how many slices, and how far apart the two outputs are.
+
+    ``torch_fp32_max_abs`` is how far PyTorch's own fp32 is from the same reference: what rounding
+    alone does.
+    """
 
     inputs: str
     slices: int
     max_abs: float
     rms: float
+    torch_fp32_max_abs: float
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,9 @@ class Parity:
 
 
 def check_parity(generator: Generator, onnx_file: Path) -> Parity:
-    """Compare PyTorch and ONNX Runtime, both on the CPU, on random and phantom slices.
+    """Compare the graph in ONNX Runtime with the checkpoint in float64, both on the CPU.
 
-    Batches of one, two and three slices are run, with and without prompt.
+    Random and phantom slices in batches of one and two are run, with and without prompt.
 
     Raises
     ------
@@ -80,22 +86,24 @@ def check_parity(generator: Generator, onnx_file: Path) -> Parity:
     import onnxruntime as ort
 
     session = ort.InferenceSession(os.fspath(onnx_file), providers=["CPUExecutionProvider"])
+    exact = copy.deepcopy(generator).double()
     checks = []
     for label, tensors in _inputs(generator.spec):
         (got,) = session.run([OUTPUT_NAME], tensors)
+        images = [torch.from_numpy(tensors[name]) for name in generator.spec.tensor_names]
         with torch.no_grad():
-            want = generator(
-                *(torch.from_numpy(tensors[name]) for name in generator.spec.tensor_names)
-            ).numpy()
+            want = exact(*(image.double() for image in images)).numpy()
+            rounded = generator(*images).numpy()
         if got.shape != want.shape:
             raise ParityError(f"export: {label} gives shape {got.shape}, expected {want.shape}.")
-        difference = np.abs(got.astype(np.float64) - want)
+        difference = np.abs(got - want)
         checks.append(
             Check(
                 label,
                 len(got),
                 float(difference.max()),
                 float(np.sqrt(np.square(difference).mean())),
+                float(np.abs(rounded - want).max()),
             )
         )
     parity = Parity(tuple(checks), FP32_BOUNDS, library)
@@ -118,7 +126,7 @@ def _inputs(spec: ModelSpec) -> Iterator[tuple[str, Tensors]]:
             np.array([0, spec.prompt.oedema_value, spec.prompt.tumour_value], np.float32), shape
         )
         yield f"random, batch {batch}", tensors
-    tensors = phantom_slices(spec, count=3)
+    tensors = phantom_slices(spec, count=2)
     yield "phantom, prompted", tensors
     yield "phantom, no prompt", {**tensors, PROMPT_NAME: np.zeros_like(tensors[PROMPT_NAME])}
 

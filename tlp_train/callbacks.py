@@ -7,6 +7,7 @@ import io
 import signal
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -40,10 +41,17 @@ class TrainingInterrupted(Exception):
 
 
 class MetricsCsv(L.Callback):
-    """One row an epoch; a resumed run goes on from the rows before it."""
+    """One row an epoch; a resumed run goes on from the rows before it.
 
-    def __init__(self, path: Path) -> None:
+    Parameters
+    ----------
+    on_epoch
+        Called with each row.
+    """
+
+    def __init__(self, path: Path, on_epoch: Callable[[Mapping[str, str]], None] | None) -> None:
         self.path = path
+        self.on_epoch = on_epoch
         self.started = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -56,7 +64,8 @@ class MetricsCsv(L.Callback):
         row = {name: f"{float(v):.6g}" for name, v in trainer.callback_metrics.items()}
         row |= {
             "epoch": str(epoch),
-            "step": str(trainer.global_step),
+            # Lightning counts every optimiser step; there are two a batch.
+            "step": str(trainer.global_step // 2),
             "learning_rate": f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}",
             "seconds": f"{time.perf_counter() - self.started:.1f}",
         }
@@ -66,6 +75,8 @@ class MetricsCsv(L.Callback):
         writer.writerows(old for old in read_metrics(self.path) if int(old["epoch"]) < epoch)
         writer.writerow(row)
         write_text(self.path, text.getvalue())
+        if self.on_epoch is not None:
+            self.on_epoch(row)
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

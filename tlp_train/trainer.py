@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -97,8 +97,16 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     on_case: Callable[[str], None] | None = None,
+    on_epoch: Callable[[Mapping[str, str]], None] | None = None,
 ) -> Run:
     """Train ``run`` to its last epoch and mark it finished.
+
+    Parameters
+    ----------
+    progress
+        Show Lightning's progress bar.
+    on_case, on_epoch
+        Called with the name of each case that was opened, and each epoch's row of metrics.csv.
 
     Raises
     ------
@@ -119,7 +127,7 @@ def fit(
         # Measured: convolutions in bf16 are faster in this order, those in fp32 on a CPU slower.
         module = module.to(memory_format=torch.channels_last)
     callbacks: list[L.Callback] = [
-        MetricsCsv(run.folder / "metrics.csv"),
+        MetricsCsv(run.folder / "metrics.csv", on_epoch),
         SampleImages(run.folder / "samples", _samples(data.validation_set)),
         SaveOnInterrupt(run.last),
         _checkpoints(run.folder, LAST),
@@ -161,6 +169,15 @@ def fit(
         raise
     run.mark("finished")
     return replace(run, status="finished")
+
+
+def fast_precision() -> Literal["32-true", "bf16-mixed"]:
+    """``bf16-mixed`` where the GPU or CPU multiplies bf16 in hardware, else ``32-true``."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    flags = Path("/proc/cpuinfo")
+    known = flags.read_text(encoding="utf-8", errors="replace") if flags.is_file() else ""
+    return "bf16-mixed" if "avx512_bf16" in known or "amx_bf16" in known else "32-true"
 
 
 def require_devices(count: int) -> None:

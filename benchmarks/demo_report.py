@@ -1,0 +1,182 @@
+"""The demonstration's report: one HTML file that opens without a server."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+mpl.use("Agg")
+
+
+@dataclass(frozen=True)
+class Slices:
+    """One axial slice: images by title and the labels, (rows, columns) each."""
+
+    z: int
+    images: Mapping[str, NDArray[Any]]
+    seg: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the report shows, as the commands wrote it."""
+
+    evaluations: Mapping[str, Mapping[str, Any]]
+    bench: Mapping[str, Any]
+    metrics: Path
+    case: str
+    slices: Sequence[Slices]
+    commands: Sequence[tuple[str, float]]
+    seconds: float
+
+    @property
+    def gain_db(self) -> float:
+        """Tumour-region PSNR with prompt minus without."""
+        with_prompt, without = (
+            self.evaluations[use]["tumour_region"]["psnr_db"]["mean"] for use in ("seg", "none")
+        )
+        return float(with_prompt - without)
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Region, prompt, PSNR, SSIM, NMSE."""
+        return [
+            (
+                region.replace("_", " "),
+                {"none": "none", "seg": "segmentation"}[use],
+                *(
+                    f"{evaluation[region][name]['mean']:.{digits}f}"
+                    f" ± {evaluation[region][name]['sd']:.{digits}f}"
+                    for name, digits in (("psnr_db", 2), ("ssim", 3), ("nmse", 3))
+                ),
+            )  # type: ignore[misc]
+            for region in ("whole_slice", "tumour_region")
+            for use, evaluation in self.evaluations.items()
+        ]
+
+    def table(self) -> str:
+        """The rows as plain text."""
+        lines = [("region", "prompt", "PSNR dB", "SSIM", "NMSE"), *self.rows()]
+        widths = [max(len(line[i]) for line in lines) for i in range(5)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            for line in lines
+        )
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the HTML file with its figures inside."""
+    cases = len(report.evaluations["none"]["cases"])
+    bench = report.bench
+    latency = {"one slice, batch 1": bench["slice_batch1"], "one volume": bench["volume"]}
+    latency |= {f"&nbsp; {name}": figures for name, figures in bench["stages"].items()}
+    body = f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>TLP demonstration</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1c2430; }}
+h1, h2 {{ line-height: 1.2; }} img {{ max-width: 100%; }}
+table {{ border-collapse: collapse; }} td, th {{ padding: .3rem .8rem; text-align: right;
+  border-bottom: 1px solid #d5dae2; }} td:first-child, th:first-child {{ text-align: left; }}
+.banner {{ background: #fff3cd; border-left: 4px solid #d39e00; padding: .6rem 1rem; }}
+.gain {{ font-size: 1.3rem; }} code {{ background: #f2f4f7; padding: .1rem .3rem; }}
+</style>
+<h1>TLP: synthetic contrast from a plain T1 and a region</h1>
+<p class="banner">Synthetic images of a synthetic phantom by a network trained for minutes.
+Not for diagnosis.</p>
+<p class="gain">Prompting the tumour raises PSNR inside it by
+<strong>{report.gain_db:+.2f} dB</strong> on {cases} unseen phantom cases.</p>
+{_html_table(("region", "prompt", "PSNR dB", "SSIM", "NMSE"), report.rows())}
+<p>Published protocol: slices 27 to 126 of every case, 8-bit, mean ± s.d. over slices; the tumour
+region is the tumour core (labels 1 and 4). About half of the phantom's lesions look like a tumour
+on T1 but take up no contrast agent: without the prompt, no network could know which.</p>
+<h2>{html.escape(report.case)}, unseen in training</h2>
+{_image(_case_figure(report.slices), "slices of the unseen case")}
+<h2>Training</h2>
+{_image(_training_figure(report.metrics), "loss and validation PSNR by epoch")}
+<h2>Latency</h2>
+{_html_table(("ms", "p50", "p90", "p99", "n"), [
+    (name, *(f"{figures[key]:.1f}" for key in ("p50_ms", "p90_ms", "p99_ms")),
+     str(figures["count"])) for name, figures in latency.items()])}
+<p>{html.escape(bench["engine"])} on {html.escape(bench["environment"]["cpu"])},
+{bench["environment"]["cores"]} cores, {html.escape(bench["environment"]["engine_library"])},
+{bench["precision"]}, batch {bench["batch"]}, {bench["slices"]} slices a volume;
+{bench["slices_per_second"]:.1f} slices/s in the engine, peak memory
+{bench["peak_memory_mib"]:.0f} MiB.</p>
+<h2>The commands</h2>
+{_html_table(("command", "seconds"), [
+    (f"<code>{html.escape(command)}</code>", f"{seconds:.0f}")
+    for command, seconds in report.commands])}
+</html>
+"""
+    path.write_text(body, encoding="utf-8")
+
+
+def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+
+    return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"
+
+
+def _image(figure: Figure, alternative: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{alternative}" src="data:image/png;base64,{data}">'
+
+
+def _case_figure(slices: Sequence[Slices]) -> Figure:
+    """T1 with the prompt's outline, both syntheses and the true T1ce, a row a slice."""
+    titles = list(slices[0].images)
+    top = {
+        title: np.percentile(np.stack([s.images[title] for s in slices]), 99.8) for title in titles
+    }
+    # Both syntheses and the truth share one grey scale, so that enhancement can be compared.
+    shared = max(level for title, level in top.items() if "T1 " not in title)
+    figure, axes = plt.subplots(
+        len(slices), len(titles), figsize=(3 * len(titles), 3.5 * len(slices)), squeeze=False
+    )
+    for row, item in zip(axes, slices, strict=True):
+        for axis, title in zip(row, titles, strict=True):
+            limit = top[title] if "T1 " in title else shared
+            axis.imshow(item.images[title], cmap="gray", vmin=0, vmax=limit)
+            if "T1 " in title:
+                axis.contour(item.seg > 0, levels=[0.5], colors=["#46a0ff"], linewidths=0.8)
+                axis.contour(
+                    np.isin(item.seg, (1, 4)), levels=[0.5], colors=["#ff503c"], linewidths=1
+                )
+                axis.set_ylabel(f"slice {item.z}")
+            if item is slices[0]:
+                axis.set_title(title)
+            axis.set_xticks([])
+            axis.set_yticks([])
+    figure.tight_layout()
+    return figure
+
+
+def _training_figure(metrics: Path) -> Figure:
+    with metrics.open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    epochs = [int(row["epoch"]) + 1 for row in rows]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3))
+    left.plot(epochs, [float(row["train_l1"]) for row in rows], marker="o", label="training")
+    left.plot(epochs, [float(row["val_l1"]) for row in rows], marker="o", label="validation")
+    left.set(xlabel="epoch", ylabel="L1 on [-1, 1]")
+    left.legend()
+    right.plot(epochs, [float(row["val_psnr"]) for row in rows], marker="o")
+    right.set(xlabel="epoch", ylabel="validation PSNR, dB, no prompt")
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,172 @@
+"""Exports: valid, equal to their checkpoint, or absent."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from tests.support import TINY_NETWORK, TinyModel
+from tlp_export import engine_build, onnx_export, verify
+from tlp_export.engine_build import BatchProfile, build_engine
+from tlp_export.graph import example_inputs, export_module
+from tlp_export.onnx_export import export_bundle, write_onnx
+from tlp_runtime.bundle import Bundle
+from tlp_runtime.errors import DependencyMissing, EngineError, OutputError, ParityError, UsageError
+from tlp_runtime.models import models
+from tlp_runtime.spec import ModelSpec
+from tlp_train.checkpoint import load_checkpoint
+from tlp_train.network import Generator
+
+
+def test_the_bundle_is_one_valid_file_with_named_tensors(tiny: TinyModel) -> None:
+    assert sorted(path.name for path in tiny.bundle.path.iterdir()) == [
+        "MODEL_CARD.md", "generator.onnx", "manifest.json", "parity.json", "spec.json"
+    ]  # fmt: skip
+    model = onnx.load(tiny.bundle.onnx)
+    onnx.checker.check_model(model, full_check=True)
+    shapes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert set(shapes) == {"t1", "prompt", "t1ce"}
+    for shape in shapes.values():
+        assert isinstance(shape[0], str)
+        assert shape[1:] == [1, 192, 160]
+    assert not [t for t in model.graph.initializer if t.data_location == t.EXTERNAL]
+
+
+def test_manifest_and_parity_say_what_was_checked(tiny: TinyModel) -> None:
+    parity = json.loads((tiny.bundle.path / "parity.json").read_text())
+    assert parity["passed"]
+    assert {check["inputs"] for check in parity["checks"]} >= {
+        "random, batch 1", "phantom, prompted", "phantom, no prompt"
+    }  # fmt: skip
+    provenance = tiny.bundle.manifest["provenance"]
+    assert provenance["checkpoint"]["sha256"] == load_checkpoint(tiny.run.last).sha256
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert tiny.bundle.manifest["parity"]["bounds"] == verify.FP32_BOUNDS
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5])
+def test_the_graph_equals_the_checkpoint_at_any_batch(tiny: TinyModel, batch: int) -> None:
+    generator = load_checkpoint(tiny.run.last).generator()
+    tensors = {
+        name: torch.rand(batch, 1, 192, 160) * 2 - 1 for name in tiny.bundle.spec.tensor_names
+    }
+    session = ort.InferenceSession(
+        os.fspath(tiny.bundle.onnx), providers=["CPUExecutionProvider"]
+    )
+    (got,) = session.run(None, {name: tensor.numpy() for name, tensor in tensors.items()})
+    with torch.no_grad():
+        want = generator(*tensors.values()).numpy()
+    assert np.abs(got - want).max() < 1e-4
+
+
+def test_two_inputs_keep_their_names_and_places(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spec = ModelSpec(inputs=("t1", "t2"), network=TINY_NETWORK)
+    generator = Generator(spec).eval()
+    write_onnx(export_module(generator), spec, tmp_path / "dual.onnx")
+    session = ort.InferenceSession(
+        os.fspath(tmp_path / "dual.onnx"), providers=["CPUExecutionProvider"]
+    )
+    tensors = dict(zip(spec.tensor_names, example_inputs(spec, batch=1), strict=True))
+    (got,) = session.run(None, {name: tensor.numpy() for name, tensor in tensors.items()})
+    with torch.no_grad():
+        want = generator(*tensors.values()).numpy()
+        swapped = generator(tensors["t2"], tensors["t1"], tensors["prompt"]).numpy()
+    assert np.abs(got - want).max() < 1e-4
+    assert np.abs(got - swapped).max() > 1e-3
+
+
+def test_an_export_that_differs_leaves_nothing(
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph is traced from other weights than the checkpoint's."""
+
+    def spoiled(generator: Generator) -> torch.nn.Module:
+        other = Generator(generator.spec)
+        return export_module(other)
+
+    monkeypatch.setattr(onnx_export, "export_module", spoiled)
+    with pytest.raises(ParityError, match="Nothing was registered"):
+        export_bundle(load_checkpoint(tiny.run.last), tmp_path / "spoiled")
+    assert not (tmp_path / "spoiled").exists()
+    assert list(models()) == []
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".tmp")]
+
+
+def test_nan_is_never_parity() -> None:
+    checks = (verify.Check("x", 1, float("nan"), 0.0, 0.0),)
+    assert not verify.Parity(checks, verify.FP32_BOUNDS, "").passed
+
+
+def test_an_existing_bundle_is_kept(tiny: TinyModel) -> None:
+    with pytest.raises(OutputError, match="exists already"):
+        export_bundle(load_checkpoint(tiny.run.last), tiny.bundle.path)
+    assert Bundle.open(tiny.bundle.path).onnx_sha256 == tiny.bundle.onnx_sha256
+
+
+def test_batch_profiles_are_checked() -> None:
+    assert BatchProfile.parse("2,4,8") == BatchProfile(2, 4, 8)
+    for text in ("4", "1,2", "a,b,c", "4,2,8", "0,1,2"):
+        with pytest.raises(UsageError, match="--batch"):
+            BatchProfile.parse(text)
+
+
+def test_no_tensorrt_says_which_line_installs_it(
+    tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DependencyMissing, match=r"pip install 'tlp-mri\[trt-rtx\]'"):
+        build_engine(tiny.bundle, BatchProfile())
+
+
+@pytest.fixture
+def _tensorrt_rtx() -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+
+
+@pytest.mark.usefixtures("_tensorrt_rtx")
+def test_a_real_engine_is_built_and_described(tiny: TinyModel, tmp_path: Path) -> None:
+    import tensorrt_rtx as trt
+
+    bundle = Bundle.open(tiny.copy(tmp_path))
+    built = build_engine(bundle, BatchProfile(1, 2, 4))
+    assert built.path.stat().st_size > 100_000
+    sidecar = json.loads((built.path.parent / "engine.json").read_text())
+    assert sidecar["flavour"] == "trt-rtx"
+    assert sidecar["version"] == trt.__version__
+    assert sidecar["onnx_sha256"] == bundle.onnx_sha256
+    assert sidecar["batch_profile"] == [1, 2, 4]
+    assert sidecar["executed"] is False
+    assert built.path.parent.name == sidecar["fingerprint"]
+    assert (built.path.parent / "build.log").stat().st_size > 0
+    validity = trt.Runtime(trt.Logger(trt.Logger.ERROR)).get_engine_validity
+    assert validity is not None
+    assert Bundle.open(bundle.path).onnx_sha256 == bundle.onnx_sha256  # still sound
+
+
+@pytest.mark.usefixtures("_tensorrt_rtx")
+def test_the_fingerprint_covers_the_profile_and_the_graph(tiny: TinyModel) -> None:
+    one, _ = engine_build._fingerprint(tiny.bundle, BatchProfile(1, 2, 4), "1.0")
+    assert engine_build._fingerprint(tiny.bundle, BatchProfile(1, 2, 4), "1.0")[0] == one
+    assert engine_build._fingerprint(tiny.bundle, BatchProfile(1, 2, 8), "1.0")[0] != one
+    assert engine_build._fingerprint(tiny.bundle, BatchProfile(1, 2, 4), "1.1")[0] != one
+
+
+@pytest.mark.usefixtures("_tensorrt_rtx")
+def test_a_graph_tensorrt_cannot_read_is_one_message(tiny: TinyModel, tmp_path: Path) -> None:
+    bundle = Bundle.open(tiny.copy(tmp_path))
+    bundle.onnx.write_bytes(b"no graph")
+    with pytest.raises(EngineError, match="cannot read"):
+        build_engine(bundle, BatchProfile())
+    assert not (bundle.path / "engines").exists()

@@ -1,0 +1,139 @@
+"""The network: equal to the published one, and its options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tlp_runtime.spec import ModelSpec, NetworkSpec
+from tlp_train.network import Generator, build_discriminator
+from tlp_train.published import our_name
+
+
+@pytest.mark.parametrize(("kind", "inputs"), [("dual", ("t1", "t2")), ("single", ("t1",))])
+def test_published_weights_give_the_published_output(
+    fixtures_dir: Path, kind: str, inputs: tuple[str, ...]
+) -> None:
+    spec = ModelSpec(inputs=inputs, network=NetworkSpec(dim=8))
+    with np.load(fixtures_dir / f"authors_{kind}_dim8.npz") as data:
+        state = {
+            our_name(key.removeprefix("state."), spec): torch.from_numpy(data[key])
+            for key in data
+            if key.startswith("state.")
+        }
+        images = [torch.from_numpy(data[f"input.{name}"]) for name in spec.tensor_names]
+        expected = data["output_t1ce"]
+    assert None not in state
+    generator = Generator(spec).eval()
+    generator.load_state_dict(state)
+    with torch.no_grad():
+        output = generator(*images).numpy()
+    assert np.abs(output - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize(("inputs", "millions"), [(("t1", "t2"), 16.35), (("t2",), 10.52)])
+def test_full_size_has_the_published_number_of_parameters(
+    inputs: tuple[str, ...], millions: float
+) -> None:
+    with torch.device("meta"):
+        generator = Generator(ModelSpec(inputs=inputs))
+    count = sum(parameter.numel() for parameter in generator.parameters()) / 1e6
+    assert count == pytest.approx(millions, abs=0.005)
+
+
+def test_only_fusions_and_attention_outputs_have_biases() -> None:
+    generator = Generator(ModelSpec(inputs=("t1", "t2"), network=NetworkSpec(dim=8)))
+    biased = {
+        name
+        for name, module in generator.named_modules()
+        if isinstance(module, torch.nn.Conv2d) and module.bias is not None
+    }
+    assert biased == {
+        *(f"bottleneck.fusions.{scale}.conv" for scale in range(3)),
+        "bottleneck.global_fusion.a.project",
+        "bottleneck.global_fusion.b.project",
+        "spatial_attention.project",
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"levels": 1},
+        {"levels": 3},
+        {"levels": 2, "ffn": "gdfn"},
+        {"levels": 2, "local_fusion": False},
+        {"levels": 2, "global_fusion": False},
+        {"levels": 2, "local_fusion": False, "global_fusion": False},
+    ],
+)
+def test_every_ablation_runs_trains_and_is_another_function(options: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    network = NetworkSpec.with_levels(dim=8, **options)  # type: ignore[arg-type]
+    generator = Generator(ModelSpec(inputs=("t1", "t2"), network=network))
+    images = [torch.rand(1, 1, 48, 40) for _ in range(3)]
+    output = generator(*images)
+    assert output.shape == (1, 1, 48, 40)
+    assert output.abs().max() <= 1
+    output.mean().backward()
+    unused = [name for name, p in generator.named_parameters() if p.grad is None]
+    assert unused == []
+    full = Generator(ModelSpec(inputs=("t1", "t2"), network=NetworkSpec(dim=8)))
+    assert set(generator.state_dict()) != set(full.state_dict()) or network.ffn != "conv"
+
+
+def test_gated_ffn_has_restormer_s_hidden_width() -> None:
+    network = NetworkSpec(dim=8, ffn="gdfn", ffn_expansion=2.66)
+    generator = Generator(ModelSpec(inputs=("t1",), network=network))
+    block = generator.encoders["t1"].scales[0][0].ffn  # type: ignore[index, union-attr]
+    assert block.expand.weight.shape[0] == 2 * int(2.66 * 8)
+    assert block.depthwise.groups == 2 * int(2.66 * 8)
+
+
+def test_the_prompt_reaches_the_output() -> None:
+    torch.manual_seed(0)
+    generator = Generator(ModelSpec(inputs=("t1",), network=NetworkSpec(dim=8))).eval()
+    image, prompt = torch.rand(1, 1, 48, 40), torch.zeros(1, 1, 48, 40)
+    with torch.no_grad():
+        without = generator(image, prompt)
+        prompt[..., 10:20, 10:20] = 1
+        assert (generator(image, prompt) - without).abs().max() > 1e-3
+
+
+def test_branches_are_not_interchangeable() -> None:
+    torch.manual_seed(0)
+    generator = Generator(ModelSpec(inputs=("t1", "t2"), network=NetworkSpec(dim=8))).eval()
+    t1, t2, prompt = (torch.rand(1, 1, 48, 40) for _ in range(3))
+    with torch.no_grad():
+        assert (generator(t1, t2, prompt) - generator(t2, t1, prompt)).abs().max() > 1e-3
+
+
+def test_a_wrong_number_of_tensors_is_refused() -> None:
+    generator = Generator(ModelSpec(inputs=("t1",), network=NetworkSpec(dim=8)))
+    with pytest.raises(TypeError, match="expected t1, prompt"):
+        generator(torch.zeros(1, 1, 48, 40))
+
+
+def test_the_discriminator_is_the_published_patchgan() -> None:
+    discriminator = build_discriminator()
+    convolutions = [m for m in discriminator.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [c.out_channels for c in convolutions] == [64, 128, 256, 512, 1]
+    assert [c.stride[0] for c in convolutions] == [2, 2, 2, 1, 1]
+    assert {c.kernel_size for c in convolutions} == {(4, 4)}
+    assert {c.padding for c in convolutions} == {(1, 1)}
+    norms = [m for m in discriminator.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert [n.num_features for n in norms] == [128, 256, 512]
+    slopes = {m.negative_slope for m in discriminator.modules() if hasattr(m, "negative_slope")}
+    assert slopes == {0.2}
+    assert convolutions[3].weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert discriminator(torch.zeros(1, 1, 192, 160))[-1].shape == (1, 1, 22, 18)
+
+
+def test_unknown_published_names_have_no_name_of_ours() -> None:
+    single = ModelSpec(inputs=("t1",))
+    assert our_name("encoder_B.patch_embed.proj.weight", single) is None
+    assert our_name("encoder_A.something.else", single) is None
+    assert our_name("output.bias", single) is None

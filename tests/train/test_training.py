@@ -1,0 +1,300 @@
+"""Runs: what they leave, that they resume exactly, and that checkpoints are safe."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support import TinyModel, split_of, tiny_config
+from tlp_runtime.errors import (
+    DeviceUnavailable,
+    ModelDamaged,
+    ModelMismatch,
+    ModelMissing,
+    OutputError,
+    UnsafeCheckpoint,
+    UsageError,
+)
+from tlp_train import callbacks
+from tlp_train.callbacks import COLUMNS, TrainingInterrupted, read_metrics
+from tlp_train.checkpoint import load_checkpoint
+from tlp_train.config import TrainConfig, preset
+from tlp_train.losses import AdversarialObjective
+from tlp_train.module import SynthesisModule
+from tlp_train.runs import Run, newest_finished
+from tlp_train.trainer import fit, require_devices
+
+# Four epochs with a falling learning rate, so that a wrong schedule shows.
+LONG = {"epochs": 4, "constant_epochs": 1, "slices_per_epoch": 6, "tumour_share": 0.5}
+
+
+def _run(folder: Path, data: Path, **changes: object) -> Run:
+    return Run.create(folder, tiny_config(**{**LONG, **changes}), data, split_of(data))
+
+
+def _weights(run: Run) -> dict[str, torch.Tensor]:
+    data = torch.load(run.last, weights_only=True)
+    return {**data["state_dict"]}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, phantom_dir: Path) -> Run:
+    """Four epochs without a stop."""
+    folder = tmp_path_factory.mktemp("straight")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLP_HOME", os.fspath(folder / "home"))
+        return fit(_run(folder / "run", phantom_dir), folder / "cache", progress=False)
+
+
+def _assert_equal(resumed: Run, straight: Run) -> None:
+    left, right = _weights(resumed), _weights(straight)
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        torch.testing.assert_close(tensor, right[name], msg=name)
+    for a, b in zip(
+        read_metrics(resumed.folder / "metrics.csv"),
+        read_metrics(straight.folder / "metrics.csv"),
+        strict=True,
+    ):
+        assert (a["epoch"], a["learning_rate"]) == (b["epoch"], b["learning_rate"])
+        assert float(a["val_l1"]) == pytest.approx(float(b["val_l1"]), rel=1e-4)
+
+
+def test_two_and_two_epochs_equal_four(
+    straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(tmp_path / "run", phantom_dir)
+    _stop_when(monkeypatch, lambda epoch, batch: (epoch, batch) == (2, 0))
+    with pytest.raises(TrainingInterrupted):
+        fit(run, tmp_path / "cache", progress=False)
+    # Stopped in the third epoch; go back to the state that the second epoch's end saved.
+    saved = torch.load(run.last, weights_only=True)
+    assert saved["epoch"] == 2
+    monkeypatch.undo()
+    monkeypatch.setenv("TLP_HOME", os.fspath(tmp_path / "home"))
+    _assert_equal(fit(run, tmp_path / "cache", resume=True, progress=False), straight)
+
+
+def test_a_run_stopped_after_an_epoch_resumes_exactly(
+    straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of an epoch's end: kill -9 between two epochs."""
+
+    class Killed(Exception):
+        pass
+
+    run = _run(tmp_path / "run", phantom_dir)
+
+    def killed(self: object, trainer: object, module: SynthesisModule) -> None:
+        if module.current_epoch == 2:
+            raise Killed
+
+    monkeypatch.setattr(callbacks.MetricsCsv, "on_train_epoch_start", killed)
+    with pytest.raises(Killed):
+        fit(run, tmp_path / "cache", progress=False)
+    assert Run.open(run.folder).status == "interrupted"
+    assert torch.load(run.last, weights_only=True)["epoch"] == 1
+    monkeypatch.undo()
+    monkeypatch.setenv("TLP_HOME", os.fspath(tmp_path / "home"))
+    _assert_equal(fit(run, tmp_path / "cache", resume=True, progress=False), straight)
+
+
+def _stop_when(monkeypatch: pytest.MonkeyPatch, when: object) -> None:
+    """Send this process a real Ctrl-C at the start of a chosen training batch."""
+
+    def on_start(
+        self: object, trainer: object, module: SynthesisModule, batch: object, index: int
+    ) -> None:
+        if when(module.current_epoch, index):  # type: ignore[operator]
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(
+        callbacks.SaveOnInterrupt, "on_train_batch_start", on_start, raising=False
+    )
+
+
+def test_ctrl_c_within_an_epoch_saves_and_resumes_exactly(
+    straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(tmp_path / "run", phantom_dir)
+    _stop_when(monkeypatch, lambda epoch, batch: (epoch, batch) == (1, 1))
+    with pytest.raises(TrainingInterrupted):
+        fit(run, tmp_path / "cache", progress=False)
+    assert Run.open(run.folder).status == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.undo()
+    monkeypatch.setenv("TLP_HOME", os.fspath(tmp_path / "home"))
+    resumed = fit(run, tmp_path / "cache", resume=True, progress=False)
+    _assert_equal(resumed, straight)
+    assert Run.open(run.folder).status == "finished"
+
+
+def test_a_run_leaves_checkpoints_metrics_samples_and_scalars(straight: Run) -> None:
+    folder = straight.folder
+    assert {"last.ckpt", "best.ckpt", "metrics.csv", "run.json", "split.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    rows = read_metrics(folder / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert tuple(rows[0]) == COLUMNS
+    assert all(all(row.values()) for row in rows)
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3 * 2 / 3, 1e-3 / 3], rel=1e-4)
+    assert len(list((folder / "samples").glob("*.png"))) == 4
+    assert list(folder.glob("events.out.tfevents.*"))
+    best = max(rows, key=lambda row: float(row["val_psnr"]))
+    assert torch.load(straight.best, weights_only=True)["epoch"] == int(best["epoch"])
+
+
+def test_a_checkpoint_holds_all_it_takes_to_go_on(straight: Run) -> None:
+    data = torch.load(straight.last, weights_only=True)
+    assert {"state_dict", "optimizer_states", "lr_schedulers", "loops", "tlp"} <= set(data)
+    assert len(data["optimizer_states"]) == 2
+    assert {"spec", "config", "rng"} <= set(data["tlp"])
+    checkpoint = load_checkpoint(straight.last)
+    assert checkpoint.spec == straight.config.spec
+    assert checkpoint.config == straight.config
+    assert checkpoint.epoch == 4
+    checkpoint.generator()
+
+
+def test_the_seed_decides_the_weights(
+    straight: Run, tmp_path: Path, phantom_dir: Path
+) -> None:
+    short = {"epochs": 1, "constant_epochs": 1}
+    runs = [
+        fit(
+            _run(tmp_path / name, phantom_dir, **short, seed=seed),
+            tmp_path / "cache",
+            progress=False,
+        )
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    a, b, c = (_weights(run)["generator.decoder.output.weight"] for run in runs)
+    torch.testing.assert_close(a, b)
+    assert not torch.allclose(a, c)
+
+
+def test_the_published_schedule() -> None:
+    config = preset("paper", ("t1", "t2"))
+    assert (config.batch_size, config.epochs, config.learning_rate) == (20, 80, 1e-4)
+    for epoch in (0, 39, 40, 41, 60, 79):
+        assert config.rate_factor(epoch) == pytest.approx(1 - max(0, epoch - 40) / 40)
+
+
+def test_the_paper_preset_starts_from_small_normal_weights() -> None:
+    config = preset("paper", ("t1",))
+    module = SynthesisModule(config)
+    weight = module.generator.encoders["t1"].scales[0][0].ffn.spatial.weight  # type: ignore[index, union-attr]
+    assert float(weight.detach().std()) == pytest.approx(0.02, rel=0.05)  # type: ignore[operator, union-attr]
+
+
+def test_the_losses_are_equation_6() -> None:
+    objective = AdversarialObjective(l1_weight=100)
+    real, fake = torch.randn(2, 1, 5, 4), torch.randn(2, 1, 5, 4)
+    image, target = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(
+        objective.discriminator(real, fake), ((real - 1).square().mean() + fake.square().mean()) / 2
+    )
+    loss, l1 = objective.generator(fake, image, target)
+    torch.testing.assert_close(l1, (image - target).abs().mean())
+    torch.testing.assert_close(loss, (fake - 1).square().mean() + 100 * l1)
+
+
+def test_one_step_moves_both_networks_and_each_by_its_own_loss(
+    straight: Run, tmp_path: Path, phantom_dir: Path
+) -> None:
+    torch.manual_seed(0)
+    before = SynthesisModule(straight.config).state_dict()
+    after = _weights(straight)
+    for name in ("generator.decoder.output.weight", "discriminator.final_conv.conv.weight"):
+        assert not torch.allclose(before[name], after[name])
+
+
+def test_the_newest_finished_run_is_found(tiny: TinyModel, tlp_home: Path) -> None:
+    from tlp_runtime.store import Register
+
+    with pytest.raises(ModelMissing, match="tlp train"):
+        newest_finished()
+    Register("runs").add("finished", tiny.run.folder)
+    Register("runs").add("gone", tlp_home / "gone")
+    assert newest_finished().folder == tiny.run.folder
+
+
+def test_a_used_run_folder_is_refused(tiny: TinyModel, phantom_dir: Path) -> None:
+    with pytest.raises(OutputError, match="--resume"):
+        _run(tiny.run.folder, phantom_dir)
+
+
+def test_more_devices_than_there_are() -> None:
+    with pytest.raises(DeviceUnavailable, match="--devices 64"):
+        require_devices(64)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"epochs": 0}, {"slices_per_epoch": 1}, {"tumour_share": 2.0}]
+)
+def test_options_that_make_no_run_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        tiny_config(**changes)
+
+
+def test_options_survive_their_record() -> None:
+    config = tiny_config(("t1", "t2"), fpg=False)
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+class Bomb:
+    """Pickles into a call that creates a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return os.mkdir, (os.fspath(self.target),)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, form: str) -> None:
+    path, target = tmp_path / "evil.ckpt", tmp_path / "executed"
+    if form == "torch":
+        torch.save({"state_dict": {}, "tlp": Bomb(target)}, path)
+    else:
+        path.write_bytes(pickle.dumps(Bomb(target)))
+    with pytest.raises(UnsafeCheckpoint, match="was not loaded"):
+        load_checkpoint(path)
+    assert not target.exists()
+
+
+def test_damaged_and_foreign_checkpoints(tiny: TinyModel, tmp_path: Path) -> None:
+    with pytest.raises(ModelMissing):
+        load_checkpoint(tmp_path / "no.ckpt")
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes(tiny.run.last.read_bytes()[:-5000])
+    with pytest.raises(ModelDamaged):
+        load_checkpoint(cut)
+    cut.write_text("hello")
+    with pytest.raises(ModelDamaged):
+        load_checkpoint(cut)
+    with zipfile.ZipFile(cut, "w") as archive:
+        archive.writestr("a", "b")
+    with pytest.raises(ModelDamaged):
+        load_checkpoint(cut)
+    torch.save({"weight": torch.zeros(3)}, cut)
+    with pytest.raises(ModelMismatch, match="no TLP model specification"):
+        load_checkpoint(cut)
+
+
+def test_weights_that_do_not_fit_their_specification(tiny: TinyModel, tmp_path: Path) -> None:
+    data = torch.load(tiny.run.last, weights_only=True)
+    name = "generator.decoder.output.weight"
+    data["state_dict"][name] = data["state_dict"][name][:, :1]
+    torch.save(data, tmp_path / "odd.ckpt")
+    with pytest.raises(ModelDamaged, match="do not fit its specification"):
+        load_checkpoint(tmp_path / "odd.ckpt").generator()
