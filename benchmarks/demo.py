@@ -123,9 +123,9 @@ def _slices(folder: Path, case: Path) -> list[Slices]:
     area = np.isin(seg, (1, 4)).sum(axis=(0, 1))
     chosen = np.quantile(np.repeat(np.arange(len(area)), area), (0.25, 0.5, 0.75)).astype(int)
 
-    def unit(path: Path) -> NDArray[Any]:
-        data = _load(path).astype(np.float64)
-        return data / data.max()
+    def unit(path: Path) -> NDArray[np.float64]:
+        data: NDArray[np.float64] = _load(path).astype(np.float64)
+        return np.asarray(data / data.max())
 
     images = {
         "T1 (given)": unit(case / f"{case.name}_t1.nii.gz"),

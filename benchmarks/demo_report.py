@@ -76,7 +76,9 @@ class Report:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write the HTML file with its figures inside."""
+    """Write the HTML file with its figures inside, and the case's figure beside it."""
+    figure = _case_figure(report.slices)
+    figure.savefig(path.with_name("case.png"), dpi=80, bbox_inches="tight")
     cases = len(report.evaluations["none"]["cases"])
     bench = report.bench
     latency = {"one slice, batch 1": bench["slice_batch1"], "one volume": bench["volume"]}
@@ -102,22 +104,38 @@ Not for diagnosis.</p>
 region is the tumour core (labels 1 and 4). About half of the phantom's lesions look like a tumour
 on T1 but take up no contrast agent: without the prompt, no network could know which.</p>
 <h2>{html.escape(report.case)}, unseen in training</h2>
-{_image(_case_figure(report.slices), "slices of the unseen case")}
+{_image(figure, "slices of the unseen case")}
 <h2>Training</h2>
 {_image(_training_figure(report.metrics), "loss and validation PSNR by epoch")}
 <h2>Latency</h2>
-{_html_table(("ms", "p50", "p90", "p99", "n"), [
-    (name, *(f"{figures[key]:.1f}" for key in ("p50_ms", "p90_ms", "p99_ms")),
-     str(figures["count"])) for name, figures in latency.items()])}
+{
+        _html_table(
+            ("ms", "p50", "p90", "p99", "n"),
+            [
+                (
+                    name,
+                    *(f"{figures[key]:.1f}" for key in ("p50_ms", "p90_ms", "p99_ms")),
+                    str(figures["count"]),
+                )
+                for name, figures in latency.items()
+            ],
+        )
+    }
 <p>{html.escape(bench["engine"])} on {html.escape(bench["environment"]["cpu"])},
 {bench["environment"]["cores"]} cores, {html.escape(bench["environment"]["engine_library"])},
 {bench["precision"]}, batch {bench["batch"]}, {bench["slices"]} slices a volume;
 {bench["slices_per_second"]:.1f} slices/s in the engine, peak memory
 {bench["peak_memory_mib"]:.0f} MiB.</p>
 <h2>The commands</h2>
-{_html_table(("command", "seconds"), [
-    (f"<code>{html.escape(command)}</code>", f"{seconds:.0f}")
-    for command, seconds in report.commands])}
+{
+        _html_table(
+            ("command", "seconds"),
+            [
+                (f"<code>{html.escape(command)}</code>", f"{seconds:.0f}")
+                for command, seconds in report.commands
+            ],
+        )
+    }
 </html>
 """
     path.write_text(body, encoding="utf-8")

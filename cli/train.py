@@ -281,8 +281,7 @@ def _fit(run: Run, cache: Path | None, output: Output, *, resume: bool) -> None:
             fit(run, cache, resume=resume, progress=on_terminal, on_case=read, on_epoch=say)
     except TrainingInterrupted:
         output.note(
-            f"interrupted; the state is saved in {run.last}\n"
-            f"next: tlp train --resume {run.folder}"
+            f"interrupted; the state is saved in {run.last}\nnext: tlp train --resume {run.folder}"
         )
         raise typer.Exit(130) from None
     output.done(str(run.folder), "tlp export")

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ REAL_CASES = Path(__file__).resolve().parents[2] / "shared" / "data" / "brats"
 TINY_NETWORK = NetworkSpec(dim=4, blocks=(1, 1, 1), heads=(2, 2, 2), refinement_blocks=1)
 
 
-def tiny_config(inputs: tuple[str, ...] = ("t1",), **changes: object) -> TrainConfig:
+def tiny_config(inputs: tuple[str, ...] = ("t1",), **changes: Any) -> TrainConfig:
     """A run of seconds."""
     config = preset(
         "demo",
@@ -41,7 +42,7 @@ def tiny_config(inputs: tuple[str, ...] = ("t1",), **changes: object) -> TrainCo
         discriminator_channels=2,
         precision="32-true",
     )
-    return replace(config, **changes)  # type: ignore[arg-type]
+    return replace(config, **changes)
 
 
 def split_of(data: Path) -> Split:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,7 +93,10 @@ def load_safely(path: Path) -> Any:
     if not path.is_file():
         raise ModelMissing(f"{path}: no such checkpoint.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of odd pickles before it refuses them; the error below says it.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not zipfile.is_zipfile(path) and not _looks_like_pickle(path):
             raise ModelDamaged(f"{path}: is no checkpoint, or damaged.") from error

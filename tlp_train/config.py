@@ -107,13 +107,13 @@ def preset(name: str, inputs: tuple[str, ...], **changes: Any) -> TrainConfig:
         config = TrainConfig(
             preset=name,
             spec=ModelSpec(inputs=inputs, network=NetworkSpec(dim=8)),
-            epochs=6,
-            constant_epochs=3,
+            epochs=12,
+            constant_epochs=4,
             batch_size=1,
             learning_rate=1e-3,
-            slices_per_epoch=200,
+            slices_per_epoch=100,
             tumour_share=0.5,
-            validation_slices=24,
+            validation_slices=12,
             start="default",
             discriminator_channels=8,
         )

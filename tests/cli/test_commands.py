@@ -15,10 +15,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from tlp_cli.main import main
 
 from tests.support import TinyModel
 from tests.train.test_training import Bomb
-from tlp_cli.main import main
 
 
 @pytest.fixture
@@ -361,9 +361,7 @@ def test_export_of_a_run_folder_then_no_tensorrt_is_exit_5(
     import importlib.util
 
     real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda n: None if "tensorrt" in n else real(n)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if "tensorrt" in n else real(n))
     assert main(["export", str(tiny.run.folder), "--engine", "trt"]) == 5
     assert "pip install 'tlp-mri[trt-rtx]'" in capfd.readouterr().err.replace("\n", " ")
     capfd.readouterr()
@@ -378,16 +376,14 @@ def test_a_missing_dependency_says_which_line_installs_it(
     import importlib.util
 
     real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda n: None if n == module else real(n)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == module else real(n))
     assert main([verb, *(["--data", "x"] if verb == "evaluate" else [])]) == 5
     assert f"needs {module}. Install it with: pip install 'tlp-mri[train]'" in (
         capfd.readouterr().err.replace("\n", " ")
     )
 
 
-def test_a_closed_pipe_or_ctrl_c_is_no_traceback(tiny: TinyModel, tmp_path: Path) -> None:
+def test_the_installed_script_ends_as_the_function_does(tiny: TinyModel, tmp_path: Path) -> None:
     """The installed script itself, as a process of its own."""
     script = Path(sys.executable).with_name("tlp")
     environment = {**os.environ, "TLP_HOME": str(tmp_path / "home")}

@@ -61,9 +61,7 @@ def test_the_graph_equals_the_checkpoint_at_any_batch(tiny: TinyModel, batch: in
     tensors = {
         name: torch.rand(batch, 1, 192, 160) * 2 - 1 for name in tiny.bundle.spec.tensor_names
     }
-    session = ort.InferenceSession(
-        os.fspath(tiny.bundle.onnx), providers=["CPUExecutionProvider"]
-    )
+    session = ort.InferenceSession(os.fspath(tiny.bundle.onnx), providers=["CPUExecutionProvider"])
     (got,) = session.run(None, {name: tensor.numpy() for name, tensor in tensors.items()})
     with torch.no_grad():
         want = generator(*tensors.values()).numpy()

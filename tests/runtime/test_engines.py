@@ -78,7 +78,13 @@ def test_the_engine_itself_refuses_a_missing_gpu(tiny: TinyModel) -> None:
 
 @pytest.mark.parametrize(
     ("engine", "device"),
-    [("trt", "auto"), ("auto", "gpu"), ("auto", "cuda:x"), ("ort-cpu", "cuda"), ("ort-cuda", "cpu")],
+    [
+        ("trt", "auto"),
+        ("auto", "gpu"),
+        ("auto", "cuda:x"),
+        ("ort-cpu", "cuda"),
+        ("ort-cuda", "cpu"),
+    ],
 )
 def test_names_and_pairs_that_cannot_be(engine: str, device: str) -> None:
     with pytest.raises(UsageError):

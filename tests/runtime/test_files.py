@@ -94,7 +94,9 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_gzip_is_refused_wherever_it_ends(tmp_path: Path, share: float) -> None:
-    path = _write(tmp_path / "a.nii.gz", np.random.default_rng(0).integers(0, 999, (20, 20, 20), np.int16))
+    path = _write(
+        tmp_path / "a.nii.gz", np.random.default_rng(0).integers(0, 999, (20, 20, 20), np.int16)
+    )
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(InputUnreadable, match="damaged or cut short"):

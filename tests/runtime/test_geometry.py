@@ -25,9 +25,7 @@ def _volume(shape: tuple[int, int, int] = (5, 6, 7)) -> Volume:
 
 
 ORIENTATIONS = [
-    "".join(codes)
-    for axes in permutations(("LR", "AP", "IS"))
-    for codes in product(*axes)
+    "".join(codes) for axes in permutations(("LR", "AP", "IS")) for codes in product(*axes)
 ]
 
 

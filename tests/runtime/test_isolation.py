@@ -14,8 +14,7 @@ HEAVY = ("torch", "onnx", "onnxscript", "monai", "lightning", "skimage", "matplo
 
 def _modules() -> list[str]:
     return [
-        module.name
-        for module in pkgutil.walk_packages(tlp_runtime.__path__, prefix="tlp_runtime.")
+        module.name for module in pkgutil.walk_packages(tlp_runtime.__path__, prefix="tlp_runtime.")
     ]
 
 

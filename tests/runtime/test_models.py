@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,13 +136,14 @@ def test_engine_refuses_other_tensors(tiny: TinyModel) -> None:
     good = np.zeros((1, 1, 192, 160), np.float32)
     with OnnxEngine(tiny.bundle) as engine:
         assert engine.run({"t1": good, "prompt": good}).shape == good.shape
-        for tensors, message in (
+        cases: tuple[tuple[dict[str, Any], str], ...] = (
             ({"t1": good}, "got tensors"),
             ({"t1": good, "prompt": good.astype(np.float64)}, "float64"),
             ({"t1": good, "prompt": good[..., :80]}, "expected float32"),
             ({"t1": good, "prompt": np.zeros((2, 1, 192, 160), np.float32)}, "differ"),
             ({"t1": good[:0], "prompt": good[:0]}, "empty"),
-        ):
+        )
+        for tensors, message in cases:
             with pytest.raises(EngineError, match=message):
                 engine.run(tensors)
 

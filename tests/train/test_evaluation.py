@@ -86,9 +86,9 @@ def test_the_protocol_end_to_end_against_plain_numpy(phantom_case: Path) -> None
     spec = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
     cases = [c for c in find_cases(phantom_case.parent, ("t1",)) if c.name == phantom_case.name]
     arrays = {
-        name: read_volume(cases[0].files[name]).data.astype(np.float64).transpose(2, 1, 0)[
-            :, 34:226, 40:200
-        ]
+        name: read_volume(cases[0].files[name])
+        .data.astype(np.float64)
+        .transpose(2, 1, 0)[:, 34:226, 40:200]
         for name in ("t1", "t1ce", "seg")
     }
     scaled = {
@@ -104,7 +104,7 @@ def test_the_protocol_end_to_end_against_plain_numpy(phantom_case: Path) -> None
         mse = np.square(a.astype(float) - b).mean(axis=(1, 2))
         expected = np.mean(10 * np.log10(255**2 / mse[mse > 0]))
         with Synthesizer(FakeEngine(spec), batch=7) as synthesizer:
-            result = evaluate(synthesizer, cases, use)  # type: ignore[arg-type]
+            result = evaluate(synthesizer, cases, use)
         assert result.whole.psnr_db.mean == pytest.approx(expected)
         assert result.whole.ssim.count == 100
         core = np.isin(seg, (1, 3, 4))

@@ -20,13 +20,12 @@ def test_published_weights_give_the_published_output(
     spec = ModelSpec(inputs=inputs, network=NetworkSpec(dim=8))
     with np.load(fixtures_dir / f"authors_{kind}_dim8.npz") as data:
         state = {
-            our_name(key.removeprefix("state."), spec): torch.from_numpy(data[key])
+            our_name(key.removeprefix("state."), spec) or key: torch.from_numpy(data[key])
             for key in data
             if key.startswith("state.")
         }
         images = [torch.from_numpy(data[f"input.{name}"]) for name in spec.tensor_names]
         expected = data["output_t1ce"]
-    assert None not in state
     generator = Generator(spec).eval()
     generator.load_state_dict(state)
     with torch.no_grad():
