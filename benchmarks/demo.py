@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from demo_report import Report, Slices, write_report
 
 UNSEEN_SEED = 1000
-UNSEEN_CASES = 4
+UNSEEN_CASES = 3
 MARKER = ".tlp-demo"
 
 
@@ -81,7 +81,7 @@ def main() -> None:
             "--preview", "preview.png")  # fmt: skip
     for use in ("none", "seg"):
         run.tlp("evaluate", "--data", "unseen", "--prompt", use, "--json", f"{use}.json")
-    run.tlp("bench", "--volumes", 2, "--slices", 10, "--json", "bench.json")
+    run.tlp("bench", "--volumes", 1, "--slices", 10, "--json", "bench.json")
 
     evaluations = {use: _json(folder / f"{use}.json") for use in ("none", "seg")}
     (training,) = (folder / "home" / "runs").iterdir()

@@ -24,7 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tlp_runtime.errors import DependencyMissing, OutputError
+from tlp_runtime.errors import DependencyMissing
 from tlp_runtime.io.atomic import write_text
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and results only.")]
@@ -116,13 +116,6 @@ def require(extra: str, *modules: str) -> None:
             f"this command needs {', '.join(missing)}. Install it with: "
             f"pip install 'tlp-mri[{extra}]'"
         )
-
-
-def existing_parent(path: Path) -> Path:
-    """``path`` when the folder it is to lie in exists; :class:`OutputError` otherwise."""
-    if not path.resolve().parent.is_dir():
-        raise OutputError(f"{path}: the folder {path.parent} does not exist. Create it first.")
-    return path
 
 
 def _importable(name: str) -> bool:

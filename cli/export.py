@@ -69,14 +69,15 @@ def command(
         f"(allowed {exported.parity.bounds['max_abs']:.0e})"
     )
     record = {
+        "model": exported.name,
         "bundle": str(bundle.path),
         "checkpoint": str(path),
         "parity": exported.parity.to_dict(),
         "engine": None,
     }
-    made = f"model {bundle.name} in {bundle.path}"
+    made = f"model {exported.name} in {bundle.path}"
     if engine is not Target.onnx:
-        output.note(f"registered {bundle.name}; building the TensorRT engine")
+        output.note(f"registered {exported.name}; building the TensorRT engine")
         with output.progress("building") as bar:
             bar.add_task("", total=None)
             built = build_engine(bundle, profile)

@@ -68,13 +68,13 @@ def command(
     targets += [Path(json_path)] if json_path not in (None, "-") else []
     _require_apart([*images.values(), *([prompt] if prompt else [])], targets)
 
+    choice, bundle = choose_model(output, model, tuple(images), engine, device)
     # Everything that can be refused is refused before the model is loaded.
     volumes = {name: read_volume(path) for name, path in images.items()}
     labels = None if prompt is None else read_volume(prompt)
     require_nifti_name(out)
     for target in targets:
         require_writable(target, overwrite=overwrite)
-    choice, bundle = choose_model(output, model, tuple(images), engine, device)
 
     with Synthesizer(choice.open(bundle, threads=threads), batch=batch) as synthesizer:
         with output.progress("slices") as bar:

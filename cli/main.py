@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib.metadata import version as installed
+from typing import Annotated
 
 import typer
 
@@ -20,6 +22,18 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        print(f"tlp-mri {installed('tlp-mri')}")
+        raise typer.Exit
+
 
 app.command("phantom")(phantom.command)
 app.command("train")(train.command)

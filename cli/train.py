@@ -64,15 +64,15 @@ def command(
         str | None, typer.Option("--precision", help="32-true or bf16-mixed.")
     ] = None,
     fpg: Annotated[
-        bool,
+        bool | None,
         typer.Option("--fpg/--no-fpg", help="Fuzzy prompts, or the exact segmentation (Table IV)."),
-    ] = True,
+    ] = None,
     local_fusion: Annotated[
-        bool, typer.Option("--local-fusion/--no-local-fusion", help="Table II.")
-    ] = True,
+        bool | None, typer.Option("--local-fusion/--no-local-fusion", help="Table II.")
+    ] = None,
     global_fusion: Annotated[
-        bool, typer.Option("--global-fusion/--no-global-fusion", help="Table II.")
-    ] = True,
+        bool | None, typer.Option("--global-fusion/--no-global-fusion", help="Table II.")
+    ] = None,
     levels: Annotated[
         int | None, typer.Option("--levels", min=1, max=3, help="Downsamplings (Table III).")
     ] = None,
@@ -88,11 +88,13 @@ def command(
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder for the decoded slices.")
     ] = None,
-    devices: Annotated[int, typer.Option("--devices", min=1, help="GPUs.")] = 1,
+    devices: Annotated[
+        int | None, typer.Option("--devices", min=1, help="GPUs; default 1.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=0, help="Processes that load data.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Default 0.")] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -104,33 +106,36 @@ def command(
     """
     output = Output(quiet, verbose)
     require("train", "torch", "lightning", "monai", "scipy", "tensorboard")
+    options = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "slices_per_epoch": slices_per_epoch,
+        "precision": precision,
+        "workers": workers,
+        "devices": devices,
+        "seed": seed,
+        "fpg": fpg,
+    }
+    network = {
+        "levels": levels,
+        "ffn": ffn,
+        "local_fusion": local_fusion,
+        "global_fusion": global_fusion,
+    }
     if resume is not None:
-        given = {
-            "--data": data, "--inputs": inputs, "--preset": preset, "--out": out,
-            "--epochs": epochs, "--split": split_list, "--levels": levels, "--ffn": ffn,
-            "--batch-size": batch_size, "--slices-per-epoch": slices_per_epoch,
-            "--precision": precision,
+        others = {
+            "data": data, "inputs": inputs, "preset": preset, "out": out,
+            "split": split_list, "split_sizes": split_sizes,
         }  # fmt: skip
-        clash = [name for name, value in given.items() if value is not None]
-        if clash:
+        given = [name for name, v in (options | network | others).items() if v is not None]
+        if given:
             raise UsageError(
-                f"--resume continues a run with its own options; leave out {', '.join(clash)}."
+                "--resume continues a run with its own options; leave out "
+                + ", ".join(f"--{name.replace('_', '-')}" for name in given)
+                + "."
             )
         run = _reopen(resume)
     else:
-        options = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "slices_per_epoch": slices_per_epoch,
-            "precision": precision,
-            "workers": workers,
-        }
-        network = {
-            "levels": levels,
-            "ffn": ffn,
-            "local_fusion": local_fusion,
-            "global_fusion": global_fusion,
-        }
         if inputs is None:
             inputs = Inputs.t1
             output.default("inputs", inputs.value, "default")
@@ -141,9 +146,7 @@ def command(
             from tlp_train.trainer import fast_precision
 
             options["precision"] = fast_precision()
-        config = _configure(
-            preset.value, inputs.names, options, network, fpg=fpg, seed=seed, devices=devices
-        )
+        config = _configure(preset.value, inputs.names, options, network)
         if precision is None:
             output.default("precision", config.precision, "default")
         if data is None:
@@ -157,7 +160,6 @@ def _configure(
     inputs: tuple[str, ...],
     options: dict[str, Any],
     network: dict[str, Any],
-    **more: Any,
 ) -> TrainConfig:
     from dataclasses import asdict, replace
 
@@ -175,7 +177,7 @@ def _configure(
         # The learning rate keeps its shape: constant for the same share of the run.
         share = config.constant_epochs / config.epochs
         changes["constant_epochs"] = round(changes["epochs"] * share)
-    return replace(config, spec=spec, **changes, **more)
+    return replace(config, spec=spec, **changes)
 
 
 def _phantom(output: Output) -> Path:

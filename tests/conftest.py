@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import DATA_DIR, REAL_CASES, TinyModel, make_tiny_model
+from tests.support import (
+    DATA_DIR,
+    REAL_CASES,
+    TinyModel,
+    make_tiny_model,
+    make_untrained_bundle,
+)
+from tlp_runtime.bundle import Bundle
 from tlp_train.phantom import write_cohort
 
 
@@ -52,6 +59,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, phantom_dir: Path) -> Iterato
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLP_HOME", os.fspath(folder / "home"))
         yield make_tiny_model(folder, phantom_dir)
+
+
+@pytest.fixture(scope="session")
+def tiny_dual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
+    """A T1 and T2 model of random weights."""
+    folder = tmp_path_factory.mktemp("dual")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLP_HOME", os.fspath(folder / "home"))
+        yield make_untrained_bundle(folder, ("t1", "t2"))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tlp_export.onnx_export import export_bundle
 from tlp_runtime.bundle import Bundle
@@ -18,6 +19,7 @@ from tlp_runtime.spec import ModelSpec, NetworkSpec
 from tlp_train.brats import find_cases
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.config import TrainConfig, preset
+from tlp_train.module import SynthesisModule
 from tlp_train.runs import Run
 from tlp_train.split import Split
 from tlp_train.trainer import fit
@@ -77,6 +79,23 @@ def make_tiny_model(folder: Path, data: Path) -> TinyModel:
     run = fit(run, folder / "cache", progress=False)
     exported = export_bundle(load_checkpoint(run.last), folder / "tiny-t1")
     return TinyModel(run, exported.bundle)
+
+
+def make_untrained_bundle(folder: Path, inputs: tuple[str, ...]) -> Bundle:
+    """A bundle of random weights, for what does not depend on them."""
+    config = tiny_config(inputs)
+    torch.manual_seed(0)
+    module = SynthesisModule(config)
+    path = folder / "untrained.ckpt"
+    torch.save(
+        {
+            "epoch": -1,
+            "state_dict": module.state_dict(),
+            "tlp": {"spec": config.spec.to_json(), "config": config.to_dict()},
+        },
+        path,
+    )
+    return export_bundle(load_checkpoint(path), folder / f"tiny-{'-'.join(inputs)}").bundle
 
 
 class FakeEngine(Engine):

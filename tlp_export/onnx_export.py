@@ -41,8 +41,9 @@ OPSET = 20
 
 @dataclass(frozen=True)
 class Exported:
-    """A registered bundle and the parity it was accepted with."""
+    """A bundle, the name it was registered under, and the parity it was accepted with."""
 
+    name: str
     bundle: Bundle
     parity: Parity
 
@@ -65,8 +66,7 @@ def export_bundle(
     OutputError
         ``out`` exists, or cannot be written.
     """
-    name = _bundle_name(checkpoint)
-    folder = out or models_folder() / name
+    folder = out or models_folder() / _bundle_name(checkpoint)
     generator = checkpoint.generator()
     with atomic_folder(folder, overwrite=overwrite or out is None) as temporary:
         graph = export_module(generator)
@@ -77,8 +77,8 @@ def export_bundle(
         write_text(temporary / MODEL_CARD, _model_card(checkpoint, parity))
         manifest = _manifest(checkpoint, parity, temporary)
         write_text(temporary / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    models().add(name if out is None else out.name, folder)
-    return Exported(Bundle.open(folder), parity)
+    name = models().add(folder.name, folder)
+    return Exported(name, Bundle.open(folder), parity)
 
 
 def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import platformdirs
 
-from tlp_runtime.errors import ModelDamaged, ModelMissing, UsageError
+from tlp_runtime.errors import ModelDamaged, ModelMissing
 from tlp_runtime.io.atomic import write_text
 
 
@@ -44,12 +44,21 @@ class Register:
         """Where the entries lie."""
         return home() / "register" / self.kind
 
-    def add(self, name: str, path: Path) -> None:
-        """Register ``path`` as ``name``, as the newest; an older entry of that name goes."""
+    def add(self, name: str, path: Path) -> str:
+        """Register ``path`` as the newest, under ``name``.
+
+        Returns the name it got: when another folder has ``name`` already, a number is added.
+        Registering a folder again makes it the newest again.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        order = max((entry.order for entry in self), default=0) + 1
-        record = {"path": str(path.resolve()), "order": order}
-        write_text(self.folder / f"{name}.json", json.dumps(record) + "\n")
+        path = path.resolve()
+        taken = {entry.name: entry for entry in self}
+        order = max((entry.order for entry in taken.values()), default=0) + 1
+        free, number = name, 2
+        while free in taken and taken[free].path != path:
+            free, number = f"{name}-{number}", number + 1
+        write_text(self.folder / f"{free}.json", json.dumps({"path": str(path), "order": order}))
+        return free
 
     def __iter__(self) -> Iterator[Entry]:
         """Every entry, oldest first.
@@ -84,10 +93,3 @@ class Register:
         """Forget ``name``; its folder stays."""
         self.find(name)
         (self.folder / f"{name}.json").unlink()
-
-
-def require_entry_name(name: str) -> str:
-    """``name`` when it can be a register entry; :class:`UsageError` otherwise."""
-    if not name or name.startswith(".") or any(c in name for c in '/\\\0:*?"<>|'):
-        raise UsageError(f"{name!r} cannot be a model's name; use letters, digits, - and _.")
-    return name

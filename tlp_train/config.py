@@ -107,8 +107,8 @@ def preset(name: str, inputs: tuple[str, ...], **changes: Any) -> TrainConfig:
         config = TrainConfig(
             preset=name,
             spec=ModelSpec(inputs=inputs, network=NetworkSpec(dim=8)),
-            epochs=12,
-            constant_epochs=4,
+            epochs=10,
+            constant_epochs=3,
             batch_size=1,
             learning_rate=1e-3,
             slices_per_epoch=100,

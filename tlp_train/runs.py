@@ -64,7 +64,7 @@ class Run:
         run = cls(folder, config, data.resolve(), split, "running")
         write_text(folder / "split.json", split.to_json())
         run.mark("running")
-        Register("runs").add(_entry_name(folder), folder)
+        Register("runs").add(folder.name, folder)
         return run
 
     @classmethod
@@ -128,11 +128,3 @@ def _fresh(parent: Path, config: TrainConfig) -> Path:
     while folder.exists():
         folder, number = parent / f"{name}-{number}", number + 1
     return folder
-
-
-def _entry_name(folder: Path) -> str:
-    taken = {entry.name: entry.path for entry in Register("runs")}
-    name, number = folder.name, 2
-    while name in taken and taken[name] != folder.resolve():
-        name, number = f"{folder.name}-{number}", number + 1
-    return name

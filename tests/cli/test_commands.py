@@ -19,6 +19,7 @@ from tlp_cli.main import main
 
 from tests.support import TinyModel
 from tests.train.test_training import Bomb
+from tlp_runtime.bundle import Bundle
 
 
 @pytest.fixture
@@ -232,20 +233,34 @@ def test_overwrite_replaces_an_output(tiny: TinyModel, case: dict[str, Path]) ->
     assert _image(case["t1"].with_name("t1_synth-t1ce.nii.gz"))[0].shape == (240, 240, 155)
 
 
+@pytest.mark.parametrize("moved", ["shape", "place"])
 def test_two_images_on_different_grids(
-    case: dict[str, Path], tiny: TinyModel, capfd: pytest.CaptureFixture[str]
+    case: dict[str, Path], tiny_dual: Bundle, capfd: pytest.CaptureFixture[str], moved: str
 ) -> None:
-    """Refused for their grids by the runtime itself, whatever the model's weights."""
-    from tests.support import TINY_NETWORK, FakeEngine
-    from tlp_runtime import Synthesizer
-    from tlp_runtime.errors import GeometryError
-    from tlp_runtime.spec import ModelSpec
-
     data, image = _image(case["t2"])
-    _save(case["t2"], data[..., :-2], image.affine)
-    dual = Synthesizer(FakeEngine(ModelSpec(inputs=("t1", "t2"), network=TINY_NETWORK)))
-    with pytest.raises(GeometryError, match="Both must lie on one grid"):
-        dual.run({"t1": case["t1"], "t2": case["t2"]})
+    affine = image.affine.copy()
+    if moved == "shape":
+        data = data[..., :-2]
+    else:
+        affine[2, 3] += 0.01
+    _save(case["t2"], data, affine)
+    arguments = ["infer", "--t1", str(case["t1"]), "--t2", str(case["t2"])]
+    assert main([*arguments, "--model", str(tiny_dual.path)]) == 3
+    assert "Both must lie on one grid" in capfd.readouterr().err.replace("\n", " ")
+    assert len(list(case["t1"].parent.iterdir())) == 3
+
+
+def test_two_inputs_are_synthesized_from_whatever_their_axis_orders(
+    case: dict[str, Path], tiny_dual: Bundle
+) -> None:
+    arguments = ["infer", "--t1", str(case["t1"]), "--t2", str(case["t2"])]
+    arguments += ["--model", str(tiny_dual.path), "-q", "--out"]
+    first, second = (case["t1"].with_name(f"o{n}.nii.gz") for n in (1, 2))
+    assert main([*arguments, str(first)]) == 0
+    turned = nib.load(case["t2"]).as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
+    nib.save(turned, case["t2"])
+    assert main([*arguments, str(second)]) == 0
+    np.testing.assert_array_equal(_image(first)[0], _image(second)[0])
 
 
 def test_a_model_for_other_inputs(
