@@ -52,11 +52,13 @@ def command(
     Example: tlp infer --t1 a.nii.gz --prompt roi.nii.gz --preview a.png
     """
     output = Output(quiet, verbose)
+    from tlp_runtime.engines.onnx import require_onnxruntime
     from tlp_runtime.io.atomic import require_writable
     from tlp_runtime.io.nifti import read_volume, require_nifti_name, stem
     from tlp_runtime.preview import write_preview
     from tlp_runtime.synthesize import Synthesizer
 
+    require_onnxruntime()
     images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}
     if not images:
         raise UsageError("nothing to synthesize from: give --t1, --t2 or both.")
@@ -68,13 +70,13 @@ def command(
     targets += [Path(json_path)] if json_path not in (None, "-") else []
     _require_apart([*images.values(), *([prompt] if prompt else [])], targets)
 
-    choice, bundle = choose_model(output, model, tuple(images), engine, device)
     # Everything that can be refused is refused before the model is loaded.
     volumes = {name: read_volume(path) for name, path in images.items()}
     labels = None if prompt is None else read_volume(prompt)
     require_nifti_name(out)
     for target in targets:
         require_writable(target, overwrite=overwrite)
+    choice, bundle = choose_model(output, model, tuple(images), engine, device)
 
     with Synthesizer(choice.open(bundle, threads=threads), batch=batch) as synthesizer:
         with output.progress("slices") as bar:
