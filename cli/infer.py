@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -71,8 +72,10 @@ def command(
     _require_apart([*images.values(), *([prompt] if prompt else [])], targets)
 
     # Everything that can be refused is refused before the model is loaded.
+    began = time.perf_counter()
     volumes = {name: read_volume(path) for name, path in images.items()}
     labels = None if prompt is None else read_volume(prompt)
+    read_seconds = time.perf_counter() - began
     require_nifti_name(out)
     for target in targets:
         require_writable(target, overwrite=overwrite)
@@ -87,6 +90,7 @@ def command(
                 prompt_labels=prompt_labels or (),
                 on_slices=lambda done, total: bar.update(task, completed=done, total=total),
             )
+        result.seconds["read"] = read_seconds
         result.save(out, overwrite=overwrite)
         if preview is not None:
             write_preview(result, synthesizer.spec, preview, overwrite=overwrite)

@@ -182,11 +182,11 @@ def _configure(
 
 def _phantom(output: Output) -> Path:
     """The built-in phantom cohort; made once, then found again."""
+    from tlp_runtime.io.atomic import make_folder
     from tlp_runtime.store import home
     from tlp_train.phantom import case_name, write_cohort
 
-    folder = home() / "phantom" / f"seed-{DEMO_SEED}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(home() / "phantom" / f"seed-{DEMO_SEED}")
     output.default("data", f"{DEMO_CASES} cases of the built-in phantom", str(folder))
     names = {case_name(index): index for index in range(DEMO_CASES)}
     missing = [index for name, index in names.items() if not (folder / name).exists()]

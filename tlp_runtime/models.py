@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tlp_runtime.bundle import MANIFEST, Bundle
 from tlp_runtime.errors import ModelDamaged, ModelMismatch, ModelMissing
-from tlp_runtime.io.atomic import write_text
+from tlp_runtime.io.atomic import make_folder, write_text
 from tlp_runtime.store import Register, home
 
 
@@ -39,6 +39,7 @@ def set_default(name: str | None) -> None:
         _default_file().unlink(missing_ok=True)
         return
     models().find(name)
+    make_folder(_default_file().parent)
     write_text(_default_file(), json.dumps({"name": name}) + "\n")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import platformdirs
 
 from tlp_runtime.errors import ModelDamaged, ModelMissing
-from tlp_runtime.io.atomic import write_text
+from tlp_runtime.io.atomic import make_folder, write_text
 
 
 def home() -> Path:
@@ -50,7 +50,7 @@ class Register:
         Returns the name it got: when another folder has ``name`` already, a number is added.
         Registering a folder again makes it the newest again.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         path = path.resolve()
         taken = {entry.name: entry for entry in self}
         order = max((entry.order for entry in taken.values()), default=0) + 1

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tlp_runtime.errors import ContentError, InputError, TLPError
 from tlp_runtime.grid import crop_slices, require_model_grid, require_same_grid
 from tlp_runtime.intensity import require_finite
-from tlp_runtime.io.atomic import atomic_folder
+from tlp_runtime.io.atomic import atomic_folder, make_folder
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.prompt import encode
 from tlp_runtime.spec import CropSpec, ModelSpec, PromptSpec
@@ -86,7 +86,7 @@ def open_cases(
             if on_case is not None:
                 on_case(case.name)
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         opened = list(pool.map(one, cases))
     problems = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import warnings
 import zipfile
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlp_runtime.bundle import sha256
 from tlp_runtime.errors import ModelDamaged, ModelMismatch, ModelMissing, UnsafeCheckpoint
 from tlp_runtime.spec import ModelSpec
 from tlp_train.config import TrainConfig
@@ -80,7 +80,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     }
     return Checkpoint(
         path=path,
-        sha256=file_sha256(path),
+        sha256=sha256(path),
         spec=ModelSpec.from_json(ours["spec"]),
         config=TrainConfig.from_dict(ours["config"]),
         epoch=int(data.get("epoch", -1)) + 1,
@@ -108,12 +108,6 @@ def load_safely(path: Path) -> Any:
         raise ModelDamaged(
             f"{path}: is damaged or cut short ({str(error).splitlines()[0]}). Copy it again."
         ) from error
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _looks_like_pickle(path: Path) -> bool:

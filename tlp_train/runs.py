@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tlp_runtime.errors import ModelDamaged, ModelMissing, OutputError
-from tlp_runtime.io.atomic import write_text
+from tlp_runtime.io.atomic import make_folder, write_text
 from tlp_runtime.store import Register, home
 from tlp_train.config import TrainConfig
 from tlp_train.split import Split
@@ -57,10 +57,7 @@ class Run:
                 f"{folder}: exists and is not an empty folder. Choose another --out, or continue "
                 f"that run with tlp train --resume {folder}"
             )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be made: {error.strerror}.") from error
+        make_folder(folder)
         run = cls(folder, config, data.resolve(), split, "running")
         write_text(folder / "split.json", split.to_json())
         run.mark("running")

@@ -160,6 +160,7 @@ def fit(
                 module, datamodule=data, ckpt_path=run.last if resume else None, weights_only=True
             )
     except torch.OutOfMemoryError as error:
+        run.mark("interrupted")
         raise MemoryExhausted(
             f"the device ran out of memory with batches of {config.batch_size}; train with a "
             "smaller --batch-size."

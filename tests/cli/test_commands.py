@@ -66,6 +66,7 @@ def test_infer_writes_beside_the_t1_on_its_grid(
     assert record["output"] == str(out)
     assert record["model"] == tiny.bundle.name
     assert set(record["seconds"]) == {"read", "prepare", "engine", "restore", "write"}
+    assert all(seconds > 1e-3 for seconds in record["seconds"].values())
     for line in (f"output: {out}", f"model: {tiny.bundle.name}", "engine: ort-cpu", f"made {out}"):
         assert line in printed.err
     assert printed.err.strip().splitlines()[-1] == "next: tlp bench"
@@ -276,6 +277,33 @@ def test_no_model_at_all(case: dict[str, Path], capfd: pytest.CaptureFixture[str
     assert main(["infer", "--t1", str(case["t1"])]) == 4
     assert "no model is registered" in capfd.readouterr().err
     assert main(["bench"]) == 4
+
+
+def test_a_phantom_that_exists_is_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p" / "BraTS2021_90001").mkdir(parents=True)
+    arguments = ["phantom", "--out", str(tmp_path / "p"), "--cases", "2"]
+    assert main(arguments) == 9
+    assert "BraTS2021_90001 already exists" in capfd.readouterr().err.replace("\n", "")
+    assert os.listdir(tmp_path / "p") == ["BraTS2021_90001"]
+    (tmp_path / "file").write_text("")
+    assert main(["phantom", "--out", str(tmp_path / "file")]) == 9
+
+
+@pytest.mark.parametrize("verb", ["train", "export"])
+def test_a_home_that_cannot_be_written(
+    verb: str,
+    tiny: TinyModel,
+    phantom_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TLP_HOME", "/proc/home")
+    arguments = {
+        "train": ["train", "--data", str(phantom_dir), "--preset", "demo"],
+        "export": ["export", str(tiny.run.last)],
+    }
+    assert main(arguments[verb]) == 9
+    assert "cannot be written" in capfd.readouterr().err.replace("\n", " ")
 
 
 def test_an_altered_bundle(

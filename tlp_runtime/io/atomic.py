@@ -38,6 +38,15 @@ def require_writable(path: Path, *, overwrite: bool) -> None:
         raise _output_error(path, error) from error
 
 
+def make_folder(path: Path) -> Path:
+    """Make a folder with its parents, if it is not there. Raises :class:`OutputError`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    return path
+
+
 @contextmanager
 def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary file name with ``path``'s endings; rename it to ``path`` on success.

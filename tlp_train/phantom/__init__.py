@@ -6,7 +6,7 @@ a mimic, which looks the same on T1 and T2 but takes up no contrast agent and ha
 region prompt carries what the images do not.
 """
 
-from .case import PhantomCase, case_name, make_case
-from .cohort import write_case, write_cohort
+from tlp_train.phantom.case import PhantomCase, case_name, make_case
+from tlp_train.phantom.cohort import write_case, write_cohort
 
 __all__ = ["PhantomCase", "case_name", "make_case", "write_case", "write_cohort"]

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from .fields import Float, double, ramp, smooth_field
-from .geometry import ellipsoid, tube
-from .grid import Points
-from .outline import Outline
+from tlp_train.phantom.fields import Float, double, ramp, smooth_field
+from tlp_train.phantom.geometry import ellipsoid, tube
+from tlp_train.phantom.grid import Points
+from tlp_train.phantom.outline import Outline
 
 CALLOSUM_CENTRE_YZ_MM = (2.0, 66.0)
 CALLOSUM_SEMI_AXES_YZ_MM = (44.0, 33.0)

@@ -8,15 +8,15 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from .anatomy import Anatomy, build_anatomy
-from .fields import Float
-from .grid import VOLUME_SHAPE, brats_affine, on_brats_grid
-from .imaging import take_t1_pair, take_t2
-from .lesions import Lesion, LesionShape, draw_lesions, shape_lesion
-from .mixture import mix
-from .outline import draw_outline
-from .tissue import TissueTable, draw_table
-from .vessels import draw_vessels
+from tlp_train.phantom.anatomy import Anatomy, build_anatomy
+from tlp_train.phantom.fields import Float
+from tlp_train.phantom.grid import VOLUME_SHAPE, brats_affine, on_brats_grid
+from tlp_train.phantom.imaging import take_t1_pair, take_t2
+from tlp_train.phantom.lesions import Lesion, LesionShape, draw_lesions, shape_lesion
+from tlp_train.phantom.mixture import mix
+from tlp_train.phantom.outline import draw_outline
+from tlp_train.phantom.tissue import TissueTable, draw_table
+from tlp_train.phantom.vessels import draw_vessels
 
 MAX_INDEX = 9999
 """Case numbers are 90000 + index, with five digits, and so clear of every BraTS 2021 number."""

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from .case import MAX_INDEX, PhantomCase, case_name, make_case
+from tlp_train.phantom.case import MAX_INDEX, PhantomCase, case_name, make_case
 
 COMPRESS_LEVEL = 1
 

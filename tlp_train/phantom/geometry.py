@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from .fields import Float
-from .grid import Points
+from tlp_train.phantom.fields import Float
+from tlp_train.phantom.grid import Points
 
 Node = tuple[float, float, float, float]
 """Head coordinates x, y, z and radius of a point on a tube's axis, all in mm."""

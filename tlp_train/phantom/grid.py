@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .fields import Float, Shape3
+from tlp_train.phantom.fields import Float, Shape3
 
 Voxel = TypeVar("Voxel", np.int16, np.uint8)
 

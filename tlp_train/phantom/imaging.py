@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .fields import Float
-from .grid import BOX_SHAPE, on_brats_grid
-from .mixture import Compartment, Head
-from .signal import (
+from tlp_train.phantom.fields import Float
+from tlp_train.phantom.grid import BOX_SHAPE, on_brats_grid
+from tlp_train.phantom.mixture import Compartment, Head
+from tlp_train.phantom.signal import (
     R1_PER_MMOL_S,
     R2_PER_MMOL_S,
     SpinEcho,

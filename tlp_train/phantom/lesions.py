@@ -13,11 +13,11 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from .anatomy import Push
-from .fields import Float, ramp, smooth_field
-from .grid import BOX_SHAPE, to_box_voxel
-from .outline import Outline
-from .tissue import LesionTissues
+from tlp_train.phantom.anatomy import Push
+from tlp_train.phantom.fields import Float, ramp, smooth_field
+from tlp_train.phantom.grid import BOX_SHAPE, to_box_voxel
+from tlp_train.phantom.outline import Outline
+from tlp_train.phantom.tissue import LesionTissues
 
 
 class LesionKind(StrEnum):

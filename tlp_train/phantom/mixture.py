@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .anatomy import Anatomy
-from .fields import Float, variation
-from .grid import BOX_SHAPE
-from .lesions import Lesion, LesionKind, LesionShape
-from .tissue import Relaxation, TissueTable
+from tlp_train.phantom.anatomy import Anatomy
+from tlp_train.phantom.fields import Float, variation
+from tlp_train.phantom.grid import BOX_SHAPE
+from tlp_train.phantom.lesions import Lesion, LesionKind, LesionShape
+from tlp_train.phantom.tissue import Relaxation, TissueTable
 
 NECROTIC_CORE, OEDEMA, ENHANCING = 1, 2, 4
 """Labels of BraTS 2021; the first also stands for tumour that does not enhance."""

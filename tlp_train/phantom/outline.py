@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .fields import Float, smooth_field
-from .geometry import ellipsoid, smooth_union, tube
-from .grid import BOX_SHAPE, Points, half_grid
+from tlp_train.phantom.fields import Float, smooth_field
+from tlp_train.phantom.geometry import ellipsoid, smooth_union, tube
+from tlp_train.phantom.grid import BOX_SHAPE, Points, half_grid
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from .fields import Float, Shape3, variation
+from tlp_train.phantom.fields import Float, Shape3, variation
 
 R1_PER_MMOL_S = 4.5
 R2_PER_MMOL_S = 5.5

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from .anatomy import Anatomy
-from .fields import Float, ramp
-from .geometry import Node
-from .grid import BOX_SHAPE, to_box_voxel
-from .outline import Outline
+from tlp_train.phantom.anatomy import Anatomy
+from tlp_train.phantom.fields import Float, ramp
+from tlp_train.phantom.geometry import Node
+from tlp_train.phantom.grid import BOX_SHAPE, to_box_voxel
+from tlp_train.phantom.outline import Outline
 
 STEP_MM = 0.7
 
