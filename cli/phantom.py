@@ -24,6 +24,14 @@ def command(
     """
     output = Output(quiet, verbose)
     require("train", "scipy")
+    made = generate(output, out, cases=cases, seed=seed, first=first)
+    t1 = made[0] / f"{made[0].name}_t1.nii.gz"
+    output.note(f"a T1 and its region: {t1} {str(t1).replace('_t1.', '_seg.')}")
+    output.done(f"{len(made)} phantom cases in {out}", f"tlp train --data {out} --preset demo")
+
+
+def generate(output: Output, out: Path, *, cases: int, seed: int, first: int = 0) -> list[Path]:
+    """Write a cohort with a progress bar. Raises :class:`OutputError`."""
     from tlp_runtime.errors import OutputError
     from tlp_runtime.io.atomic import make_folder
     from tlp_train.phantom import write_cohort
@@ -32,13 +40,10 @@ def command(
     try:
         with output.progress("phantom") as bar:
             task = bar.add_task("", total=cases)
-            made = write_cohort(
+            return write_cohort(
                 out, cases=cases, seed=seed, first=first, on_case=lambda _: bar.advance(task)
             )
     except FileExistsError as error:
         raise OutputError(f"{error}. Or begin at another case with --first.") from error
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror or error}.") from error
-    t1 = made[0] / f"{made[0].name}_t1.nii.gz"
-    output.note(f"a T1 and its region: {t1} {str(t1).replace('_t1.', '_seg.')}")
-    output.done(f"{len(made)} phantom cases in {out}", f"tlp train --data {out} --preset demo")

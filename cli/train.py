@@ -13,6 +13,7 @@ import typer
 from tlp_runtime.errors import UsageError
 
 from .console import Output, Quiet, Verbose, error_console, require
+from .phantom import generate
 
 if TYPE_CHECKING:
     from tlp_train.config import TrainConfig
@@ -88,9 +89,6 @@ def command(
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder for the decoded slices.")
     ] = None,
-    devices: Annotated[
-        int | None, typer.Option("--devices", min=1, help="GPUs; default 1.")
-    ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=0, help="Processes that load data.")
     ] = None,
@@ -112,7 +110,6 @@ def command(
         "slices_per_epoch": slices_per_epoch,
         "precision": precision,
         "workers": workers,
-        "devices": devices,
         "seed": seed,
         "fpg": fpg,
     }
@@ -163,6 +160,7 @@ def _configure(
 ) -> TrainConfig:
     from dataclasses import asdict, replace
 
+    from tlp_runtime.errors import SpecError
     from tlp_runtime.spec import NetworkSpec
     from tlp_train.config import preset
 
@@ -171,7 +169,11 @@ def _configure(
     chosen = {key: value for key, value in network.items() if value is not None}
     kept = {k: v for k, v in published.items() if k not in ("blocks", "heads", "levels")}
     levels = chosen.pop("levels", published["levels"])
-    spec = replace(config.spec, network=NetworkSpec.with_levels(levels, **{**kept, **chosen}))
+    try:
+        network_spec = NetworkSpec.with_levels(levels, **{**kept, **chosen})
+        spec = replace(config.spec, network=network_spec)
+    except SpecError as error:
+        raise UsageError(f"these options make no model: {error}") from error
     changes = {key: value for key, value in options.items() if value is not None}
     if "epochs" in changes:
         # The learning rate keeps its shape: constant for the same share of the run.
@@ -184,23 +186,17 @@ def _phantom(output: Output) -> Path:
     """The built-in phantom cohort; made once, then found again."""
     from tlp_runtime.io.atomic import make_folder
     from tlp_runtime.store import home
-    from tlp_train.phantom import case_name, write_cohort
+    from tlp_train.phantom import case_name
 
     folder = make_folder(home() / "phantom" / f"seed-{DEMO_SEED}")
     output.default("data", f"{DEMO_CASES} cases of the built-in phantom", str(folder))
     names = {case_name(index): index for index in range(DEMO_CASES)}
     missing = [index for name, index in names.items() if not (folder / name).exists()]
-    with output.progress("phantom") as bar:
-        task = bar.add_task("", total=DEMO_CASES, completed=DEMO_CASES - len(missing))
-
-        def done(name: str) -> None:
-            bar.advance(task)
-
-        if len(missing) == DEMO_CASES:
-            write_cohort(folder, cases=DEMO_CASES, seed=DEMO_SEED, on_case=done)
-        else:  # an earlier run was interrupted
-            for index in missing:
-                write_cohort(folder, cases=1, first=index, seed=DEMO_SEED, on_case=done)
+    if len(missing) == DEMO_CASES:
+        generate(output, folder, cases=DEMO_CASES, seed=DEMO_SEED)
+    else:  # an earlier run was interrupted
+        for index in missing:
+            generate(output, folder, cases=1, seed=DEMO_SEED, first=index)
     return folder
 
 
@@ -214,9 +210,7 @@ def _create(
     from tlp_train import split
     from tlp_train.brats import find_cases
     from tlp_train.runs import Run
-    from tlp_train.trainer import require_devices
 
-    require_devices(config.devices)
     names = [case.name for case in find_cases(data, (*config.spec.inputs, "t1ce", "seg"))]
     if split_list is not None:
         parts = split.from_list(split_list, names, _sizes(split_sizes))
@@ -250,6 +244,8 @@ def _reopen(folder: Path) -> Run:
 
 
 def _fit(run: Run, cache: Path | None, output: Output, *, resume: bool) -> None:
+    import torch
+
     from tlp_runtime.store import home
     from tlp_train.callbacks import TrainingInterrupted
     from tlp_train.trainer import fit
@@ -261,6 +257,7 @@ def _fit(run: Run, cache: Path | None, output: Output, *, resume: bool) -> None:
         f"cases: {len(run.split.train)} train, {len(run.split.validation)} validation, "
         f"{len(run.split.test)} test (split.json)"
     )
+    output.default("device", "cuda" if torch.cuda.is_available() else "cpu")
     output.default("run", run.folder)
     on_terminal = error_console().is_terminal and not output.quiet
 

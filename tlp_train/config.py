@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tlp_runtime.errors import UsageError
 from tlp_runtime.spec import ModelSpec, NetworkSpec
 from tlp_train.fpg import FuzzyPrompt
+
+Precision = Literal["32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +58,18 @@ class TrainConfig:
     discriminator_channels: int = 64
     fpg: bool = True
     fuzzy: FuzzyPrompt = field(default_factory=FuzzyPrompt)
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     seed: int = 0
-    devices: int = 1
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "devices", "discriminator_channels"):
+        for name in ("epochs", "batch_size", "discriminator_channels"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        if self.precision not in get_args(Precision):
+            raise UsageError(
+                f"precision is {self.precision!r}, expected {' or '.join(get_args(Precision))}."
+            )
         if not 0 <= self.tumour_share <= 1:
             raise UsageError(f"tumour_share is {self.tumour_share}, expected 0 to 1.")
         if self.slices_per_epoch is not None and self.slices_per_epoch < self.batch_size:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -16,12 +16,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, default_collate
 
-from tlp_runtime.errors import DeviceUnavailable, MemoryExhausted
+from tlp_runtime.errors import MemoryExhausted
 from tlp_runtime.spec import PROMPT_NAME
 from tlp_train.brats import find_cases
 from tlp_train.cache import CachedCase, open_cases
 from tlp_train.callbacks import MetricsCsv, SampleImages, SaveOnInterrupt
-from tlp_train.config import TrainConfig
+from tlp_train.config import Precision, TrainConfig
 from tlp_train.data import EpochSampler, SampleId, SliceDataset
 from tlp_train.module import Batch, SynthesisModule
 from tlp_train.runs import BEST, LAST, Run
@@ -118,7 +118,6 @@ def fit(
         The device ran out of memory.
     """
     config = run.config
-    require_devices(config.devices)
     train, validation = _cases(run, cache, on_case)
     L.seed_everything(config.seed, verbose=False)
     data = SliceData(config, train, validation)
@@ -137,7 +136,7 @@ def fit(
         callbacks.append(RichProgressBar(leave=False))
     trainer = L.Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=config.devices,
+        devices=1,
         precision=config.precision,
         max_epochs=config.epochs,
         logger=TensorBoardLogger(run.folder, name="", version=""),
@@ -172,22 +171,13 @@ def fit(
     return replace(run, status="finished")
 
 
-def fast_precision() -> Literal["32-true", "bf16-mixed"]:
+def fast_precision() -> Precision:
     """``bf16-mixed`` where the GPU or CPU multiplies bf16 in hardware, else ``32-true``."""
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
     flags = Path("/proc/cpuinfo")
     known = flags.read_text(encoding="utf-8", errors="replace") if flags.is_file() else ""
     return "bf16-mixed" if "avx512_bf16" in known or "amx_bf16" in known else "32-true"
-
-
-def require_devices(count: int) -> None:
-    """Raise :class:`DeviceUnavailable` when more GPUs are asked for than there are."""
-    there = torch.cuda.device_count()
-    if count > max(1, there):
-        raise DeviceUnavailable(
-            f"--devices {count}: there are {there} CUDA GPUs. Give --devices {max(1, there)}."
-        )
 
 
 def _cases(

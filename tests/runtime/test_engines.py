@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError
 
+import numpy as np
 import pytest
 
 from tests.support import TinyModel
@@ -74,6 +75,22 @@ def test_the_engine_itself_refuses_a_missing_gpu(tiny: TinyModel) -> None:
         pytest.skip("this ONNX Runtime has CUDA support")
     with pytest.raises(DeviceUnavailable, match="no CUDA support"):
         onnx_engine.OnnxEngine(tiny.bundle, cuda_index=0)
+
+
+@pytest.mark.gpu
+def test_the_cuda_engine_equals_the_cpu_engine(tiny: TinyModel) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.uniform(-1, 1, (3, 1, 192, 160)).astype(np.float32)
+        for name in tiny.bundle.spec.tensor_names
+    }
+    with (
+        onnx_engine.OnnxEngine(tiny.bundle, cuda_index=0) as gpu,
+        onnx_engine.OnnxEngine(tiny.bundle) as cpu,
+    ):
+        assert (gpu.name, gpu.device) == ("ort-cuda", "cuda:0")
+        # TF32 convolutions keep ten bits of mantissa.
+        np.testing.assert_allclose(gpu.run(tensors), cpu.run(tensors), atol=5e-3)
 
 
 @pytest.mark.parametrize(
