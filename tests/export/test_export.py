@@ -148,8 +148,6 @@ def test_a_real_engine_is_built_and_described(tiny: TinyModel, tmp_path: Path) -
     assert sidecar["executed"] is False
     assert built.path.parent.name == sidecar["fingerprint"]
     assert (built.path.parent / "build.log").stat().st_size > 0
-    validity = trt.Runtime(trt.Logger(trt.Logger.ERROR)).get_engine_validity
-    assert validity is not None
     assert Bundle.open(bundle.path).onnx_sha256 == bundle.onnx_sha256  # still sound
 
 
