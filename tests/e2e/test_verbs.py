@@ -77,7 +77,7 @@ def test_ctrl_c_on_tlp_train_saves_and_says_how_to_resume(
 ) -> None:
     process = subprocess.Popen(
         [TLP, "train", "--data", phantom_dir, "--preset", "demo", "--out", "run",
-         "--slices-per-epoch", "60", "--epochs", "2", "--precision", "32-true"],
+         "--slices-per-epoch", "100", "--epochs", "50", "--precision", "32-true"],
         cwd=tmp_path,
         env={**os.environ, "TLP_HOME": str(tmp_path / "home")},
         stderr=subprocess.PIPE,

@@ -15,6 +15,8 @@ from tlp_runtime.errors import (
     DependencyConflict,
     DependencyMissing,
     DeviceUnavailable,
+    EngineError,
+    MemoryExhausted,
     UsageError,
 )
 
@@ -75,6 +77,26 @@ def test_the_engine_itself_refuses_a_missing_gpu(tiny: TinyModel) -> None:
         pytest.skip("this ONNX Runtime has CUDA support")
     with pytest.raises(DeviceUnavailable, match="no CUDA support"):
         onnx_engine.OnnxEngine(tiny.bundle, cuda_index=0)
+
+
+def test_running_out_of_memory_is_exit_6_and_other_failures_5(tiny: TinyModel) -> None:
+    class Failing:
+        def __init__(self, message: str) -> None:
+            self.message = message
+
+        def run(self, *arguments: object) -> None:
+            raise RuntimeError(self.message)
+
+    zeros = np.zeros((2, 1, 192, 160), np.float32)
+    with onnx_engine.OnnxEngine(tiny.bundle) as engine:
+        engine._session = Failing("Failed to allocate memory for requested buffer of size 9")
+        with pytest.raises(MemoryExhausted, match="with a batch of 2 slices") as e:
+            engine.run({"t1": zeros, "prompt": zeros})
+        assert e.value.exit_code == 6
+        engine._session = Failing("Non-zero status code")
+        with pytest.raises(EngineError, match="the run failed: Non-zero") as other:
+            engine.run({"t1": zeros, "prompt": zeros})
+        assert other.value.exit_code == 5
 
 
 @pytest.mark.gpu
