@@ -98,7 +98,7 @@ def main() -> None:
     print()
     print(report.table())
     gain = report.gain_db
-    print(f"\nthe prompt's gain inside the tumour: {gain:+.2f} dB PSNR on unseen cases")
+    print(f"\nthe prompt's gain inside the tumour core: {gain:+.2f} dB PSNR on unseen cases")
     print(f"{report.seconds / 60:.1f} minutes; open {folder / 'report.html'}")
 
 

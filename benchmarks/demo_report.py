@@ -20,6 +20,18 @@ from numpy.typing import NDArray
 mpl.use("Agg")
 
 
+METRICS = (
+    ("slice.psnr_db", "whole slice: PSNR dB", 2),
+    ("slice.ssim", "whole slice: SSIM", 3),
+    ("core.psnr_db", "tumour core: PSNR dB", 2),
+    ("core.ssim", "tumour core: SSIM", 3),
+    ("brain.psnr_db", "brain, linear fit: PSNR dB", 2),
+    ("enhancement.mae", "enhancement: MAE", 3),
+    ("enhancement.correlation", "enhancement: correlation", 3),
+    ("enhancement.dice", "enhancement: Dice", 3),
+)
+
+
 @dataclass(frozen=True)
 class Slices:
     """One axial slice: images by title and the labels, (rows, columns) each."""
@@ -43,36 +55,42 @@ class Report:
 
     @property
     def gain_db(self) -> float:
-        """Tumour-region PSNR with prompt minus without."""
+        """Tumour-core PSNR with prompt minus without."""
         with_prompt, without = (
-            self.evaluations[use]["tumour_region"]["psnr_db"]["mean"] for use in ("seg", "none")
+            self.evaluations[use]["summary"]["synthesis"]["core.psnr_db"]["mean"]
+            for use in ("seg", "none")
         )
         return float(with_prompt - without)
 
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Region, prompt, PSNR, SSIM, NMSE."""
+    def rows(self) -> list[tuple[str, ...]]:
+        """Metric, then its figure without the prompt, with it, and of the T1 times a factor."""
+        images = {
+            "no prompt": self.evaluations["none"]["summary"]["synthesis"],
+            "prompted": self.evaluations["seg"]["summary"]["synthesis"],
+            "T1 x best factor": self.evaluations["none"]["summary"]["t1 x best factor"],
+        }
         return [
-            (
-                region.replace("_", " "),
-                {"none": "none", "seg": "segmentation"}[use],
-                *(
-                    f"{evaluation[region][name]['mean']:.{digits}f}"
-                    f" ± {evaluation[region][name]['sd']:.{digits}f}"
-                    for name, digits in (("psnr_db", 2), ("ssim", 3), ("nmse", 3))
-                ),
-            )  # type: ignore[misc]
-            for region in ("whole_slice", "tumour_region")
-            for use, evaluation in self.evaluations.items()
+            ("", *images),
+            *(
+                (title, *(_figure(row[key], digits) for row in images.values()))
+                for key, title, digits in METRICS
+            ),
         ]
 
     def table(self) -> str:
         """The rows as plain text."""
-        lines = [("region", "prompt", "PSNR dB", "SSIM", "NMSE"), *self.rows()]
-        widths = [max(len(line[i]) for line in lines) for i in range(5)]
+        lines = self.rows()
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
             for line in lines
         )
+
+
+def _figure(statistic: Mapping[str, Any], digits: int) -> str:
+    if statistic["mean"] is None:
+        return "none"
+    return f"{statistic['mean']:.{digits}f} ± {statistic['sd']:.{digits}f}"
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -97,12 +115,14 @@ table {{ border-collapse: collapse; }} td, th {{ padding: .3rem .8rem; text-alig
 <h1>TLP: synthetic contrast from a plain T1 and a region</h1>
 <p class="banner">Synthetic images of a synthetic phantom by a network trained for minutes.
 Not for diagnosis.</p>
-<p class="gain">Prompting the tumour raises PSNR inside it by
+<p class="gain">Prompting the tumour raises PSNR inside its core by
 <strong>{report.gain_db:+.2f} dB</strong> on {cases} unseen phantom cases.</p>
-{_html_table(("region", "prompt", "PSNR dB", "SSIM", "NMSE"), report.rows())}
-<p>Published protocol: slices 27 to 126 of every case, 8-bit, mean ± s.d. over slices; the tumour
-region is the tumour core (labels 1 and 4). About half of the phantom's lesions look like a tumour
-on T1 but take up no contrast agent: without the prompt, no network could know which.</p>
+{_html_table(report.rows()[0], report.rows()[1:])}
+<p>Slice and core: the published protocol, slices 27 to 126 of every case, 8-bit, mean ± s.d. over
+slices; the core is labels 1 and 4. Enhancement: T1ce minus the fitted T1 inside the core, in
+shares of normal brain's T1ce, mean ± s.d. over cases. About half of the phantom's lesions look
+like a tumour on T1 but take up no contrast agent: without the prompt, no network could know
+which.</p>
 <h2>{html.escape(report.case)}, unseen in training</h2>
 {_image(figure, "slices of the unseen case")}
 <h2>Training</h2>

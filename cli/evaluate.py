@@ -1,4 +1,4 @@
-"""`tlp evaluate`: a model against real T1ce images, by the published protocol."""
+"""`tlp evaluate`: a model against real T1ce images, by the published protocol and more."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .model import (
 
 if TYPE_CHECKING:
     from tlp_train.evaluation import Evaluation
-    from tlp_train.metrics import Statistic
+    from tlp_train.metrics import ColumnGroup
 
 
 class PromptUse(StrEnum):
@@ -29,13 +29,18 @@ class PromptUse(StrEnum):
 
     none = "none"
     seg = "seg"
+    mirrored = "mirrored"
 
 
 def command(
     data: Annotated[Path, typer.Option("--data", help="Folder of BraTS cases.")],
     model: ModelOption = None,
     prompt: Annotated[
-        PromptUse, typer.Option("--prompt", help="No prompt (as the paper tests), or the seg.")
+        PromptUse,
+        typer.Option(
+            "--prompt",
+            help="No prompt (as the paper tests), the exact seg, or it mirrored: a wrong prompt.",
+        ),
     ] = PromptUse.none,
     split: Annotated[
         Path | None, typer.Option("--split", help="A run's split.json: its test cases only.")
@@ -45,73 +50,77 @@ def command(
     batch: BatchOption = 4,
     threads: ThreadsOption = None,
     json_path: JsonPath = None,
+    csv_path: Annotated[
+        Path | None, typer.Option("--csv", help="Write a row a case and image as CSV.")
+    ] = None,
+    markdown_path: Annotated[
+        Path | None, typer.Option("--markdown", help="Write every table as Markdown.")
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """PSNR, SSIM and NMSE slice by slice, whole and inside the tumour.
+    """Compare syntheses with true T1ce images: published metrics, brain, and enhancement.
 
-    Example: tlp evaluate --data phantom --prompt seg
+    Two reference rows stand beside the model: its first input copied, and times its best factor.
+
+    Example: tlp evaluate --data phantom --prompt seg --json a.json
     """
     output = Output(quiet, verbose)
-    require("train", "skimage")
-    from tlp_runtime.errors import InputError
-    from tlp_runtime.io.atomic import require_writable
+    require("train", "skimage", "scipy")
+    from tlp_runtime.io.atomic import require_writable, write_text
     from tlp_runtime.synthesize import Synthesizer
     from tlp_train.brats import find_cases
-    from tlp_train.evaluation import evaluate
+    from tlp_train.evaluation import evaluate, needed_arrays, select_cases
+    from tlp_train.metrics import GROUPS
     from tlp_train.split import Split
+    from tlp_train.tables import evaluation_csv, evaluation_markdown
 
-    if json_path not in (None, "-"):
-        require_writable(Path(str(json_path)), overwrite=overwrite)
+    json_file = Path(json_path) if json_path not in (None, "-") else None
+    files = [path for path in (json_file, csv_path, markdown_path) if path is not None]
+    for path in files:
+        require_writable(path, overwrite=overwrite)
     choice, bundle = choose_model(output, model, None, engine, device)
-    cases = find_cases(data, (*bundle.spec.inputs, "t1ce", "seg"))
+    cases = find_cases(data, needed_arrays(bundle.spec))
     if split is not None:
-        wanted = Split.from_json(split).test
-        found = {case.name: case for case in cases}
-        absent = [name for name in wanted if name not in found]
-        if absent or not wanted:
-            raise InputError(
-                f"{split}: its test part has {len(wanted)} cases, of which {len(absent)} are not "
-                f"in {data}: {', '.join(absent[:8])}"
-            )
-        cases = [found[name] for name in wanted]
+        cases = select_cases(cases, Split.from_json(split).test, split, data)
     with (
         Synthesizer(choice.open(bundle, threads=threads), batch=batch) as synthesizer,
         output.progress("cases") as bar,
     ):
         task = bar.add_task("", total=len(cases))
-        result = evaluate(synthesizer, cases, prompt.value, on_case=lambda _: bar.advance(task))
-    record = {"model": bundle.name, "engine": choice.name, "data": str(data), **result.to_dict()}
-    write_json(json_path, record, overwrite=overwrite)
+        result = evaluate(
+            synthesizer,
+            cases,
+            prompt.value,
+            model=bundle.name,
+            data=str(data),
+            on_case=lambda _: bar.advance(task),
+        )
+    write_json(json_path, result.to_dict(), overwrite=overwrite)
+    if csv_path is not None:
+        write_text(csv_path, evaluation_csv(result), overwrite=overwrite)
+    if markdown_path is not None:
+        write_text(markdown_path, evaluation_markdown(result), overwrite=overwrite)
     if json_path != "-":
-        output.table(_table(result, bundle.name))
+        for group in GROUPS if verbose else GROUPS[:3]:
+            output.table(_table(result, group))
     output.done(
         f"an evaluation of {len(cases)} cases"
-        + (f" in {json_path}" if json_path not in (None, "-") else ""),
+        + (f" in {', '.join(map(str, files))}" if files else ""),
         f"tlp evaluate --data {data} --prompt {'seg' if prompt is PromptUse.none else 'none'}",
     )
 
 
-def _table(result: Evaluation, model: str) -> Table:
+def _table(result: Evaluation, group: ColumnGroup) -> Table:
+    from tlp_train.tables import group_head, group_rows
+
     table = Table(
-        title=f"{model}, prompt: {result.prompt}, {len(result.cases)} cases",
-        caption="mean ± population s.d. over slices; tumour: labels 1, 3, 4",
+        title=f"{group.title} · {result.model}, prompt: {result.prompt}, {len(result.cases)} cases",
+        caption=f"mean ± s.d. over {group.unit} [95 % interval over cases]",
     )
-    for column in ("", "slices", "PSNR dB", "SSIM", "NMSE"):
+    for column in group_head(group):
         table.add_column(column, justify="left" if not column else "right")
-    for name, summary in (("whole slice", result.whole), ("tumour region", result.tumour)):
-        table.add_row(
-            name,
-            str(summary.ssim.count),
-            _figure(summary.psnr_db, 2),
-            _figure(summary.ssim, 3),
-            _figure(summary.nmse, 3),
-        )
+    for row in group_rows(result, group):
+        table.add_row(*(cell.replace("[", r"\[") for cell in row))
     return table
-
-
-def _figure(statistic: Statistic, digits: int) -> str:
-    if statistic.mean is None or statistic.sd is None:
-        return "none"
-    return f"{statistic.mean:.{digits}f} ± {statistic.sd:.{digits}f}"

@@ -11,7 +11,18 @@ import typer
 
 from tlp_runtime.errors import TLPError
 
-from . import bench, evaluate, export, infer, models, phantom, train
+from . import (
+    augment,
+    bench,
+    compare,
+    evaluate,
+    export,
+    import_weights,
+    infer,
+    models,
+    phantom,
+    train,
+)
 from .console import error_console
 
 app = typer.Typer(
@@ -37,10 +48,13 @@ def _main(
 
 app.command("phantom")(phantom.command)
 app.command("train")(train.command)
+app.command("import")(import_weights.command)
 app.command("export")(export.command)
 app.command("infer")(infer.command)
+app.command("augment")(augment.command)
 app.command("bench")(bench.command)
 app.command("evaluate")(evaluate.command)
+app.command("compare")(compare.command)
 app.add_typer(models.app, name="models")
 
 

@@ -17,7 +17,7 @@ from tlp_runtime.engines.base import Engine, Slices
 from tlp_runtime.models import models
 from tlp_runtime.spec import ModelSpec, NetworkSpec
 from tlp_train.brats import find_cases
-from tlp_train.checkpoint import load_checkpoint
+from tlp_train.checkpoint import load_checkpoint, write_checkpoint
 from tlp_train.config import TrainConfig, preset
 from tlp_train.module import SynthesisModule
 from tlp_train.runs import Run
@@ -87,14 +87,7 @@ def make_untrained_bundle(folder: Path, inputs: tuple[str, ...]) -> Bundle:
     torch.manual_seed(0)
     module = SynthesisModule(config)
     path = folder / "untrained.ckpt"
-    torch.save(
-        {
-            "epoch": -1,
-            "state_dict": module.state_dict(),
-            "tlp": {"spec": config.spec.to_json(), "config": config.to_dict()},
-        },
-        path,
-    )
+    write_checkpoint(path, config.spec, module.generator.state_dict(), {"config": config.to_dict()})
     return export_bundle(load_checkpoint(path), folder / f"tiny-{'-'.join(inputs)}").bundle
 
 

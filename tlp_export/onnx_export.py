@@ -123,7 +123,11 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> None:
 
 def _bundle_name(checkpoint: Checkpoint) -> str:
     inputs = "-".join(checkpoint.spec.inputs)
-    return f"{inputs}-{checkpoint.config.preset}-{checkpoint.sha256[:8]}-fp32"
+    return f"{inputs}-{_origin(checkpoint)}-{checkpoint.sha256[:8]}-fp32"
+
+
+def _origin(checkpoint: Checkpoint) -> str:
+    return "imported" if checkpoint.config is None else checkpoint.config.preset
 
 
 def _manifest(checkpoint: Checkpoint, parity: Parity, folder: Path) -> dict[str, Any]:
@@ -139,6 +143,7 @@ def _manifest(checkpoint: Checkpoint, parity: Parity, folder: Path) -> dict[str,
                 "sha256": checkpoint.sha256,
                 "epoch": checkpoint.epoch,
             },
+            "imported": checkpoint.imported,
             "run": run.name,
             "training_data": _training_data(checkpoint),
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -150,13 +155,21 @@ def _manifest(checkpoint: Checkpoint, parity: Parity, folder: Path) -> dict[str,
 
 
 def _training_data(checkpoint: Checkpoint) -> str:
-    if checkpoint.config.preset == "demo":
+    if checkpoint.imported is not None:
+        return f"not known: imported from {checkpoint.imported['file']}"
+    if _origin(checkpoint) == "demo":
         return "demo preset: a small network for demonstration; it is no model for patients"
     return "as recorded in the run folder"
 
 
 def _model_card(checkpoint: Checkpoint, parity: Parity) -> str:
     spec, config = checkpoint.spec, checkpoint.config
+    training, prompts = "not known: imported weights", "not known"
+    if config is not None:
+        training = (
+            f"{config.preset}, {checkpoint.epoch} of {config.epochs} epochs, seed {config.seed}"
+        )
+        prompts = "fuzzy (Algorithm 1)" if config.fpg else "exact segmentation"
     inputs = " and ".join(name.upper() for name in spec.inputs)
     net = spec.network
     shape = f"(B, 1, {spec.crop.height}, {spec.crop.width})"
@@ -171,9 +184,9 @@ diagnosis.**
 | inputs | {", ".join(spec.tensor_names)}, each {shape} float32 |
 | output | {OUTPUT_NAME}, {shape} float32 in [-1, 1] |
 | network | dim {net.dim}, {net.levels} downsamplings, blocks {net.blocks}, FFN {net.ffn} |
-| preset | {config.preset}, {checkpoint.epoch} of {config.epochs} epochs, seed {config.seed} |
+| training | {training} |
 | training data | {_training_data(checkpoint)} |
-| prompts in training | {"fuzzy (Algorithm 1)" if config.fpg else "exact segmentation"} |
+| prompts in training | {prompts} |
 | checkpoint | SHA-256 {checkpoint.sha256} |
 | precision | fp32; largest difference from the checkpoint {parity.max_abs:.1e} |
 

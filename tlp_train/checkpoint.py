@@ -20,6 +20,8 @@ from tlp_train.config import TrainConfig
 from tlp_train.network import Generator
 
 _GENERATOR = "generator."
+IMPORTED = "imported"
+"""Key of the origin of a checkpoint that was not trained here."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,19 @@ class Checkpoint:
     sha256
         Of the file.
     epoch
-        Epochs that were finished.
+        Epochs that were finished; 0 of imported weights.
+    config
+        How it was trained; None of imported weights.
+    imported
+        ``file`` and ``sha256`` of the weights it was imported from; None if it was trained here.
     """
 
     path: Path
     sha256: str
     spec: ModelSpec
-    config: TrainConfig
     epoch: int
+    config: TrainConfig | None
+    imported: Mapping[str, str] | None
     generator_state: Mapping[str, Tensor]
 
     def generator(self) -> Generator:
@@ -54,7 +61,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint that ``tlp train`` wrote. Code inside a file is never executed.
+    """Read what ``tlp train`` or ``tlp import`` wrote. Code inside a file is never executed.
 
     Raises
     ------
@@ -71,7 +78,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     ours = data.get("tlp") if isinstance(data, dict) else None
     if not isinstance(ours, dict) or "state_dict" not in data:
         raise ModelMismatch(
-            f"{path}: holds no TLP model specification; expected a checkpoint from tlp train."
+            f"{path}: holds no TLP model specification; expected a checkpoint from tlp train. "
+            "Weights of the published implementation become one by tlp import."
         )
     state = {
         name.removeprefix(_GENERATOR): tensor
@@ -82,9 +90,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
         path=path,
         sha256=sha256(path),
         spec=ModelSpec.from_json(ours["spec"]),
-        config=TrainConfig.from_dict(ours["config"]),
+        config=TrainConfig.from_dict(ours["config"]) if IMPORTED not in ours else None,
+        imported=ours.get(IMPORTED),
         epoch=int(data.get("epoch", -1)) + 1,
         generator_state=state,
+    )
+
+
+def write_checkpoint(
+    path: Path, spec: ModelSpec, generator_state: Mapping[str, Tensor], record: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint of a generator alone, with what is known of its origin."""
+    torch.save(
+        {
+            "state_dict": {f"{_GENERATOR}{name}": t for name, t in generator_state.items()},
+            "tlp": {"spec": spec.to_json(), **record},
+        },
+        path,
     )
 
 

@@ -1,72 +1,187 @@
-"""A model against real T1ce images, by the published protocol (section IV of the paper)."""
+"""A model against real T1ce images: the published protocol (section IV of the paper) and more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tlp_runtime.errors import ContentError
+from tlp_runtime.errors import ContentError, InputError, InputMissing
 from tlp_runtime.grid import crop_slices, require_same_grid
 from tlp_runtime.intensity import scale
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME
+from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_runtime.synthesize import Synthesizer, prepare
+from tlp_runtime.volume import Volume
 from tlp_train.brats import CaseFiles
-from tlp_train.metrics import SliceMetrics, Summary, region_metrics, slice_metrics, to_levels
+from tlp_train.metrics import (
+    COLUMNS,
+    ENHANCING,
+    Float,
+    Truth,
+    Values,
+    all_metrics,
+    best_factor,
+    to_unit,
+)
+from tlp_train.statistics import CONFIDENCE, RESAMPLES, Statistic
 
-PromptUse = Literal["none", "seg"]
+PromptUse = Literal["none", "seg", "mirrored"]
+
+SCHEMA = 1
+SYNTHESIS = "synthesis"
+
+
+def needed_arrays(spec: ModelSpec) -> tuple[str, ...]:
+    """What a case must have: the inputs, and the T1 that enhancement is measured from."""
+    return tuple(dict.fromkeys((*spec.inputs, "t1", OUTPUT_NAME, "seg")))
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Every evaluated slice of one case; ``tumour`` holds those with tumour only."""
+    """One case: for each image (the synthesis and the reference rows) its metrics' values."""
 
     name: str
-    whole: tuple[SliceMetrics, ...]
-    tumour: tuple[SliceMetrics, ...]
+    images: Mapping[str, Values]
+
+
+@dataclass(frozen=True)
+class CaseMean:
+    """One metric of one image of one case."""
+
+    mean: float
+    count: int
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All cases of one model under one use of the prompt."""
+    """All cases of one model under one use of the prompt.
 
-    prompt: PromptUse
-    cases: tuple[CaseResult, ...]
+    Parameters
+    ----------
+    model, engine, prompt, data
+        What was evaluated, on what.
+    images
+        ``synthesis`` first, then the two reference rows.
+    summary
+        Image, then metric key, to its statistic over all cases.
+    cases
+        Case name, image, metric key to the case's mean.
+    """
 
-    @property
-    def whole(self) -> Summary:
-        """Over every slice of every case: the published figures."""
-        return Summary.of(m for case in self.cases for m in case.whole)
+    model: str
+    engine: str
+    prompt: str
+    data: str
+    images: tuple[str, ...]
+    summary: Mapping[str, Mapping[str, Statistic]]
+    cases: Mapping[str, Mapping[str, Mapping[str, CaseMean]]]
 
-    @property
-    def tumour(self) -> Summary:
-        """Over every slice with tumour, inside the tumour (labels 1, 3, 4)."""
-        return Summary.of(m for case in self.cases for m in case.tumour)
+    @classmethod
+    def of(cls, results: Sequence[CaseResult], **origin: str) -> Evaluation:
+        """Summarise case results, at least one."""
+        images = tuple(results[0].images)
+        summary = {
+            image: {
+                column.key: Statistic.of([r.images[image].get(column.key, ()) for r in results])
+                for column in COLUMNS
+            }
+            for image in images
+        }
+        cases = {
+            result.name: {
+                image: {
+                    key: CaseMean(float(np.mean(held)), len(held)) for key, held in values.items()
+                }
+                for image, values in result.images.items()
+            }
+            for result in results
+        }
+        return cls(**origin, images=images, summary=summary, cases=cases)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: the summaries and a row a case."""
+        """Plain values for JSON."""
         return {
+            "schema": SCHEMA,
+            "model": self.model,
+            "engine": self.engine,
             "prompt": self.prompt,
-            "whole_slice": self.whole.to_dict(),
-            "tumour_region": self.tumour.to_dict(),
-            "cases": [
-                {
-                    "name": case.name,
-                    "whole_slice": Summary.of(case.whole).to_dict(),
-                    "tumour_region": Summary.of(case.tumour).to_dict(),
+            "data": self.data,
+            "method": {
+                "confidence": CONFIDENCE,
+                "bootstrap_resamples_of_cases": RESAMPLES,
+                "enhancing_above": ENHANCING,
+            },
+            "images": list(self.images),
+            "summary": {
+                image: {key: asdict(statistic) for key, statistic in row.items()}
+                for image, row in self.summary.items()
+            },
+            "cases": {
+                name: {
+                    image: {key: asdict(mean) for key, mean in row.items()}
+                    for image, row in rows.items()
                 }
-                for case in self.cases
-            ],
+                for name, rows in self.cases.items()
+            },
         }
+
+    @classmethod
+    def read(cls, path: Path) -> Evaluation:
+        """Read what ``tlp evaluate --json`` wrote.
+
+        Raises
+        ------
+        InputMissing, InputError
+            No such file, or not an evaluation of this version.
+        """
+        if not path.is_file():
+            raise InputMissing(f"{path}: no such file; expected one of tlp evaluate --json.")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["schema"] != SCHEMA:
+                raise InputError(
+                    f"{path}: is an evaluation of format {data['schema']}, expected {SCHEMA}. "
+                    "Run tlp evaluate again."
+                )
+            return cls(
+                **{key: str(data[key]) for key in ("model", "engine", "prompt", "data")},
+                images=tuple(data["images"]),
+                summary={
+                    image: {key: _statistic(value) for key, value in row.items()}
+                    for image, row in data["summary"].items()
+                },
+                cases={
+                    name: {
+                        image: {key: CaseMean(**value) for key, value in row.items()}
+                        for image, row in rows.items()
+                    }
+                    for name, rows in data["cases"].items()
+                },
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path}: is not an evaluation of tlp evaluate --json ({error!r})."
+            ) from error
+
+
+def _statistic(data: Mapping[str, Any]) -> Statistic:
+    interval = data["interval"]
+    return Statistic(**{**data, "interval": None if interval is None else tuple(interval)})
 
 
 def evaluate(
     synthesizer: Synthesizer,
     cases: Sequence[CaseFiles],
     prompt: PromptUse,
+    *,
+    model: str,
+    data: str,
     on_case: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Run every case's published slices and compare them with its T1ce.
@@ -74,9 +189,12 @@ def evaluate(
     Parameters
     ----------
     cases
-        With the model's inputs, ``t1ce`` and ``seg``.
+        At least one, with :func:`needed_arrays`.
     prompt
-        ``none``: no prompt, as the paper tests; ``seg``: the exact segmentation.
+        ``none``: no prompt, as the paper tests; ``seg``: the exact segmentation; ``mirrored``: the
+        segmentation on the other side of the head, a wrong prompt.
+    model, data
+        For the record.
 
     Raises
     ------
@@ -88,34 +206,85 @@ def evaluate(
         results.append(_evaluate_case(synthesizer, case, prompt))
         if on_case is not None:
             on_case(case.name)
-    return Evaluation(prompt, tuple(results))
+    return Evaluation.of(
+        results, model=model, engine=synthesizer.engine.name, prompt=prompt, data=data
+    )
+
+
+def case_slices(
+    case: CaseFiles, spec: ModelSpec, use: PromptUse
+) -> tuple[Truth, dict[str, NDArray[np.float32]]]:
+    """A case's truth and the network's tensors, (Z, H, W), both of the published slices."""
+    volumes = {name: read_volume(case.files[name]) for name in spec.inputs}
+    prepared = prepare(volumes, read_volume(case.files["seg"]), spec)
+    published = slice(*spec.crop.slices)
+
+    def image(name: str) -> NDArray[np.float32]:
+        if name in spec.inputs:
+            return prepared.tensors[name][published]
+        volume = read_volume(case.files[name])
+        require_same_grid(prepared.reference, volume)
+        return _scaled(volume, spec)[published]
+
+    tensors = {name: array[published] for name, array in prepared.tensors.items()}
+    exact = tensors[PROMPT_NAME]
+    if use == "none":
+        tensors[PROMPT_NAME] = np.zeros_like(exact)
+    elif use == "mirrored":
+        tensors[PROMPT_NAME] = np.ascontiguousarray(exact[:, :, ::-1])
+    t1ce = to_unit(image(OUTPUT_NAME))
+    truth = Truth(
+        t1ce=t1ce,
+        t1=to_unit(image("t1")),
+        brain=t1ce > 0,
+        core=exact == spec.prompt.tumour_value,
+        oedema=exact == spec.prompt.oedema_value,
+    )
+    return truth, tensors
 
 
 def _evaluate_case(synthesizer: Synthesizer, case: CaseFiles, use: PromptUse) -> CaseResult:
     spec = synthesizer.spec
-    volumes = {name: read_volume(case.files[name]) for name in spec.inputs}
-    prepared = prepare(volumes, read_volume(case.files["seg"]), spec)
-    target = read_volume(case.files[OUTPUT_NAME])
-    require_same_grid(prepared.reference, target)
-    oriented = target.reoriented(spec.crop.orientation)
-    published = slice(*spec.crop.slices)
-    if oriented.shape[2] < published.stop:
-        raise ContentError(
-            f"{target.name}: {oriented.shape[2]} axial slices; the published protocol evaluates "
-            f"slices {published.start} to {published.stop - 1}."
-        )
-    reference = scale(crop_slices(oriented, spec.crop), spec.intensity, target.name)[published]
-    tensors = {name: array[published] for name, array in prepared.tensors.items()}
-    tumour = tensors[PROMPT_NAME] == spec.prompt.tumour_value
-    if use == "none":
-        tensors[PROMPT_NAME] = np.zeros_like(tensors[PROMPT_NAME])
-    pairs = list(zip(to_levels(reference), to_levels(synthesizer.run_slices(tensors)), strict=True))
+    truth, tensors = case_slices(case, spec, use)
+    synthesis = to_unit(synthesizer.run_slices(tensors))
+    first = spec.inputs[0]
+    given = to_unit(tensors[first])
+    images: dict[str, Float] = {
+        SYNTHESIS: synthesis,
+        f"{first} copied": given,
+        f"{first} x best factor": given * best_factor(given, truth.t1ce),
+    }
     return CaseResult(
-        case.name,
-        tuple(slice_metrics(*pair) for pair in pairs),
-        tuple(
-            region_metrics(*pair, region)
-            for pair, region in zip(pairs, tumour, strict=True)
-            if region.any()
-        ),
+        case.name, {name: all_metrics(truth, image) for name, image in images.items()}
     )
+
+
+def _scaled(volume: Volume, spec: ModelSpec) -> NDArray[np.float32]:
+    oriented = volume.reoriented(spec.crop.orientation)
+    if oriented.shape[2] < spec.crop.slices[1]:
+        raise ContentError(
+            f"{volume.name}: {oriented.shape[2]} axial slices; the published protocol evaluates "
+            f"slices {spec.crop.slices[0]} to {spec.crop.slices[1] - 1}."
+        )
+    return scale(crop_slices(oriented, spec.crop), spec.intensity, volume.name)
+
+
+def select_cases(
+    cases: Sequence[CaseFiles], wanted: Iterable[str], source: Path, data: Path
+) -> list[CaseFiles]:
+    """The cases of those names.
+
+    Raises
+    ------
+    InputError
+        None is wanted, or some are not there; every one is named.
+    """
+    wanted = list(wanted)
+    found = {case.name: case for case in cases}
+    absent = [name for name in wanted if name not in found]
+    if absent or not wanted:
+        raise InputError(
+            f"{source}: its test part has {len(wanted)} cases, of which {len(absent)} are not in "
+            f"{data}: {', '.join(absent)}"
+        )
+    return [found[name] for name in wanted]

@@ -1,105 +1,296 @@
-"""Image metrics of the published protocol, slice by slice, and the same inside a region."""
+"""Image metrics: the published ones, and those that the guess of one scale cannot decide.
+
+Arrays are (Z, H, W). *Unit* values are ``(x + 1) / 2`` of the network's [-1, 1], float64. A mask
+selects pixels; a metric over no pixel at all is left out, never counted as 0.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 DATA_RANGE = 255
+ENHANCING = 0.2
+"""Enhancing: brighter than the fitted T1 by this share of normal brain's median T1ce."""
 
+Float = NDArray[np.float64]
 Levels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
+Values = dict[str, list[float]]
+"""Metric keys to the values of one case: one a slice, or one alone."""
 
-def to_levels(values: NDArray[np.float32]) -> Levels:
-    """[-1, 1] to 0..255: (x + 1) / 2 * 255, truncated, as published."""
-    levels: Levels = ((values.astype(np.float64) + 1) / 2 * DATA_RANGE).astype(np.uint8)
-    return levels
+
+def to_unit(values: NDArray[np.float32]) -> Float:
+    """[-1, 1] to [0, 1]."""
+    unit: Float = (values.astype(np.float64) + 1) / 2
+    return unit
+
+
+def to_levels(unit: Float) -> Levels:
+    """[0, 1] to 0..255, truncated, as published."""
+    return np.asarray(np.clip(unit * DATA_RANGE, 0, DATA_RANGE).astype(np.uint8))
 
 
 @dataclass(frozen=True)
-class SliceMetrics:
-    """One slice. ``psnr_db`` is None for an identical pair, which has none."""
+class LinearFit:
+    """``gain * x + offset``, least squares."""
 
-    psnr_db: float | None
-    ssim: float
-    nmse: float
+    gain: float
+    offset: float
+
+    @classmethod
+    def of(cls, x: Float, y: Float) -> LinearFit:
+        """From ``x`` to ``y``; a constant ``x`` gives the mean of ``y``."""
+        spread = float(x.var())
+        gain = float(((x - x.mean()) * (y - y.mean())).mean()) / spread if spread > 0 else 0.0
+        return cls(gain, float(y.mean()) - gain * float(x.mean()))
+
+    def __call__(self, x: Float) -> Float:
+        return self.gain * x + self.offset
 
 
-def slice_metrics(reference: Levels, image: Levels) -> SliceMetrics:
-    """Of two whole (H, W) slices.
+def best_factor(x: Float, y: Float) -> float:
+    """The k for which ``k * x`` is nearest to ``y`` in the least-squares sense."""
+    power = float(np.square(x).sum())
+    return float((x * y).sum()) / power if power > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a synthesis of one case is held against.
+
+    Parameters
+    ----------
+    t1ce, t1
+        Unit values of the evaluated slices.
+    brain
+        Voxels whose T1ce is not 0: BraTS volumes are skull-stripped.
+    core, oedema
+        The labelled tumour (labels 1, 3, 4) and oedema (label 2).
+    """
+
+    t1ce: Float
+    t1: Float
+    brain: Mask
+    core: Mask
+    oedema: Mask
+
+    @property
+    def normal(self) -> Mask:
+        """Brain outside every label."""
+        return self.brain & ~self.core & ~self.oedema
+
+    @property
+    def mirrored_core(self) -> Mask:
+        """Normal brain at the place of the core on the other side of the head."""
+        return self.core[:, :, ::-1] & self.normal
+
+
+def published_metrics(truth: Truth, image: Float) -> Values:
+    """Slice by slice on 0..255, whole and inside each label.
 
     PSNR and SSIM are scikit-image's with its defaults (7 x 7 uniform window); NMSE is the mean
-    squared error over the reference's variance, 0 where that is 0.
+    squared error over the reference's variance, 0 where that is 0. Identical slices have no PSNR.
+    Inside a label, SSIM is the mean of its map there, and slices without the label are left out.
     """
-    identical = bool((reference == image).all())
-    return SliceMetrics(
-        None
-        if identical
-        else float(peak_signal_noise_ratio(reference, image, data_range=DATA_RANGE)),
-        float(structural_similarity(reference, image, data_range=DATA_RANGE)),
-        _nmse(reference, image),
+    values: Values = {}
+    regions: Mapping[str, Mask] = {"core": truth.core, "oedema": truth.oedema}
+    for z, (reference, made) in enumerate(
+        zip(to_levels(truth.t1ce), to_levels(image), strict=True)
+    ):
+        ssim, ssim_map = structural_similarity(reference, made, data_range=DATA_RANGE, full=True)
+        if (reference != made).any():
+            _add(values, "slice.psnr_db", peak_signal_noise_ratio(reference, made, data_range=255))
+        _add(values, "slice.ssim", ssim)
+        a, b = reference.astype(np.float64), made.astype(np.float64)
+        _add(values, "slice.nmse", nmse(a, b))
+        for name, mask in regions.items():
+            inside = mask[z]
+            if not inside.any():
+                continue
+            _add(values, f"{name}.psnr_db", psnr(a[inside], b[inside], DATA_RANGE))
+            _add(values, f"{name}.ssim", ssim_map[inside].mean())
+            _add(values, f"{name}.nmse", nmse(a[inside], b[inside]))
+    return values
+
+
+def volume_metrics(truth: Truth, image: Float) -> Values:
+    """Of all evaluated slices at once, in float: nothing is truncated, no slice counts more.
+
+    PSNR's data range is 1; SSIM has a 7 x 7 x 7 uniform window.
+    """
+    values: Values = {}
+    _add(values, "volume.psnr_db", psnr(truth.t1ce, image, 1.0))
+    ssim = structural_similarity(
+        truth.t1ce.astype(np.float32), image.astype(np.float32), data_range=1.0
     )
+    _add(values, "volume.ssim", ssim)
+    _add(values, "volume.nmse", nmse(truth.t1ce, image))
+    _add(values, "volume.mae", np.abs(truth.t1ce - image).mean())
+    return values
 
 
-def region_metrics(reference: Levels, image: Levels, region: Mask) -> SliceMetrics:
-    """The same over the pixels of a non-empty region; SSIM is its map's mean there."""
-    inside, made = reference[region].astype(np.float64), image[region].astype(np.float64)
-    mse = float(np.square(inside - made).mean())
-    _, ssim_map = structural_similarity(reference, image, data_range=DATA_RANGE, full=True)
-    return SliceMetrics(
-        None if mse == 0 else float(10 * np.log10(DATA_RANGE**2 / mse)),
-        float(ssim_map[region].mean()),
-        _nmse(inside, made),
-    )
+def fitted_metrics(truth: Truth, image: Float) -> Values:
+    """Inside the brain after the best linear fit of the image to the T1ce there.
+
+    The fit takes away what the level and contrast of the whole image cost; PSNR's data range is
+    1. SSIM is the mean over the brain of the slices' maps, both images 0 outside the brain.
+    """
+    values: Values = {}
+    brain = truth.brain
+    if not brain.any():
+        return values
+    fitted = LinearFit.of(image[brain], truth.t1ce[brain])(image)
+    _add(values, "brain.psnr_db", psnr(truth.t1ce[brain], fitted[brain], 1.0))
+    maps = [
+        structural_similarity(a, b, data_range=1.0, full=True)[1]
+        for a, b in zip(truth.t1ce * brain, fitted * brain, strict=True)
+    ]
+    _add(values, "brain.ssim", np.stack(maps)[brain].mean())
+    return values
 
 
-def _nmse(reference: NDArray[Any], image: NDArray[Any]) -> float:
-    reference, image = reference.astype(np.float64), image.astype(np.float64)
+def enhancement_metrics(truth: Truth, image: Float) -> Values:
+    """The uptake of contrast agent itself: T1ce minus the T1 that was fitted to it.
+
+    T1 and image are fitted to the T1ce over normal brain, so that the lesion has no say in the
+    level; differences are in shares of normal brain's median T1ce. Inside the core: mean absolute
+    error, Pearson correlation, Dice of the voxels that enhance by more than :data:`ENHANCING`,
+    and PSNR of the fitted image. At the mirrored core: the mean enhancement the image shows beyond
+    the true one, 0 for a model that a wrong prompt cannot mislead.
+    """
+    values: Values = {}
+    normal, core, mirrored = truth.normal, truth.core, truth.mirrored_core
+    if not normal.any():
+        return values
+    level = float(np.median(truth.t1ce[normal]))
+    plain = LinearFit.of(truth.t1[normal], truth.t1ce[normal])(truth.t1)
+    fitted = LinearFit.of(image[normal], truth.t1ce[normal])(image)
+    if mirrored.any() and level > 0:
+        beyond = (fitted - truth.t1ce)[mirrored].mean() / level
+        _add(values, "mirror.false_enhancement", beyond)
+    if not core.any() or level <= 0:
+        return values
+    true, made = ((x - plain)[core] / level for x in (truth.t1ce, fitted))
+    _add(values, "enhancement.psnr_db", psnr(truth.t1ce[core], fitted[core], 1.0))
+    _add(values, "enhancement.mae", np.abs(made - true).mean())
+    if min(float(true.std()), float(made.std())) > 1e-9:
+        _add(values, "enhancement.correlation", np.corrcoef(true, made)[0, 1])
+    a, b = true > ENHANCING, made > ENHANCING
+    if a.any() or b.any():
+        _add(values, "enhancement.dice", 2 * float((a & b).sum()) / float(a.sum() + b.sum()))
+    return values
+
+
+def all_metrics(truth: Truth, image: Float) -> Values:
+    """Every metric of one synthesized (Z, H, W) unit-valued image."""
+    return {
+        **published_metrics(truth, image),
+        **volume_metrics(truth, image),
+        **fitted_metrics(truth, image),
+        **enhancement_metrics(truth, image),
+    }
+
+
+def psnr(reference: Float, image: Float, data_range: float) -> float | None:
+    """Peak signal-to-noise ratio in dB over all given values; None of an identical pair."""
+    mse = float(np.square(reference - image).mean())
+    return float(10 * np.log10(data_range**2 / mse)) if mse > 0 else None
+
+
+def nmse(reference: Float, image: Float) -> float:
+    """Mean squared error over the reference's variance, 0 where that is 0."""
     variance = float(reference.var())
     return float(np.square(reference - image).mean()) / variance if variance > 0 else 0.0
 
 
-@dataclass(frozen=True)
-class Statistic:
-    """Mean and population standard deviation over ``count`` slices; None over none."""
-
-    mean: float | None
-    sd: float | None
-    count: int
-
-    @classmethod
-    def of(cls, values: Iterable[float | None]) -> Statistic:
-        """Over the values that are there."""
-        there = [value for value in values if value is not None]
-        if not there:
-            return cls(None, None, 0)
-        return cls(float(np.mean(there)), float(np.std(there)), len(there))
+def _add(values: Values, key: str, value: float | None) -> None:
+    if value is not None:
+        values.setdefault(key, []).append(float(value))
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The three published columns."""
+class Column:
+    """How a metric is shown: its title, unit, digits and whether more is better."""
 
-    psnr_db: Statistic
-    ssim: Statistic
-    nmse: Statistic
+    key: str
+    title: str
+    digits: int
+    higher_is_better: bool
 
-    @classmethod
-    def of(cls, metrics: Iterable[SliceMetrics]) -> Summary:
-        """Over slices."""
-        rows = list(metrics)
-        return cls(
-            Statistic.of(row.psnr_db for row in rows),
-            Statistic.of(row.ssim for row in rows),
-            Statistic.of(row.nmse for row in rows),
-        )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+@dataclass(frozen=True)
+class ColumnGroup:
+    """Columns of one table, with a sentence on what they measure."""
+
+    title: str
+    unit: str
+    columns: tuple[Column, ...]
+
+
+GROUPS: tuple[ColumnGroup, ...] = (
+    ColumnGroup(
+        "published",
+        "slices",
+        (
+            Column("slice.psnr_db", "PSNR dB", 2, True),
+            Column("slice.ssim", "SSIM", 3, True),
+            Column("slice.nmse", "NMSE", 3, False),
+        ),
+    ),
+    ColumnGroup(
+        "brain, after the best linear fit",
+        "cases",
+        (
+            Column("brain.psnr_db", "PSNR dB", 2, True),
+            Column("brain.ssim", "SSIM", 3, True),
+        ),
+    ),
+    ColumnGroup(
+        "enhancement of the tumour core, normal brain fitted",
+        "cases",
+        (
+            Column("enhancement.psnr_db", "PSNR dB", 2, True),
+            Column("enhancement.mae", "MAE", 3, False),
+            Column("enhancement.correlation", "correlation", 3, True),
+            Column("enhancement.dice", f"Dice > {ENHANCING:g}", 3, True),
+            Column("mirror.false_enhancement", "false, mirrored", 3, False),
+        ),
+    ),
+    ColumnGroup(
+        "published, inside the tumour core",
+        "slices",
+        (
+            Column("core.psnr_db", "PSNR dB", 2, True),
+            Column("core.ssim", "SSIM", 3, True),
+            Column("core.nmse", "NMSE", 3, False),
+        ),
+    ),
+    ColumnGroup(
+        "published, inside the oedema",
+        "slices",
+        (
+            Column("oedema.psnr_db", "PSNR dB", 2, True),
+            Column("oedema.ssim", "SSIM", 3, True),
+            Column("oedema.nmse", "NMSE", 3, False),
+        ),
+    ),
+    ColumnGroup(
+        "volume, in float",
+        "cases",
+        (
+            Column("volume.psnr_db", "PSNR dB", 2, True),
+            Column("volume.ssim", "SSIM", 3, True),
+            Column("volume.nmse", "NMSE", 3, False),
+            Column("volume.mae", "MAE", 4, False),
+        ),
+    ),
+)
+"""Every metric there is, in the order of reports."""
+
+COLUMNS: tuple[Column, ...] = tuple(column for group in GROUPS for column in group.columns)

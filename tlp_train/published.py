@@ -1,93 +1,251 @@
-"""The parameter names of the published implementation, as a map onto ours."""
+"""Weights of the published implementation: its parameter names, and how they become ours.
+
+The published state dict says nothing of what it takes in or how large it is; inputs are told, and
+everything else is read off its keys and shapes and then checked key by key.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-from tlp_runtime.spec import ModelSpec
+import torch
+from torch import Tensor
+
+from tlp_runtime.bundle import sha256
+from tlp_runtime.errors import ModelMismatch
+from tlp_runtime.io.atomic import atomic_file
+from tlp_runtime.spec import ModelSpec, NetworkSpec
+from tlp_train.checkpoint import IMPORTED, load_safely, write_checkpoint
+from tlp_train.network import Generator
 
 _BLOCK_PARTS = {
-    "norm1.body": "attention_norm",
-    "norm2.body": "ffn_norm",
-    "attn.temperature": "attention.temperature",
-    "attn.qkv": "attention.qkv",
-    "attn.qkv_dwconv": "attention.qkv_depthwise",
-    "attn.project_out": "attention.project",
-    "ffn.project_in": "ffn.expand",
-    "ffn.dwconv": "ffn.spatial",
-    "ffn.project_out": "ffn.project",
+    "attention_norm": "norm1.body",
+    "ffn_norm": "norm2.body",
+    "attention.temperature": "attn.temperature",
+    "attention.qkv": "attn.qkv",
+    "attention.qkv_depthwise": "attn.qkv_dwconv",
+    "attention.project": "attn.project_out",
+    "ffn.expand": "ffn.project_in",
+    "ffn.spatial": "ffn.dwconv",
+    "ffn.project": "ffn.project_out",
 }
-_ATTENTION_PARTS = {"norm": "norm", "qkv": "qkv", "out": "project"}
+_ATTENTION_PARTS = {"norm": "norm", "qkv": "qkv", "project": "out"}
 
-_BLOCK = rf"(?P<index>\d+)\.(?P<part>{'|'.join(map(re.escape, _BLOCK_PARTS))})(?P<leaf>\.\w+)?"
-_ATTENTION = r"(?P<part>norm|qkv|out)"
-_LEAF = r"\.(?P<leaf>weight|bias)"
+_LEAF = r"(?P<leaf>\.weight|\.bias|)"
+_BLOCK = rf"(?P<index>\d+)\.(?P<part>{'|'.join(map(re.escape, _BLOCK_PARTS))}){_LEAF}"
+_ATTENTION = rf"(?P<part>norm|qkv|project){_LEAF}"
+
+_STEM = "encoder_A.patch_embed.proj.weight"
+_SHOWN = 20
 
 
 def _block(m: re.Match[str]) -> str:
-    return f"{m['index']}.{_BLOCK_PARTS[m['part']]}{m['leaf'] or ''}"
+    return f"{m['index']}.{_BLOCK_PARTS[m['part']]}{m['leaf']}"
 
 
-def _decoder_scale(scale: int, levels: int) -> str:
-    return {levels: "lowest", 0: "finest"}.get(scale, f"scales.{levels - 1 - scale}")
+def _attention(m: re.Match[str], suffix: str = "") -> str:
+    return f"{_ATTENTION_PARTS[m['part']]}{suffix}{m['leaf']}"
 
 
-def _rules(levels: int) -> list[tuple[str, Callable[[re.Match[str]], str]]]:
-    """Patterns of published names beside a function to ours; published scales count from 1."""
+def _rules(spec: ModelSpec) -> list[tuple[str, Callable[[re.Match[str]], str]]]:
+    """Patterns of our names, each with a function to the published one.
+
+    Published scales count from 1, the finest; its decoder is numbered by scale, ours in the order
+    it runs. The first of ``spec.inputs`` is the published branch A, the second B.
+    """
+    top = spec.network.levels
+
+    def branch(m: re.Match[str]) -> str:
+        return f"encoder_{'AB'[spec.inputs.index(m['input'])]}"
+
+    def scale(m: re.Match[str], offset: int = 0) -> int:
+        return int(m["scale"]) + 1 + offset
+
+    def decoder_scale(m: re.Match[str]) -> int:
+        return top - int(m["step"])
+
+    encoder = r"encoders\.(?P<input>\w+)\."
     return [
-        (r"patch_embed\.proj\.weight", lambda m: "stem.weight"),
-        (r"down(?P<scale>\d)_\d\.body\.0\.weight", lambda m: f"downs.{_scale(m)}.conv.weight"),
-        (rf"encoder_level(?P<scale>\d)\.{_BLOCK}", lambda m: f"scales.{_scale(m)}.{_block(m)}"),
+        (encoder + r"stem\.weight", lambda m: f"{branch(m)}.patch_embed.proj.weight"),
         (
-            rf"decoder_level(?P<scale>\d)\.{_BLOCK}",
-            lambda m: f"decoder.{_decoder_scale(_scale(m), levels)}.{_block(m)}",
-        ),
-        (rf"refinement\.{_BLOCK}", lambda m: f"decoder.refinement.{_block(m)}"),
-        (
-            r"up(?P<scale>\d)_\d\.body\.0\.weight",
-            lambda m: f"decoder.ups.{levels - _scale(m)}.conv.weight",
+            encoder + rf"scales\.(?P<scale>\d)\.{_BLOCK}",
+            lambda m: f"{branch(m)}.encoder_level{scale(m)}.{_block(m)}",
         ),
         (
-            r"reduce_chan_level(?P<scale>\d)\.weight",
-            lambda m: f"decoder.reduces.{levels - 1 - _scale(m)}.weight",
+            encoder + r"downs\.(?P<scale>\d)\.conv\.weight",
+            lambda m: f"{branch(m)}.down{scale(m)}_{scale(m, 1)}.body.0.weight",
         ),
         (
-            rf"fusion_level(?P<scale>\d)\.layer{_LEAF}",
-            lambda m: f"bottleneck.fusions.{_scale(m)}.conv.{m['leaf']}",
+            rf"bottleneck\.global_fusion\.(?P<branch>[ab])\.{_ATTENTION}",
+            lambda m: f"cross_attention.{_attention(m, '_' + m['branch'].upper())}",
         ),
         (
-            rf"cross_attention\.{_ATTENTION}_(?P<branch>[AB]){_LEAF}",
-            lambda m: (
-                f"bottleneck.global_fusion.{m['branch'].lower()}."
-                f"{_ATTENTION_PARTS[m['part']]}.{m['leaf']}"
-            ),
+            rf"bottleneck\.fusions\.(?P<scale>\d)\.conv{_LEAF}",
+            lambda m: f"fusion_level{scale(m)}.layer{m['leaf']}",
+        ),
+        (rf"spatial_attention\.{_ATTENTION}", lambda m: f"attention_spatial.{_attention(m)}"),
+        (rf"decoder\.lowest\.{_BLOCK}", lambda m: f"decoder_level{top + 1}.{_block(m)}"),
+        (
+            rf"decoder\.scales\.(?P<step>\d)\.{_BLOCK}",
+            lambda m: f"decoder_level{decoder_scale(m)}.{_block(m)}",
+        ),
+        (rf"decoder\.finest\.{_BLOCK}", lambda m: f"decoder_level1.{_block(m)}"),
+        (rf"decoder\.refinement\.{_BLOCK}", lambda m: f"refinement.{_block(m)}"),
+        (
+            r"decoder\.ups\.(?P<step>\d)\.conv\.weight",
+            lambda m: f"up{decoder_scale(m) + 1}_{decoder_scale(m)}.body.0.weight",
         ),
         (
-            rf"attention_spatial\.{_ATTENTION}{_LEAF}",
-            lambda m: f"spatial_attention.{_ATTENTION_PARTS[m['part']]}.{m['leaf']}",
+            r"decoder\.reduces\.(?P<step>\d)\.weight",
+            lambda m: f"reduce_chan_level{decoder_scale(m)}.weight",
         ),
-        (r"output\.weight", lambda m: "decoder.output.weight"),
+        (r"decoder\.output\.weight", lambda m: "output.weight"),
     ]
 
 
-def _scale(m: re.Match[str]) -> int:
-    return int(m["scale"]) - 1
+def published_name(name: str, spec: ModelSpec) -> str:
+    """The published state dict's key of our parameter ``name``.
 
-
-def our_name(key: str, spec: ModelSpec) -> str | None:
-    """Our state-dict name of the published parameter ``key``; None when it has none.
-
-    The published encoder A is the first of ``spec.inputs``, B the second.
+    Raises
+    ------
+    KeyError
+        The published network has no such part (the ablations, the gated feed-forward).
     """
-    prefix = ""
-    if key.startswith(("encoder_A.", "encoder_B.")):
-        branch = "AB".index(key[8])
-        if branch >= len(spec.inputs):
-            return None
-        prefix, key = f"encoders.{spec.inputs[branch]}.", key[10:]
-    for pattern, name in _rules(spec.network.levels):
-        match = re.fullmatch(pattern, key)
+    for pattern, published in _rules(spec):
+        match = re.fullmatch(pattern, name)
         if match:
-            return prefix + name(match)
-    return None
+            return published(match)
+    raise KeyError(name)
+
+
+def import_weights(weights: Path, inputs: tuple[str, ...], out: Path, *, overwrite: bool) -> Path:
+    """Turn a published-layout state dict into a checkpoint of ours.
+
+    Parameters
+    ----------
+    weights
+        A file of ``torch.save``: a state dict, also under the key ``state_dict``, also with the
+        prefix ``module.`` that ``DataParallel`` leaves. Only tensors are loaded from it.
+    inputs
+        What the branches take: the file does not say.
+    out
+        Where to write.
+
+    Raises
+    ------
+    ModelMissing, ModelDamaged, UnsafeCheckpoint
+        No file, a damaged one, or one with more than tensors and plain values.
+    ModelMismatch
+        Keys that are unknown, missing or of another shape; every kind is listed.
+    OutputError
+        ``out`` exists or cannot be written.
+    """
+    state = _state_dict(load_safely(weights), weights)
+    spec = ModelSpec(inputs=inputs, network=_network(state, weights, len(inputs)))
+    ours = _renamed(state, spec, weights)
+    origin = {"file": weights.name, "sha256": sha256(weights)}
+    with atomic_file(out, overwrite=overwrite) as temporary:
+        write_checkpoint(temporary, spec, ours, {IMPORTED: origin})
+    return out
+
+
+def _state_dict(data: Any, source: Path) -> dict[str, Tensor]:
+    if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
+        data = data["state_dict"]
+    if not isinstance(data, Mapping) or not data:
+        raise ModelMismatch(
+            f"{source}: holds {type(data).__name__}, expected a state dict: parameter names to "
+            "tensors."
+        )
+    state = {str(key): value for key, value in data.items()}
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    if _STEM not in state:
+        known = [key for key in state if key.startswith("generator.")]
+        raise ModelMismatch(
+            f"{source}: has no {_STEM}, so it is no state dict of the published generator. It has "
+            f"{len(state)} keys: {_shown(list(state)[:5])}."
+            + (" It looks like a checkpoint of tlp train; export it as it is." if known else "")
+        )
+    bad = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    bad += [
+        key
+        for key, value in state.items()
+        if isinstance(value, Tensor) and not torch.isfinite(value).all()
+    ]
+    if bad:
+        raise ModelMismatch(
+            f"{source}: these entries are not finite tensors: {_shown(bad)}. Copy the file again, "
+            "or save the generator's state_dict() alone."
+        )
+    return state
+
+
+def _network(state: Mapping[str, Tensor], source: Path, branches: int) -> NetworkSpec:
+    """Size of the network, from keys and shapes of its first branch."""
+    found = 2 if any(key.startswith("encoder_B.") for key in state) else 1
+    if found != branches:
+        raise ModelMismatch(
+            f"{source}: has {found} encoder{'s' if found > 1 else ''}, but --inputs names "
+            f"{branches}. Give --inputs {'t1,t2' if found == 2 else 't1 or --inputs t2'}."
+        )
+
+    def count(prefix: str) -> int:
+        pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
+        return len({match[1] for match in map(pattern.match, state) if match})
+
+    scales = 0
+    while count(f"encoder_A.encoder_level{scales + 1}."):
+        scales += 1
+    first = "encoder_A.encoder_level{}.0."
+    try:
+        expand = state[first.format(1) + "ffn.project_in.weight"]
+        return NetworkSpec(
+            dim=len(state[_STEM]),
+            levels=scales - 1,
+            blocks=tuple(count(f"encoder_A.encoder_level{s + 1}.") for s in range(scales)),
+            heads=tuple(
+                len(state[first.format(s + 1) + "attn.temperature"]) for s in range(scales)
+            ),
+            refinement_blocks=count("refinement."),
+            ffn_expansion=expand.shape[0] / expand.shape[1],
+        )
+    except (KeyError, IndexError, TypeError, ZeroDivisionError) as error:
+        raise ModelMismatch(
+            f"{source}: its size cannot be read off its keys; {error} is missing or of another "
+            "shape. Expected the published generator's state dict."
+        ) from error
+
+
+def _renamed(state: Mapping[str, Tensor], spec: ModelSpec, source: Path) -> dict[str, Tensor]:
+    """Our state dict of a published one; every key that does not fit is listed."""
+    with torch.device("meta"):
+        wanted = Generator(spec).state_dict()
+    names = {published_name(name, spec): name for name in wanted}
+    problems = {
+        "unknown": [key for key in state if key not in names],
+        "missing": [key for key in names if key not in state],
+        "misshapen": [
+            f"{key} {tuple(state[key].shape)}, expected {tuple(wanted[name].shape)}"
+            for key, name in names.items()
+            if key in state and state[key].shape != wanted[name].shape
+        ],
+    }
+    if any(problems.values()):
+        net = spec.network
+        raise ModelMismatch(
+            f"{source}: does not fit the published network of dim {net.dim}, "
+            f"{net.levels} downsamplings, blocks {net.blocks}:\n"
+            + "\n".join(
+                f"  {len(keys)} {kind}: {_shown(keys)}" for kind, keys in problems.items() if keys
+            )
+        )
+    return {name: state[key].to(torch.float32) for key, name in names.items()}
+
+
+def _shown(keys: list[str]) -> str:
+    more = len(keys) - _SHOWN
+    return ", ".join(keys[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -357,7 +357,19 @@ def test_usage_errors_are_exit_2(arguments: list[str], phantom_dir: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "verb", ["phantom", "train", "export", "infer", "bench", "evaluate", "models list"]
+    "verb",
+    [
+        "phantom",
+        "train",
+        "import",
+        "export",
+        "infer",
+        "augment",
+        "bench",
+        "evaluate",
+        "compare",
+        "models list",
+    ],
 )
 def test_every_verb_s_help_has_an_example(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([*verb.split(), "--help"]) == 0
@@ -384,22 +396,36 @@ def test_models_are_listed_chosen_and_removed(
     assert main(["models", "remove", name]) == 4
 
 
-def test_evaluate_prints_the_published_columns_and_writes_json(
+def test_evaluate_prints_tables_and_writes_every_format_and_compare_reads_them(
     tiny: TinyModel, phantom_case: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "one"
     shutil.copytree(phantom_case, data / phantom_case.name)
-    report = tmp_path / "e.json"
+    files = {kind: tmp_path / f"e.{kind}" for kind in ("json", "csv", "markdown")}
     arguments = ["evaluate", "--data", str(data), "--model", str(tiny.bundle.path)]
-    assert main([*arguments, "--prompt", "seg", "--json", str(report)]) == 0
-    record = json.loads(report.read_text())
+    outputs = [word for kind, path in files.items() for word in (f"--{kind}", str(path))]
+    assert main([*arguments, "--prompt", "seg", *outputs]) == 0
+    record = json.loads(files["json"].read_text())
     assert record["prompt"] == "seg"
-    assert record["whole_slice"]["ssim"]["count"] == 100
-    assert 0 < record["tumour_region"]["ssim"]["count"] < 100
+    synthesis = record["summary"]["synthesis"]
+    assert synthesis["slice.ssim"]["count"] == 100
+    assert 0 < synthesis["core.ssim"]["count"] < 100
+    assert files["csv"].read_text().count("\n") == 1 + 3  # the synthesis and two reference rows
+    assert "t1 x best factor" in files["markdown"].read_text()
     out = capfd.readouterr().out
-    for column in ("PSNR dB", "SSIM", "NMSE", "tumour region"):
+    for column in ("PSNR dB", "SSIM", "NMSE", "enhancement", "t1 copied"):
         assert column in out
-    assert main([*arguments, "--json", str(report)]) == 9
+    for words in outputs:
+        if words.startswith("--"):
+            assert main([*arguments, words, str(files[words[2:]])]) == 9
+    second = tmp_path / "f.json"
+    assert main([*arguments, "--prompt", "mirrored", "--json", str(second)]) == 0
+    capfd.readouterr()
+    assert main(["compare", str(files["json"]), str(second), "--json", "-"]) == 0
+    compared = json.loads(capfd.readouterr().out)
+    assert (compared["first"]["prompt"], compared["second"]["prompt"]) == ("seg", "mirrored")
+    assert compared["differences"]["core.psnr_db"]["cases"] == 1
+    assert main(["compare", str(files["json"]), str(files["csv"])]) == 3
 
 
 def test_export_of_a_run_folder_then_no_tensorrt_is_exit_5(
@@ -442,3 +468,60 @@ def test_the_installed_script_ends_as_the_function_does(tiny: TinyModel, tmp_pat
     assert result.stdout == ""
     assert result.stderr.count("error:") == 1
     assert "Traceback" not in result.stderr
+
+
+def test_import_says_the_size_it_found_and_export_takes_it(
+    fixtures_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    with np.load(fixtures_dir / "authors_single_dim8.npz") as data:
+        state = {k[6:]: torch.from_numpy(data[k]) for k in data if k.startswith("state.")}
+    torch.save(state, tmp_path / "published.pth")
+    out = tmp_path / "our own.ckpt"
+    arguments = ["import", str(tmp_path / "published.pth"), "--out", str(out)]
+    assert main([*arguments, "--inputs", "t2"]) == 0
+    assert "inputs t2; dim 8, 2 downsamplings, blocks (1, 2, 2)" in capfd.readouterr().err
+    assert main([*arguments, "--inputs", "t2"]) == 9
+    assert main([*arguments, "--inputs", "t1,t2", "--overwrite"]) == 4
+    assert main([*arguments, "--inputs", "flair", "--overwrite"]) == 2
+    assert main(["export", str(out), "--out", str(tmp_path / "bundle"), "-q"]) == 0
+    spec = json.loads((tmp_path / "bundle" / "spec.json").read_text())
+    assert spec["inputs"] == ["t2"]
+
+
+def test_augment_writes_pairs_that_infer_reproduces(
+    tiny: TinyModel, phantom_case: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tiny.register()
+    t1, seg = (phantom_case / f"{phantom_case.name}_{kind}.nii.gz" for kind in ("t1", "seg"))
+    out = tmp_path / "augmented"
+    arguments = ["augment", "--t1", str(t1), "--out", str(out)]
+    assert main([*arguments, "--random", "2", "--seed", "5"]) == 0
+    record = json.loads((out / "augment.json").read_text())
+    assert len(record["pairs"]) == 2
+    syntheses = []
+    for pair in record["pairs"]:
+        again = tmp_path / pair["synthesis"]
+        words = ["--prompt", str(out / pair["prompt"]), "--out", str(again)]
+        assert main(["infer", "--t1", str(t1), *words]) == 0
+        images = [nib.load(folder / pair["synthesis"]) for folder in (out, tmp_path)]
+        assert np.array_equal(*(np.asanyarray(image.dataobj) for image in images))
+        assert np.array_equal(nib.load(out / pair["prompt"]).affine, nib.load(t1).affine)
+        syntheses.append(np.asanyarray(images[0].dataobj))
+    assert not np.array_equal(*syntheses)
+    assert main([*arguments, "--random", "2"]) == 9
+    assert main([*arguments, "--random", "1", "--prompt", str(seg), "--overwrite"]) == 0
+
+    drawn = tmp_path / "drawn"
+    drawn.mkdir()
+    assert main([*arguments, "--prompts", str(drawn), "--overwrite"]) == 3
+    shutil.copy(seg, drawn / "one.nii.gz")
+    assert main([*arguments, "--prompts", str(drawn), "--overwrite"]) == 0
+    assert json.loads((out / "augment.json").read_text())["pairs"][0]["origin"] == "one.nii.gz"
+    for wrong in ([], ["--random", "1", "--prompts", str(drawn)], ["--prompt", str(seg)]):
+        assert main([*arguments, *wrong, "--overwrite"]) == 2
+    (drawn / "two.nii.gz").write_bytes(b"damaged")
+    capfd.readouterr()
+    assert main([*arguments, "--prompts", str(drawn), "--overwrite"]) == 3
+    assert "two.nii.gz" in capfd.readouterr().err

@@ -172,10 +172,10 @@ def test_the_demonstration_shows_the_prompt_s_gain(tmp_path: Path) -> None:
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "demo.py"
     subprocess.run([sys.executable, script, "--out", tmp_path / "demo"], check=True)
     figures = {
-        use: json.loads((tmp_path / "demo" / f"{use}.json").read_text())["tumour_region"]
+        use: json.loads((tmp_path / "demo" / f"{use}.json").read_text())["summary"]["synthesis"]
         for use in ("none", "seg")
     }
-    gain = figures["seg"]["psnr_db"]["mean"] - figures["none"]["psnr_db"]["mean"]
+    gain = figures["seg"]["core.psnr_db"]["mean"] - figures["none"]["core.psnr_db"]["mean"]
     assert gain > 1.0
     report = (tmp_path / "demo" / "report.html").read_text()
     assert report.count("data:image/png;base64,") == 2

@@ -1,20 +1,38 @@
-"""The published metrics, against an independent computation."""
+"""Every metric of an evaluation, against an independent computation."""
 
 from __future__ import annotations
 
+import csv
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
+from scipy.ndimage import uniform_filter
 
 from tests.support import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer
+from tlp_runtime.errors import InputError, InputMissing
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec import ModelSpec
 from tlp_train.brats import find_cases
-from tlp_train.evaluation import evaluate
-from tlp_train.metrics import Statistic, region_metrics, slice_metrics, to_levels
+from tlp_train.comparison import compare
+from tlp_train.evaluation import SYNTHESIS, Evaluation, evaluate, needed_arrays
+from tlp_train.metrics import (
+    COLUMNS,
+    ENHANCING,
+    GROUPS,
+    Truth,
+    all_metrics,
+    best_factor,
+    published_metrics,
+    to_levels,
+    to_unit,
+)
+from tlp_train.statistics import PairedDifference, Statistic
+from tlp_train.tables import comparison_rows, evaluation_csv, evaluation_markdown
 
 
 def _ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -32,61 +50,191 @@ def _ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def pair() -> tuple[np.ndarray, np.ndarray]:
+def truth() -> Truth:
+    """Three slices of a smooth head with a core (none in the last slice) in oedema."""
     rng = np.random.default_rng(0)
-    reference = rng.integers(0, 256, (40, 32), np.uint8)
-    return reference, np.clip(reference + rng.normal(0, 20, reference.shape), 0, 255).astype(
-        np.uint8
+    z, y, x = np.meshgrid(np.arange(12), np.arange(40), np.arange(32), indexing="ij")
+    brain = (y - 20) ** 2 / 18**2 + (x - 16) ** 2 / 14**2 < 1
+    core = ((y - 18) ** 2 + (x - 10) ** 2 < 16) & (z < 9)
+    oedema = ((y - 18) ** 2 + (x - 10) ** 2 < 36) & (z < 10) & ~core & brain
+    t1 = np.where(brain, 1.0, 0.0) * (0.3 + 0.02 * rng.standard_normal(z.shape) + 0.004 * y)
+    t1ce = brain * (0.7 * t1 + 0.05 + 0.2 * core * rng.uniform(0, 1, z.shape))
+    return Truth(t1ce=t1ce, t1=t1, brain=t1ce > 0, core=core, oedema=oedema)
+
+
+@pytest.fixture
+def image(truth: Truth) -> np.ndarray:
+    """A synthesis: another level and contrast, part of the uptake, noise."""
+    rng = np.random.default_rng(1)
+    made = 1.4 * truth.t1 + 0.02 + 0.3 * truth.core + 0.01 * rng.standard_normal(truth.t1.shape)
+    return np.asarray(np.clip(made, 0, 1))
+
+
+def _fit(x: np.ndarray, y: np.ndarray, where: np.ndarray) -> np.ndarray:
+    gain, offset = np.polyfit(x[where], y[where], 1)
+    return np.asarray(gain * x + offset)
+
+
+def test_published_metrics_equal_their_formulas(truth: Truth, image: np.ndarray) -> None:
+    values = published_metrics(truth, image)
+    reference, made = (
+        np.floor(v * 255).astype(np.uint8).astype(float) for v in (truth.t1ce, image)
+    )
+    squares = np.square(reference - made)
+    assert values["slice.psnr_db"] == pytest.approx(
+        10 * np.log10(255**2 / squares.mean(axis=(1, 2)))
+    )
+    assert values["slice.nmse"] == pytest.approx(
+        squares.mean(axis=(1, 2)) / reference.var(axis=(1, 2))
+    )
+    maps = [_ssim_map(a, b) for a, b in zip(reference, made, strict=True)]
+    assert values["slice.ssim"] == pytest.approx([m.mean() for m in maps])
+    for name, mask, held in (("core", truth.core, 9), ("oedema", truth.oedema, 10)):
+        slices = range(held)
+        assert values[f"{name}.psnr_db"] == pytest.approx(
+            [10 * np.log10(255**2 / squares[z][mask[z]].mean()) for z in slices]
+        )
+        assert values[f"{name}.nmse"] == pytest.approx(
+            [squares[z][mask[z]].mean() / reference[z][mask[z]].var() for z in slices]
+        )
+        assert values[f"{name}.ssim"] == pytest.approx(
+            [maps[z][mask[z][3:-3, 3:-3]].mean() for z in slices]
+        )
+
+
+def test_identical_slices_have_no_psnr_and_flat_references_no_nmse(truth: Truth) -> None:
+    flat = np.zeros_like(truth.t1ce)
+    values = published_metrics(replace(truth, t1ce=flat), flat)
+    assert "slice.psnr_db" not in values
+    assert "core.psnr_db" not in values
+    assert values["slice.ssim"] == [1.0] * 12
+    assert values["slice.nmse"] == [0.0] * 12
+
+
+def test_volume_metrics_equal_their_formulas(truth: Truth, image: np.ndarray) -> None:
+    values = all_metrics(truth, image)
+    mse = np.square(truth.t1ce - image).mean()
+    assert values["volume.psnr_db"] == pytest.approx([-10 * np.log10(mse)])
+    assert values["volume.nmse"] == pytest.approx([mse / truth.t1ce.var()])
+    assert values["volume.mae"] == pytest.approx([np.abs(truth.t1ce - image).mean()])
+    x, y = truth.t1ce, image
+    mx, my = uniform_filter(x, 7), uniform_filter(y, 7)
+    n = 343 / 342
+    vx, vy = (n * (uniform_filter(v * v, 7) - m * m) for v, m in ((x, mx), (y, my)))
+    cov = n * (uniform_filter(x * y, 7) - mx * my)
+    ssim = (2 * mx * my + 1e-4) * (2 * cov + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+    assert values["volume.ssim"] == pytest.approx([ssim[3:-3, 3:-3, 3:-3].mean()], abs=1e-5)
+
+
+def test_brain_metrics_do_not_depend_on_level_and_contrast(truth: Truth, image: np.ndarray) -> None:
+    values = all_metrics(truth, image)
+    fitted = _fit(image, truth.t1ce, truth.brain)
+    mse = np.square(truth.t1ce - fitted)[truth.brain].mean()
+    assert values["brain.psnr_db"] == pytest.approx([-10 * np.log10(mse)])
+    inner = [
+        _ssim_map(a * 255, b * 255)[mask[3:-3, 3:-3]]
+        for a, b, mask in zip(truth.t1ce, fitted * truth.brain, truth.brain, strict=True)
+    ]
+    assert values["brain.ssim"] == pytest.approx([np.concatenate(inner).mean()], abs=2e-3)
+    other = all_metrics(truth, 0.5 * image + 0.2)
+    for key in ("brain.psnr_db", "brain.ssim", "enhancement.mae", "enhancement.dice"):
+        assert other[key] == pytest.approx(values[key])
+    assert other["slice.psnr_db"] != pytest.approx(values["slice.psnr_db"])
+
+
+def test_enhancement_metrics_equal_their_formulas(truth: Truth, image: np.ndarray) -> None:
+    values = all_metrics(truth, image)
+    normal = truth.brain & ~(truth.core | truth.oedema)
+    level = np.median(truth.t1ce[normal])
+    plain, fitted = (_fit(v, truth.t1ce, normal) for v in (truth.t1, image))
+    true, made = ((v - plain)[truth.core] / level for v in (truth.t1ce, fitted))
+    assert values["enhancement.mae"] == pytest.approx([np.mean(np.abs(true - made))])
+    assert values["enhancement.correlation"] == pytest.approx([np.corrcoef(true, made)[0, 1]])
+    a, b = set(np.flatnonzero(true > ENHANCING)), set(np.flatnonzero(made > ENHANCING))
+    assert a
+    assert b
+    assert values["enhancement.dice"] == pytest.approx([2 * len(a & b) / (len(a) + len(b))])
+    mse = np.square(truth.t1ce - fitted)[truth.core].mean()
+    assert values["enhancement.psnr_db"] == pytest.approx([-10 * np.log10(mse)])
+    mirrored = np.flip(truth.core, axis=2) & normal
+    assert values["mirror.false_enhancement"] == pytest.approx(
+        [((fitted - truth.t1ce)[mirrored] / level).mean()]
     )
 
 
-def test_slice_metrics_equal_their_formulas(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    reference, image = pair
-    mse = np.square(reference.astype(float) - image).mean()
-    metrics = slice_metrics(reference, image)
-    assert metrics.psnr_db == pytest.approx(10 * np.log10(255**2 / mse))
-    assert metrics.nmse == pytest.approx(mse / reference.astype(float).var())
-    assert metrics.ssim == pytest.approx(_ssim_map(reference, image).mean())
+def test_a_perfect_synthesis_and_a_copied_t1(truth: Truth) -> None:
+    perfect = all_metrics(truth, truth.t1ce)
+    assert perfect["enhancement.mae"] == pytest.approx([0], abs=1e-9)
+    assert perfect["enhancement.correlation"] == pytest.approx([1])
+    assert perfect["enhancement.dice"] == [1.0]
+    assert perfect["mirror.false_enhancement"] == pytest.approx([0], abs=1e-9)
+    copied = all_metrics(truth, truth.t1)
+    assert copied["enhancement.dice"] == [0.0]
+    assert "enhancement.correlation" not in copied, "a T1 shows no enhancement that could vary"
 
 
-def test_region_metrics_see_the_region_only(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    reference, image = pair
-    region = np.zeros(reference.shape, bool)
-    region[10:20, 8:18] = True
-    inside, made = reference[region].astype(float), image[region].astype(float)
-    metrics = region_metrics(reference, image, region)
-    mse = np.square(inside - made).mean()
-    assert metrics.psnr_db == pytest.approx(10 * np.log10(255**2 / mse))
-    assert metrics.nmse == pytest.approx(mse / inside.var())
-    assert metrics.ssim == pytest.approx(_ssim_map(reference, image)[7:17, 5:15].mean())
-    far = image.copy()
-    far[30:, :] = 0
-    assert region_metrics(reference, far, region) == metrics
+def test_cases_without_a_label_have_no_metric_of_it(truth: Truth, image: np.ndarray) -> None:
+    bare = replace(truth, core=np.zeros_like(truth.core), oedema=np.zeros_like(truth.oedema))
+    keys = set(all_metrics(bare, image))
+    assert not [key for key in keys if key.startswith(("core", "oedema", "enhancement", "mirror"))]
+    assert {"slice.psnr_db", "brain.psnr_db", "volume.ssim"} <= keys
 
 
-def test_identical_pairs_have_no_psnr_and_flat_references_no_nmse() -> None:
-    flat = np.zeros((16, 16), np.uint8)
-    metrics = slice_metrics(flat, flat)
-    assert (metrics.psnr_db, metrics.ssim, metrics.nmse) == (None, 1.0, 0.0)
-    assert slice_metrics(flat, flat + 5).nmse == 0
+def test_every_metric_has_a_column(truth: Truth, image: np.ndarray) -> None:
+    assert set(all_metrics(truth, image)) == {column.key for column in COLUMNS}
 
 
-def test_levels_are_truncated_not_rounded() -> None:
-    values = np.array([-1, 1, 0, 0.999], np.float32)
-    assert to_levels(values).tolist() == [0, 255, 127, 254]
+def test_best_factor_is_the_least_squares_one(truth: Truth, image: np.ndarray) -> None:
+    factor = best_factor(image, truth.t1ce)
+    errors = [
+        np.square(truth.t1ce - k * image).sum() for k in (factor - 1e-3, factor, factor + 1e-3)
+    ]
+    assert errors[1] == min(errors)
+    assert best_factor(np.zeros(3), np.ones(3)) == 0.0
 
 
-def test_statistics_leave_out_what_is_not_there() -> None:
-    assert Statistic.of([1.0, None, 3.0]) == Statistic(2.0, 1.0, 2)
-    assert Statistic.of([None]) == Statistic(None, None, 0)
+def test_levels_truncate_as_published() -> None:
+    values = np.array([-1, 1, 0, 2.02 / 255 - 1, 1.98 / 255 - 1], np.float32)
+    assert to_levels(to_unit(values)).tolist() == [0, 255, 127, 1, 0]
 
 
-def test_the_protocol_end_to_end_against_plain_numpy(phantom_case: Path) -> None:
+def test_statistics_over_slices_and_their_interval_over_cases() -> None:
+    statistic = Statistic.of([[1.0, 3.0], [], [5.0]])
+    assert (statistic.mean, statistic.count, statistic.cases) == (3.0, 3, 2)
+    assert statistic.sd == pytest.approx(np.sqrt(8 / 3))
+    assert statistic.interval == (2.0, 5.0), "two cases can be drawn alone"
+    assert Statistic.of([[], []]) == Statistic(None, None, 0, 0, None)
+    assert Statistic.of([[1.0, 2.0]]).interval is None
+    rng = np.random.default_rng(0)
+    many = Statistic.of([[v] for v in rng.normal(7, 2, 400)])
+    assert many.interval is not None
+    # 1.96 standard errors each side of the mean.
+    assert many.interval[1] - many.interval[0] == pytest.approx(2 * 1.96 * 2 / 20, rel=0.1)
+
+
+def test_paired_differences() -> None:
+    found = PairedDifference.of([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2.0, 4.0, 6.0, 8.0, 10.0, 12.0])
+    assert found.mean == pytest.approx(3.5)
+    assert found.p_value == pytest.approx(2 / 2**6), "exact: every sign is the same"
+    assert found.interval is not None
+    assert found.interval[0] > 0
+    same = PairedDifference.of([1.0, 2.0], [1.0, 2.0])
+    assert (same.mean, same.p_value) == (0.0, 1.0)
+    assert PairedDifference.of([1.0], [2.0]).interval is None
+
+
+def _evaluation(case: Path, spec: ModelSpec, use: str, model: str = "fake") -> Evaluation:
+    cases = [c for c in find_cases(case.parent, needed_arrays(spec)) if c.name == case.name]
+    with Synthesizer(FakeEngine(spec), batch=7) as synthesizer:
+        return evaluate(synthesizer, cases, use, model=model, data="phantom")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("use", ["none", "seg", "mirrored"])
+def test_the_protocol_end_to_end_against_plain_numpy(phantom_case: Path, use: str) -> None:
     """Slices 27..126, the crop, both scalings and the mean over slices, written out again."""
     spec = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
-    cases = [c for c in find_cases(phantom_case.parent, ("t1",)) if c.name == phantom_case.name]
     arrays = {
-        name: read_volume(cases[0].files[name])
+        name: read_volume(phantom_case / f"{phantom_case.name}_{name}.nii.gz")
         .data.astype(np.float64)
         .transpose(2, 1, 0)[:, 34:226, 40:200]
         for name in ("t1", "t1ce", "seg")
@@ -97,21 +245,84 @@ def test_the_protocol_end_to_end_against_plain_numpy(phantom_case: Path) -> None
         if name != "seg"
     }
     seg = arrays["seg"][27:127]
-    for use in ("none", "seg"):
-        prompt = np.where(seg == 2, 0.5, np.where(seg > 0, 1.0, 0)) * (use == "seg")
-        made = np.clip(scaled["t1"] * 0.5 + prompt * 0.25, -1, 1).astype(np.float32)
-        a, b = (((v.astype(float) + 1) / 2 * 255).astype(np.uint8) for v in (scaled["t1ce"], made))
-        mse = np.square(a.astype(float) - b).mean(axis=(1, 2))
-        expected = np.mean(10 * np.log10(255**2 / mse[mse > 0]))
-        with Synthesizer(FakeEngine(spec), batch=7) as synthesizer:
-            result = evaluate(synthesizer, cases, use)
-        assert result.whole.psnr_db.mean == pytest.approx(expected)
-        assert result.whole.ssim.count == 100
-        core = np.isin(seg, (1, 3, 4))
+    prompt = np.where(seg == 2, 0.5, np.where(seg > 0, 1.0, 0))
+    prompt = {"none": 0 * prompt, "seg": prompt, "mirrored": prompt[:, :, ::-1]}[use]
+    made = np.clip(scaled["t1"] * 0.5 + prompt * 0.25, -1, 1).astype(np.float32)
+    t1 = (scaled["t1"].astype(float) + 1) / 2
+    t1ce = (scaled["t1ce"].astype(float) + 1) / 2
+    factor = (t1 * t1ce).sum() / (t1 * t1).sum()
+    images = {
+        SYNTHESIS: (made.astype(float) + 1) / 2,
+        "t1 copied": t1,
+        "t1 x best factor": np.minimum(factor * t1, 1),
+    }
+    result = _evaluation(phantom_case, spec, use)
+    assert list(result.images) == list(images)
+    core = np.isin(seg, (1, 3, 4))
+    a = (t1ce * 255).astype(np.uint8).astype(float)
+    for name, image in images.items():
+        b = (image * 255).astype(np.uint8).astype(float)
+        mse = np.square(a - b).mean(axis=(1, 2))
+        whole = result.summary[name]["slice.psnr_db"]
+        assert whole.mean == pytest.approx(np.mean(10 * np.log10(255**2 / mse[mse > 0])))
+        assert result.summary[name]["slice.ssim"].count == 100
         z = np.flatnonzero(core.any(axis=(1, 2)))
-        inside = [np.square(a[i].astype(float) - b[i])[core[i]].mean() for i in z]
-        assert result.tumour.psnr_db.count == len(z)
-        assert result.tumour.psnr_db.mean == pytest.approx(
-            np.mean([10 * np.log10(255**2 / m) for m in inside])
+        inside = [np.square(a[i] - b[i])[core[i]].mean() for i in z]
+        region = result.summary[name]["core.psnr_db"]
+        assert region.count == len(z)
+        assert region.mean == pytest.approx(np.mean([10 * np.log10(255**2 / m) for m in inside]))
+
+
+def test_a_t2_model_is_measured_from_the_t1_too(phantom_case: Path) -> None:
+    """Enhancement must mean the same for every model."""
+    t1, t2 = (
+        _evaluation(phantom_case, ModelSpec(inputs=(name,), network=TINY_NETWORK), "none")
+        for name in ("t1", "t2")
+    )
+    assert list(t2.images) == [SYNTHESIS, "t2 copied", "t2 x best factor"]
+    assert "enhancement.correlation" in t2.cases[phantom_case.name]["t2 copied"]
+    assert "enhancement.correlation" not in t1.cases[phantom_case.name]["t1 copied"]
+
+
+def test_an_evaluation_survives_json_and_tables_hold_every_value(
+    phantom_case: Path, tmp_path: Path
+) -> None:
+    result = _evaluation(phantom_case, ModelSpec(inputs=("t1",), network=TINY_NETWORK), "seg")
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(result.to_dict()), encoding="utf-8")
+    assert Evaluation.read(path) == result
+    rows = list(csv.DictReader(evaluation_csv(result).splitlines()))
+    assert [row["image"] for row in rows] == list(result.images)
+    mean = result.cases[phantom_case.name][SYNTHESIS]["enhancement.mae"].mean
+    assert float(rows[0]["enhancement.mae"]) == pytest.approx(mean, rel=1e-8)
+    text = evaluation_markdown(result)
+    assert all(f"## {group.title}" in text for group in GROUPS)
+    assert f"{mean:.3f}" in text
+
+
+def test_comparison_pairs_the_cases(phantom_dir: Path) -> None:
+    spec = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
+    cases = find_cases(phantom_dir, needed_arrays(spec))
+    with Synthesizer(FakeEngine(spec)) as synthesizer:
+        none, seg = (
+            evaluate(synthesizer, cases[:2], use, model=use, data="phantom")
+            for use in ("none", "seg")
         )
-    assert result.to_dict()["cases"][0]["name"] == phantom_case.name
+        fewer = evaluate(synthesizer, cases[:1], "none", model="m", data="phantom")
+    found = compare(none, seg)
+    key = "core.psnr_db"
+    means = [[e.cases[c.name][SYNTHESIS][key].mean for c in cases[:2]] for e in (none, seg)]
+    assert found.differences[key].mean == pytest.approx(np.mean(means[1]) - np.mean(means[0]))
+    assert [row[0] for row in comparison_rows(found)][:1] == ["slice.psnr_db"]
+    with pytest.raises(InputError, match=cases[1].name):
+        compare(none, fewer)
+
+
+def test_files_that_are_no_evaluation(tmp_path: Path) -> None:
+    with pytest.raises(InputMissing):
+        Evaluation.read(tmp_path / "none.json")
+    for text in ("[]", "{", '{"schema": 9}', '{"schema": 1, "model": "m"}'):
+        path = tmp_path / "bad.json"
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match="tlp evaluate"):
+            Evaluation.read(path)

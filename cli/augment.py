@@ -1,0 +1,174 @@
+"""`tlp augment`: several syntheses of one scan under varied prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tlp_runtime.errors import InputMissing, UsageError
+
+from .console import Output, Overwrite, Quiet, Verbose, write_json
+from .model import (
+    BatchOption,
+    DeviceOption,
+    EngineOption,
+    ModelOption,
+    ThreadsOption,
+    choose_model,
+)
+
+if TYPE_CHECKING:
+    from tlp_runtime.spec import ModelSpec
+    from tlp_runtime.volume import Volume
+
+RECORD = "augment.json"
+
+
+def command(
+    out: Annotated[Path, typer.Option("--out", help="Folder for syntheses and prompts.")],
+    t1: Annotated[Path | None, typer.Option("--t1", help="T1 image, NIfTI.")] = None,
+    t2: Annotated[Path | None, typer.Option("--t2", help="T2 image, NIfTI.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="Folder of prompts, NIfTI label maps.")
+    ] = None,
+    random: Annotated[
+        int | None, typer.Option("--random", min=1, help="Number of prompts to make up.")
+    ] = None,
+    prompt: Annotated[
+        Path | None,
+        typer.Option("--prompt", help="With --random: vary this prompt, not lesions anywhere."),
+    ] = None,
+    prompt_labels: Annotated[
+        list[str] | None,
+        typer.Option("--prompt-labels", help="tumour=N[,N…] or oedema=N[,N…]; repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of --random.")] = 0,
+    model: ModelOption = None,
+    engine: EngineOption = "auto",
+    device: DeviceOption = "auto",
+    batch: BatchOption = 4,
+    threads: ThreadsOption = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Synthesize one scan under many prompts, to train downstream models on.
+
+    Every synthesis is written with its prompt; augment.json lists the pairs.
+
+    Examples: tlp augment --t1 a.nii.gz --random 8 --out augmented
+    · tlp augment --t1 a.nii.gz --prompts drawn --out augmented
+    """
+    output = Output(quiet, verbose)
+    from tlp_runtime.engines.onnx import require_onnxruntime
+    from tlp_runtime.io.atomic import make_folder, require_writable
+    from tlp_runtime.io.nifti import read_volume, stem, write_volume
+    from tlp_runtime.synthesize import Synthesizer, prepare
+
+    require_onnxruntime()
+    images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}
+    if not images:
+        raise UsageError("nothing to synthesize from: give --t1, --t2 or both.")
+    if (prompts is None) == (random is None):
+        raise UsageError("give either --prompts DIR or --random N.")
+    if prompt is not None and random is None:
+        raise UsageError("--prompt is what --random varies; give --random N too.")
+    volumes = {name: read_volume(path) for name, path in images.items()}
+    choice, bundle = choose_model(output, model, tuple(images), engine, device)
+    spec = bundle.spec
+    if prompts is not None:
+        drawn = _drawn(prompts)
+    else:
+        assert random is not None
+        reference = next(iter(volumes.values()))
+        base = None if prompt is None else read_volume(prompt)
+        drawn = _made(reference, base, prompt_labels or [], random, seed, spec)
+        if base is not None:
+            output.default("prompts", f"{random} variants of {prompt}", f"seed {seed}")
+        else:
+            output.default("prompts", f"{random} random lesions", f"seed {seed}")
+
+    # Every prompt is checked, and every name, before the first synthesis.
+    labels = [] if prompts is None else prompt_labels or []
+    for _, volume in drawn:
+        prepare(volumes, volume, spec, labels)
+    make_folder(out)
+    name = stem(next(iter(images.values())))
+    targets = [
+        tuple(out / f"{name}_{number:03d}_{kind}.nii.gz" for kind in ("synth-t1ce", "prompt"))
+        for number in range(1, len(drawn) + 1)
+    ]
+    for path in (out / RECORD, *(path for pair in targets for path in pair)):
+        require_writable(path, overwrite=overwrite)
+
+    record = []
+    with (
+        Synthesizer(choice.open(bundle, threads=threads), batch=batch) as synthesizer,
+        output.progress("prompts") as bar,
+    ):
+        task = bar.add_task("", total=len(drawn))
+        for (origin, volume), (image_path, prompt_path) in zip(drawn, targets, strict=True):
+            result = synthesizer.run(volumes, prompt=volume, prompt_labels=labels)
+            write_volume(
+                volume, prompt_path, description=f"TLP prompt: {origin}", overwrite=overwrite
+            )
+            result.save(image_path, overwrite=overwrite)
+            record.append(
+                {"synthesis": image_path.name, "prompt": prompt_path.name, "origin": origin}
+            )
+            bar.advance(task)
+    write_json(
+        str(out / RECORD),
+        {
+            "inputs": {key: str(path) for key, path in images.items()},
+            "model": bundle.name,
+            "onnx_sha256": bundle.onnx_sha256,
+            "engine": choice.name,
+            "pairs": record,
+        },
+        overwrite=overwrite,
+    )
+    output.done(f"{len(record)} syntheses with their prompts in {out}", "tlp evaluate --help")
+
+
+def _drawn(folder: Path) -> list[tuple[str, Volume]]:
+    from tlp_runtime.io.nifti import SUFFIXES, read_volume
+
+    files = (
+        sorted(path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES))
+        if folder.is_dir()
+        else []
+    )
+    if not files:
+        raise InputMissing(f"{folder}: is no folder with prompts; expected .nii or .nii.gz files.")
+    return [(path.name, read_volume(path)) for path in files]
+
+
+def _made(
+    reference: Volume,
+    base: Volume | None,
+    prompt_labels: list[str],
+    count: int,
+    seed: int,
+    spec: ModelSpec,
+) -> list[tuple[str, Volume]]:
+    import numpy as np
+
+    from tlp_runtime.grid import require_model_grid, require_same_grid
+    from tlp_runtime.prompt import with_labels
+    from tlp_train.augmentation import fuzzy_variant, random_lesion
+
+    require_model_grid(reference.reoriented(spec.crop.orientation), spec.crop)
+    made = []
+    for number in range(1, count + 1):
+        rng = np.random.default_rng((seed, number))
+        origin = f"seed {seed} number {number}"
+        if base is None:
+            made.append((f"random lesion, {origin}", random_lesion(reference, spec, rng)))
+        else:
+            require_same_grid(reference, base)
+            code = with_labels(spec.prompt, prompt_labels)
+            made.append((f"variant, {origin}", fuzzy_variant(base, code, spec, rng)))
+    return made

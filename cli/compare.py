@@ -1,0 +1,49 @@
+"""`tlp compare`: two evaluations of the same cases, by a paired test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from .console import JsonPath, Output, Overwrite, Quiet, Verbose, require, write_json
+
+
+def command(
+    first: Annotated[Path, typer.Argument(help="JSON of tlp evaluate.")],
+    second: Annotated[Path, typer.Argument(help="JSON of tlp evaluate, of the same cases.")],
+    json_path: JsonPath = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare two models (or prompts) case by case: mean difference, interval, Wilcoxon test.
+
+    Example: tlp compare a.json b.json
+    """
+    output = Output(quiet, verbose)
+    require("train", "skimage", "scipy")
+    from tlp_runtime.io.atomic import require_writable
+    from tlp_train.comparison import compare
+    from tlp_train.evaluation import Evaluation
+    from tlp_train.tables import comparison_head, comparison_rows
+
+    if json_path not in (None, "-"):
+        require_writable(Path(str(json_path)), overwrite=overwrite)
+    result = compare(Evaluation.read(first), Evaluation.read(second))
+    write_json(json_path, result.to_dict(), overwrite=overwrite)
+    if json_path != "-":
+        table = Table(
+            title=f"first: {result.first.model}, prompt {result.first.prompt} · "
+            f"second: {result.second.model}, prompt {result.second.prompt}",
+            caption="means of cases; p: Wilcoxon signed-rank, two-sided, not corrected for the "
+            "number of metrics",
+        )
+        for name in comparison_head():
+            table.add_column(name, justify="left" if name == "metric" else "right")
+        for row in comparison_rows(result):
+            table.add_row(*row)
+        output.table(table)
+    output.done(f"a comparison over {len(result.first.cases)} cases", "tlp evaluate --help")

@@ -1,0 +1,108 @@
+"""Evaluations and comparisons as Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+from tlp_train.comparison import Comparison
+from tlp_train.evaluation import Evaluation
+from tlp_train.metrics import COLUMNS, GROUPS, Column, ColumnGroup
+from tlp_train.statistics import Statistic
+
+Rows = list[list[str]]
+
+
+def figure(statistic: Statistic, column: Column) -> str:
+    """``mean ± s.d.``."""
+    if statistic.mean is None or statistic.sd is None:
+        return "none"
+    return f"{statistic.mean:.{column.digits}f} ± {statistic.sd:.{column.digits}f}"
+
+
+def group_rows(evaluation: Evaluation, group: ColumnGroup) -> Rows:
+    """A row an image: the figures of one group and, beside each, its interval over cases."""
+    rows = []
+    for image in evaluation.images:
+        row = [image]
+        for column in group.columns:
+            statistic = evaluation.summary[image][column.key]
+            cell = figure(statistic, column)
+            if statistic.interval is not None:
+                low, high = statistic.interval
+                cell += f" [{low:.{column.digits}f}, {high:.{column.digits}f}]"
+            row.append(cell)
+        rows.append(row)
+    return rows
+
+
+def group_head(group: ColumnGroup) -> list[str]:
+    """Column titles; an arrow says which way is better."""
+    return ["", *(f"{c.title} {'↑' if c.higher_is_better else '↓'}" for c in group.columns)]
+
+
+def evaluation_markdown(evaluation: Evaluation) -> str:
+    """Every group as a table, under a line that says what was evaluated."""
+    parts = [
+        f"# {evaluation.model}, prompt: {evaluation.prompt}",
+        f"{len(evaluation.cases)} cases, engine {evaluation.engine}. Mean ± population s.d. over "
+        "slices or cases; in brackets the 95 % bootstrap interval of the mean over cases.",
+    ]
+    for group in GROUPS:
+        parts.append(f"## {group.title} (over {group.unit})")
+        parts.append(markdown_table(group_head(group), group_rows(evaluation, group)))
+    return "\n\n".join(parts) + "\n"
+
+
+def evaluation_csv(evaluation: Evaluation) -> str:
+    """A row a case and image: each metric's mean; empty where the case has none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", "image", "prompt", "model", *(column.key for column in COLUMNS)])
+    for name, images in evaluation.cases.items():
+        for image, means in images.items():
+            values = [f"{means[c.key].mean:.9g}" if c.key in means else "" for c in COLUMNS]
+            writer.writerow([name, image, evaluation.prompt, evaluation.model, *values])
+    return text.getvalue()
+
+
+def comparison_head() -> list[str]:
+    """Titles of :func:`comparison_rows`."""
+    return ["metric", "cases", "first", "second", "second - first", "95 % interval", "p", "better"]
+
+
+def comparison_rows(comparison: Comparison) -> Rows:
+    """A row a metric; ``better`` names a model only where the interval leaves out 0."""
+    rows = []
+    for group in GROUPS:
+        for column in group.columns:
+            found = comparison.differences.get(column.key)
+            if found is None:
+                continue
+            digits = column.digits
+            interval, better = "none", ""
+            if found.interval is not None:
+                low, high = found.interval
+                interval = f"{low:+.{digits}f} to {high:+.{digits}f}"
+                if low > 0 or high < 0:
+                    better = "second" if (low > 0) == column.higher_is_better else "first"
+            rows.append(
+                [
+                    column.key,
+                    str(found.cases),
+                    f"{found.first:.{digits}f}",
+                    f"{found.second:.{digits}f}",
+                    f"{found.mean:+.{digits}f}",
+                    interval,
+                    f"{found.p_value:.3g}",
+                    better,
+                ]
+            )
+    return rows
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, first column to the left, the others to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
