@@ -92,6 +92,20 @@ def command(
     workers: Annotated[
         int | None, typer.Option("--workers", min=0, help="Processes that load data.")
     ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option("--devices", min=1, help="GPUs (or CPU processes) on each machine."),
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", min=1, help="Machines, under torchrun or SLURM.")
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option("--accumulate", min=1, help="Compute each batch in N parts: less memory."),
+    ] = None,
+    compile_networks: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Default 0.")] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -100,6 +114,7 @@ def command(
 
     Examples: tlp train
     · tlp train --data BraTS2021 --inputs t1,t2 --preset paper --split list.txt
+    · tlp train --data BraTS2021 --devices 4 --precision bf16-mixed
     · tlp train --resume RUN
     """
     output = Output(quiet, verbose)
@@ -112,6 +127,10 @@ def command(
         "workers": workers,
         "seed": seed,
         "fpg": fpg,
+        "devices": devices,
+        "nodes": nodes,
+        "accumulate": accumulate,
+        "compile": compile_networks,
     }
     network = {
         "levels": levels,
@@ -119,7 +138,12 @@ def command(
         "local_fusion": local_fusion,
         "global_fusion": global_fusion,
     }
-    if resume is not None:
+    from tlp_train.trainer import is_first_process, join_run
+
+    if resume is None and not is_first_process():
+        output = Output(quiet=True)
+        run = join_run(out)
+    elif resume is not None:
         others = {
             "data": data, "inputs": inputs, "preset": preset, "out": out,
             "split": split_list, "split_sizes": split_sizes,
@@ -250,6 +274,7 @@ def _fit(run: Run, cache: Path | None, output: Output, *, resume: bool) -> None:
     from tlp_train.callbacks import TrainingInterrupted
     from tlp_train.trainer import fit
 
+    config = run.config
     digest = hashlib.sha256(str(run.data).encode()).hexdigest()[:16]
     cache = cache or home() / "cache" / "slices" / digest
     total = len(run.split.train) + len(run.split.validation)
@@ -257,7 +282,9 @@ def _fit(run: Run, cache: Path | None, output: Output, *, resume: bool) -> None:
         f"cases: {len(run.split.train)} train, {len(run.split.validation)} validation, "
         f"{len(run.split.test)} test (split.json)"
     )
-    output.default("device", "cuda" if torch.cuda.is_available() else "cpu")
+    several = f"{config.devices} x " if config.devices > 1 else ""
+    several = f"{config.nodes} machines x {several or '1 x '}" if config.nodes > 1 else several
+    output.default("device", several + ("cuda" if torch.cuda.is_available() else "cpu"))
     output.default("run", run.folder)
     on_terminal = error_console().is_terminal and not output.quiet
 

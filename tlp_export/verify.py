@@ -21,11 +21,13 @@ from tlp_runtime.volume import Volume
 from tlp_train.network import Generator
 from tlp_train.phantom import make_case
 
-FP32_BOUNDS = {"max_abs": 2e-4, "rms": 2e-5}
+FP32_BOUNDS = {"max_abs": 2e-4, "rms": 2e-5, "torch_fp32_factor": 2.0}
 """Largest and root-mean-square difference allowed, on the network's [-1, 1] scale.
 
-A fortieth of an 8-bit grey level. Layer normalisation of flat background magnifies fp32 rounding:
-PyTorch's own fp32 was measured up to 1.3e-4 from its float64, ONNX Runtime's up to 4e-5.
+A fortieth of an 8-bit grey level. Layer normalisation of flat background magnifies fp32 rounding,
+by how much depends on the weights: PyTorch's own fp32 was measured up to 5e-4 from its float64,
+ONNX Runtime's up to 3e-4 on the same slices. So where PyTorch's own fp32 is far from float64, the
+graph may be ``torch_fp32_factor`` times as far, and no further.
 """
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -35,8 +37,8 @@ Tensors = dict[str, NDArray[np.float32]]
 class Check:
     """One set of inputs: how many slices, and how far apart the two outputs are.
 
-    ``torch_fp32_max_abs`` is how far PyTorch's own fp32 is from the same reference: what rounding
-    alone does.
+    ``torch_fp32_max_abs`` and ``torch_fp32_rms`` are how far PyTorch's own fp32 is from the same
+    reference: what rounding alone does.
     """
 
     inputs: str
@@ -44,6 +46,14 @@ class Check:
     max_abs: float
     rms: float
     torch_fp32_max_abs: float
+    torch_fp32_rms: float
+
+    def keeps(self, bounds: dict[str, float]) -> bool:
+        """Whether both differences keep their bound; a NaN keeps none."""
+        factor = bounds["torch_fp32_factor"]
+        return self.max_abs <= max(
+            bounds["max_abs"], factor * self.torch_fp32_max_abs
+        ) and self.rms <= max(bounds["rms"], factor * self.torch_fp32_rms)
 
 
 @dataclass(frozen=True)
@@ -61,11 +71,8 @@ class Parity:
 
     @property
     def passed(self) -> bool:
-        """Whether every check keeps every bound; a NaN keeps none."""
-        return all(
-            check.max_abs <= self.bounds["max_abs"] and check.rms <= self.bounds["rms"]
-            for check in self.checks
-        )
+        """Whether every check keeps every bound."""
+        return all(check.keeps(self.bounds) for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for ``parity.json``."""
@@ -96,22 +103,28 @@ def check_parity(generator: Generator, onnx_file: Path) -> Parity:
             rounded = generator(*images).numpy()
         if got.shape != want.shape:
             raise ParityError(f"export: {label} gives shape {got.shape}, expected {want.shape}.")
-        difference = np.abs(got - want)
+        difference, rounding = np.abs(got - want), np.abs(rounded - want)
         checks.append(
             Check(
                 label,
                 len(got),
                 float(difference.max()),
                 float(np.sqrt(np.square(difference).mean())),
-                float(np.abs(rounded - want).max()),
+                float(rounding.max()),
+                float(np.sqrt(np.square(rounding).mean())),
             )
         )
     parity = Parity(tuple(checks), FP32_BOUNDS, library)
     if not parity.passed:
-        figures = "; ".join(f"{c.inputs}: max {c.max_abs:.2e}, RMS {c.rms:.2e}" for c in checks)
+        figures = "; ".join(
+            f"{c.inputs}: max {c.max_abs:.2e}, RMS {c.rms:.2e} (PyTorch's own fp32 "
+            f"{c.torch_fp32_max_abs:.2e}, {c.torch_fp32_rms:.2e})"
+            for c in checks
+        )
         raise ParityError(
             f"the exported graph differs from its checkpoint: {figures}. Allowed: max "
-            f"{FP32_BOUNDS['max_abs']:.0e}, RMS {FP32_BOUNDS['rms']:.0e}. Nothing was registered."
+            f"{FP32_BOUNDS['max_abs']:.0e}, RMS {FP32_BOUNDS['rms']:.0e}, or "
+            f"{FP32_BOUNDS['torch_fp32_factor']:g} times PyTorch's own. Nothing was registered."
         )
     return parity
 

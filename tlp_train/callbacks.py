@@ -18,9 +18,11 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from tlp_runtime.io.atomic import atomic_file, write_text
 from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME
+from tlp_train.data import SampleId, SliceDataset
 from tlp_train.module import SynthesisModule
 
 COLUMNS = (
@@ -33,6 +35,7 @@ COLUMNS = (
     "val_psnr",
     "val_l1",
     "seconds",
+    "data_wait",
 )
 
 
@@ -42,6 +45,9 @@ class TrainingInterrupted(Exception):
 
 class MetricsCsv(L.Callback):
     """One row an epoch; a resumed run goes on from the rows before it.
+
+    ``seconds`` is an epoch with its validation; ``data_wait`` the share of the time between its
+    first and last step that passed between steps, waiting for data and for the trainer itself.
 
     Parameters
     ----------
@@ -53,9 +59,25 @@ class MetricsCsv(L.Callback):
         self.path = path
         self.on_epoch = on_epoch
         self.started = 0.0
+        self._first_step = self._last_step = self._waited = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.perf_counter()
+        self._first_step = self._last_step = self._waited = 0.0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        now = time.perf_counter()
+        if self._first_step:
+            self._waited += now - self._last_step
+        else:
+            self._first_step = now
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        self._last_step = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -68,6 +90,7 @@ class MetricsCsv(L.Callback):
             "step": str(trainer.global_step // 2),
             "learning_rate": f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}",
             "seconds": f"{time.perf_counter() - self.started:.1f}",
+            "data_wait": f"{self._waited / max(1e-9, self._last_step - self._first_step):.4f}",
         }
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -88,17 +111,14 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 
 class SampleImages(L.Callback):
-    """Fixed validation slices after each epoch: inputs, prompt, both syntheses, target.
+    """Fixed validation slices after each epoch: inputs, prompt, both syntheses, target."""
 
-    Parameters
-    ----------
-    batch
-        (N, 1, H, W) tensors by name, with exact prompts.
-    """
-
-    def __init__(self, folder: Path, batch: dict[str, Tensor]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.batch = batch
+        self.batch: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.batch = _samples(trainer.datamodule.validation_set)  # type: ignore[attr-defined]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -126,6 +146,20 @@ class SampleImages(L.Callback):
                 )
 
 
+def _samples(dataset: SliceDataset, count: int = 4) -> dict[str, Tensor]:
+    """The validation slices with most prompt, spread over the cases, with exact prompts."""
+    cases = dataset.cases
+    chosen: list[int] = []
+    for number in range(min(count, len(cases))):
+        case = cases[number]
+        areas = [int((case.arrays["seg"][z] != 0).sum()) for z in range(len(case))]
+        best = sorted(range(len(case)), key=lambda z: -areas[z])
+        start = int(dataset.ends[number]) - len(case)
+        chosen += [start + z for z in best[: max(1, count // len(cases))]]
+    batch: dict[str, Tensor] = default_collate([dataset[SampleId(0, i)] for i in chosen])
+    return batch
+
+
 class SaveOnInterrupt(L.Callback):
     """Ctrl-C ends the run after the step in hand and saves it; a second one stops at once.
 
@@ -149,6 +183,9 @@ class SaveOnInterrupt(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
+        # Processes are told one by one; all must save after the same step.
+        if trainer.world_size > 1:
+            self.asked = trainer.strategy.reduce_boolean_decision(self.asked, all=False)
         # After the last batch the epoch's own checkpoint follows; stop after the next batch then.
         if self.asked and not trainer.is_last_batch:
             trainer.save_checkpoint(self.path)

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from tlp_runtime.errors import UsageError
 from tlp_runtime.spec import ModelSpec, NetworkSpec
 from tlp_train.fpg import FuzzyPrompt
+from tlp_train.network.discriminator import DiscriminatorNorm
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -33,8 +34,18 @@ class TrainConfig:
     start
         ``"normal"``: convolutions from N(0, 0.02) as published, for ``dim`` 48; ``"default"``:
         PyTorch's, which keeps a small network's signal at scale.
-    discriminator_channels
-        Channels of the discriminator's first layer.
+    batch_size
+        Slices of an optimiser step on each device; ``devices * nodes`` times as many in all.
+    accumulate
+        Parts in which each batch is computed, one after the other, to save memory: the same step
+        up to rounding and the discriminator's BatchNorm. ``batch_size`` is a multiple of it.
+    devices, nodes
+        GPUs (or CPU processes) on each machine, and machines.
+    compile
+        ``torch.compile`` both networks.
+    discriminator_channels, discriminator_norm
+        Channels of the discriminator's first layer; ``none`` leaves out BatchNorm, whose
+        statistics depend on how a batch is shared out.
     fpg
         Train on fuzzy prompts; off, the exact segmentation is the prompt and is never dropped.
     precision
@@ -56,27 +67,44 @@ class TrainConfig:
     validation_slices: int | None = None
     start: Literal["normal", "default"] = "normal"
     discriminator_channels: int = 64
+    discriminator_norm: DiscriminatorNorm = "batch"
     fpg: bool = True
     fuzzy: FuzzyPrompt = field(default_factory=FuzzyPrompt)
     precision: Precision = "32-true"
     seed: int = 0
     workers: int | None = None
+    accumulate: int = 1
+    devices: int = 1
+    nodes: int = 1
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "discriminator_channels"):
+        for name in (
+            "epochs", "batch_size", "discriminator_channels", "accumulate", "devices", "nodes",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        if self.batch_size % self.accumulate:
+            raise UsageError(
+                f"a batch of {self.batch_size} cannot be computed in {self.accumulate} equal "
+                "parts; choose --accumulate among its divisors."
+            )
         if self.precision not in get_args(Precision):
             raise UsageError(
                 f"precision is {self.precision!r}, expected {' or '.join(get_args(Precision))}."
             )
         if not 0 <= self.tumour_share <= 1:
             raise UsageError(f"tumour_share is {self.tumour_share}, expected 0 to 1.")
-        if self.slices_per_epoch is not None and self.slices_per_epoch < self.batch_size:
+        if self.slices_per_epoch is not None and self.slices_per_epoch < self.global_batch:
             raise UsageError(
                 f"slices_per_epoch {self.slices_per_epoch} does not fill one batch of "
-                f"{self.batch_size}."
+                f"{self.global_batch}."
             )
+
+    @property
+    def global_batch(self) -> int:
+        """Slices of an optimiser step on all devices together."""
+        return self.batch_size * self.devices * self.nodes
 
     def rate_factor(self, epoch: int) -> float:
         """Factor on the learning rate in ``epoch``, counted from 0."""

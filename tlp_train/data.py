@@ -88,8 +88,13 @@ class EpochSampler(Sampler[SampleId]):
         Slices there are.
     limit
         Slices of an epoch; None takes all.
+    batch
+        Samples of a batch of one process.
     skip
-        Samples of the first epoch that were already used before a resume.
+        Batches of the first epoch that were already used before a resume.
+    rank, world
+        This process and how many there are. Every batch of the shuffle is shared out among them
+        in order, so that two processes see together what one with the doubled batch sees.
     favoured, share
         Indices of which ``share`` of an epoch is drawn, beside the shuffle.
     """
@@ -99,11 +104,14 @@ class EpochSampler(Sampler[SampleId]):
         size: int,
         *,
         seed: int,
+        batch: int = 1,
         epoch: int = 0,
         skip: int = 0,
         limit: int | None = None,
         favoured: NDArray[np.int64] | None = None,
         share: float = 0.0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.size = size
         self.seed = seed
@@ -112,6 +120,9 @@ class EpochSampler(Sampler[SampleId]):
         self.epoch = epoch
         self.skip = skip
         self.limit = min(limit or size, size)
+        self.batch = batch
+        self.rank = rank
+        self.world = world
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
@@ -120,7 +131,12 @@ class EpochSampler(Sampler[SampleId]):
 
     def __len__(self) -> int:
         # The whole epoch, also when resuming within it: the trainer counts batches from its start.
-        return self.limit
+        return self._batches * self.batch
+
+    @property
+    def _batches(self) -> int:
+        """Whole batches of an epoch; what does not fill one on every process is left out."""
+        return self.limit // (self.batch * self.world)
 
     def __iter__(self) -> Iterator[SampleId]:
         rng = np.random.default_rng((self.seed, self.epoch))
@@ -128,5 +144,7 @@ class EpochSampler(Sampler[SampleId]):
         if self.favoured is not None and len(self.favoured):
             replaced = rng.random(self.limit) < self.share
             order[replaced] = rng.choice(self.favoured, int(replaced.sum()))
-        for index in order[self.skip :]:
+        shared = order[: self._batches * self.world * self.batch]
+        mine = shared.reshape(self._batches, self.world, self.batch)[self.skip :, self.rank]
+        for index in mine.ravel():
             yield SampleId(self.epoch, int(index))

@@ -31,7 +31,9 @@ class SynthesisModule(L.LightningModule):
         self.automatic_optimization = False
         self.config = config
         self.generator = Generator(config.spec)
-        self.discriminator = build_discriminator(config.discriminator_channels)
+        self.discriminator = build_discriminator(
+            config.discriminator_channels, config.discriminator_norm
+        )
         self.objective = AdversarialObjective(config.l1_weight)
         if config.start == "normal":
             self.generator.apply(_normal_start)
@@ -39,7 +41,9 @@ class SynthesisModule(L.LightningModule):
     def configure_optimizers(self) -> tuple[list[Adam], list[LambdaLR]]:
         """Adam for each network, both on the published schedule."""
         optimisers = [
-            Adam(net.parameters(), lr=self.config.learning_rate, betas=self.config.betas)
+            Adam(
+                net.parameters(), lr=self.config.learning_rate, betas=self.config.betas, fused=True
+            )
             for net in (self.generator, self.discriminator)
         ]
         return optimisers, [LambdaLR(o, self.config.rate_factor) for o in optimisers]
@@ -51,32 +55,54 @@ class SynthesisModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         generator_step, discriminator_step = self.optimizers()  # type: ignore[attr-defined]
-        target = batch[OUTPUT_NAME]
-        image = self(batch)
-
-        loss_d = self.objective.discriminator(
-            self.discriminator(target)[-1], self.discriminator(image.detach())[-1]
-        )
+        parts = _parts(batch, self.config.accumulate)
+        share = 1 / len(parts)
+        # In parts, the fakes of the discriminator's step are not kept for the generator's: their
+        # graphs are what does not fit into memory.
+        image = None
         discriminator_step.zero_grad()
-        self.manual_backward(loss_d)
+        losses_d = []
+        for part in parts:
+            with torch.set_grad_enabled(len(parts) == 1):
+                image = self(part)
+            loss = self.objective.discriminator(
+                self.discriminator(part[OUTPUT_NAME])[-1], self.discriminator(image.detach())[-1]
+            )
+            self.manual_backward(loss * share)
+            losses_d.append(loss.detach())
         discriminator_step.step()
 
         for parameter in self.discriminator.parameters():
             parameter.requires_grad_(False)
-        loss_g, l1 = self.objective.generator(self.discriminator(image)[-1], image, target)
         generator_step.zero_grad()
-        self.manual_backward(loss_g)
+        losses_g, l1s = [], []
+        for part in parts:
+            if len(parts) > 1 or image is None:
+                image = self(part)
+            loss, l1 = self.objective.generator(
+                self.discriminator(image)[-1], image, part[OUTPUT_NAME]
+            )
+            self.manual_backward(loss * share)
+            losses_g.append(loss.detach())
+            l1s.append(l1.detach())
         generator_step.step()
         for parameter in self.discriminator.parameters():
             parameter.requires_grad_(True)
 
+        size = len(batch[OUTPUT_NAME])
+        l1 = torch.stack(l1s).mean()
         self.log_dict(
-            {"train_l1": l1, "train_generator": loss_g, "train_discriminator": loss_d},
+            {
+                "train_l1": l1,
+                "train_generator": torch.stack(losses_g).mean(),
+                "train_discriminator": torch.stack(losses_d).mean(),
+            },
             on_step=False,
             on_epoch=True,
-            batch_size=len(target),
+            batch_size=size,
+            sync_dist=True,
         )
-        self.log("l1", l1, prog_bar=True, logger=False, batch_size=len(target))
+        self.log("l1", l1, prog_bar=True, logger=False, batch_size=size)
 
     def on_train_epoch_end(self) -> None:
         for schedule in self.lr_schedulers():  # type: ignore[union-attr]
@@ -93,6 +119,7 @@ class SynthesisModule(L.LightningModule):
             },
             prog_bar=True,
             batch_size=len(target),
+            sync_dist=True,
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -104,6 +131,12 @@ class SynthesisModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["tlp"]["rng"])
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """A batch in ``count`` equal parts."""
+    chunks = {name: tensor.chunk(count) for name, tensor in batch.items()}
+    return [{name: chunk[i] for name, chunk in chunks.items()} for i in range(count)]
 
 
 def _normal_start(module: nn.Module) -> None:

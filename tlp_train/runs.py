@@ -60,7 +60,7 @@ class Run:
         make_folder(folder)
         run = cls(folder, config, data.resolve(), split, "running")
         write_text(folder / "split.json", split.to_json())
-        run.mark("running")
+        run.mark("running")  # last: other processes of the run wait for its record
         Register("runs").add(folder.name, folder)
         return run
 

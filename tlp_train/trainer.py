@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,62 +15,100 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.data import DataLoader, default_collate
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader
 
-from tlp_runtime.errors import MemoryExhausted
+from tlp_runtime.errors import DeviceUnavailable, InputError, MemoryExhausted, UsageError
 from tlp_train.brats import find_cases
 from tlp_train.cache import CachedCase, open_cases
 from tlp_train.callbacks import MetricsCsv, SampleImages, SaveOnInterrupt
-from tlp_train.config import Precision, TrainConfig
+from tlp_train.config import Precision
 from tlp_train.data import EpochSampler, SampleId, SliceDataset
 from tlp_train.module import Batch, SynthesisModule
-from tlp_train.runs import BEST, LAST, Run
+from tlp_train.runs import BEST, LAST, Run, Status
+
+RUN_VARIABLE = "TLP_RUN"
+"""Environment variable that tells processes started by Lightning which run folder is theirs."""
 
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class SliceData(L.LightningDataModule):
-    """Loaders over cached cases; knows how much of an interrupted epoch was already used."""
+    """Loaders over a run's cases; knows how much of an interrupted epoch was already used.
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        train: Sequence[CachedCase],
-        validation: Sequence[CachedCase],
-    ) -> None:
+    One process of each machine decodes into the cache, then every process opens it.
+    """
+
+    def __init__(self, run: Run, cache: Path, on_case: Callable[[str], None] | None = None) -> None:
         super().__init__()
-        self.config = config
-        self.train_set = SliceDataset(
-            train, config.spec, fuzzy=config.fuzzy if config.fpg else None, seed=config.seed
-        )
-        self.validation_set = SliceDataset(validation, config.spec, fuzzy=None, seed=config.seed)
+        self.run = run
+        self.config = run.config
+        self.cache = cache
+        self.on_case = on_case
         self._batches_used = 0
+
+    def prepare_data(self) -> None:
+        self._open(self.on_case)
+
+    def setup(self, stage: str) -> None:
+        opened = self._open(None)
+        count = len(self.run.split.train)
+        config, seed = self.config, self.config.seed
+        fuzzy = config.fuzzy if config.fpg else None
+        self.train_set = SliceDataset(opened[:count], config.spec, fuzzy=fuzzy, seed=seed)
+        self.validation_set = SliceDataset(opened[count:], config.spec, fuzzy=None, seed=seed)
+        if len(self.train_set) < config.global_batch:
+            raise UsageError(
+                f"{len(self.train_set)} training slices do not fill one batch of "
+                f"{config.global_batch}; give more cases or a smaller --batch-size."
+            )
+
+    def _open(self, on_case: Callable[[str], None] | None) -> list[CachedCase]:
+        split = self.run.split
+        arrays = (*self.config.spec.inputs, "t1ce", "seg")
+        files = {case.name: case for case in find_cases(self.run.data, arrays)}
+        wanted = split.train + split.validation
+        absent = [name for name in wanted if name not in files]
+        if absent:
+            raise InputError(
+                f"{self.run.data}: {len(absent)} cases of the run's split.json are not there: "
+                f"{', '.join(absent)}. Put them back, or train anew."
+            )
+        return open_cases([files[name] for name in wanted], self.config.spec, self.cache, on_case)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
         sampler = EpochSampler(
             len(self.train_set),
             seed=self.config.seed,
+            batch=self.config.batch_size,
             epoch=self.trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
-            skip=self._batches_used * self.config.batch_size,
+            skip=self._batches_used,
             limit=self.config.slices_per_epoch,
             favoured=self.train_set.tumour_slices() if self.config.tumour_share else None,
             share=self.config.tumour_share,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
         )
         return self._loader(self.train_set, sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
+        assert self.trainer is not None
         total = len(self.validation_set)
         step = max(1, total // (self.config.validation_slices or total))
         sampler = [SampleId(0, index) for index in range(step // 2, total, step)]
-        return self._loader(self.validation_set, sampler, drop_last=False)
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        # With fewer slices than processes each takes all of them: none may be left without.
+        mine = sampler[rank::world] if len(sampler) >= world else sampler
+        return self._loader(self.validation_set, mine, drop_last=False)
 
     def _loader(self, dataset: SliceDataset, sampler: Any, *, drop_last: bool) -> DataLoader[Batch]:
         on_gpu = torch.cuda.is_available()
         workers = self.config.workers
         if workers is None:
-            workers = min(8, (os.cpu_count() or 2) - 1) if on_gpu else 0
+            cores = (os.cpu_count() or 2) // self.config.devices
+            workers = max(1, min(8, cores - 1)) if on_gpu else 0
         return DataLoader(
             dataset,
             batch_size=self.config.batch_size,
@@ -100,6 +139,9 @@ def fit(
 ) -> Run:
     """Train ``run`` to its last epoch and mark it finished.
 
+    With several devices, Lightning starts this program once more for each of them; torchrun and
+    SLURM have started them already. Each calls ``fit`` on the same run folder.
+
     Parameters
     ----------
     progress
@@ -111,31 +153,46 @@ def fit(
     ------
     InputError
         Cases that cannot be used; found before training begins.
+    DeviceUnavailable
+        Fewer GPUs than asked for.
     TrainingInterrupted
         Ctrl-C; the state is saved.
     MemoryExhausted
         The device ran out of memory.
     """
     config = run.config
-    train, validation = _cases(run, cache, on_case)
+    on_gpu = torch.cuda.is_available()
+    if on_gpu and torch.cuda.device_count() < config.devices:
+        raise DeviceUnavailable(
+            f"--devices {config.devices}: this machine has {torch.cuda.device_count()} GPUs."
+        )
     L.seed_everything(config.seed, verbose=False)
-    data = SliceData(config, train, validation)
+    data = SliceData(run, cache, on_case)
     module = SynthesisModule(config)
     if config.precision == "bf16-mixed":
         # Measured: convolutions in bf16 are faster in this order, those in fp32 on a CPU slower.
         module = module.to(memory_format=torch.channels_last)
+    if config.compile:
+        module.generator.compile()
+        module.discriminator.compile()
     callbacks: list[L.Callback] = [
         MetricsCsv(run.folder / "metrics.csv", on_epoch),
-        SampleImages(run.folder / "samples", _samples(data.validation_set)),
+        SampleImages(run.folder / "samples"),
         SaveOnInterrupt(run.last),
         _checkpoints(run.folder, LAST),
         _checkpoints(run.folder, BEST, monitor="val_psnr", mode="max"),
     ]
     if progress:
         callbacks.append(RichProgressBar(leave=False))
+    several = config.devices * config.nodes > 1
     trainer = L.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=1,
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=config.devices,
+        num_nodes=config.nodes,
+        # Each of the two steps leaves the other network's parameters without a gradient.
+        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
+        sync_batchnorm=several and on_gpu,
+        benchmark=on_gpu,
         precision=config.precision,
         max_epochs=config.epochs,
         logger=TensorBoardLogger(run.folder, name="", version=""),
@@ -146,7 +203,9 @@ def fit(
         use_distributed_sampler=False,
         log_every_n_steps=1,
     )
-    run.mark("running")
+    if is_first_process():
+        os.environ[RUN_VARIABLE] = str(run.folder.resolve())  # for processes Lightning starts
+    run = _marked(run, "running")
     try:
         with warnings.catch_warnings():
             # Loading is cheap next to a step on a CPU, and our sampler does resume mid-epoch.
@@ -154,20 +213,64 @@ def fit(
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own
             warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+            # Of a 1 x 1 kernel's strides, which mean nothing.
+            warnings.filterwarnings("ignore", message="Grad strides do not match")
+            # Only the discriminator's step leaves parameters unused; both share one strategy.
+            warnings.filterwarnings("ignore", message=".*find_unused_parameters=True.*")
             trainer.fit(
                 module, datamodule=data, ckpt_path=run.last if resume else None, weights_only=True
             )
     except torch.OutOfMemoryError as error:
-        run.mark("interrupted")
+        _marked(run, "interrupted")
         raise MemoryExhausted(
-            f"the device ran out of memory with batches of {config.batch_size}; train with a "
-            "smaller --batch-size."
+            f"the device ran out of memory with batches of {config.batch_size} in "
+            f"{config.accumulate} parts; train with a larger --accumulate (the same result in "
+            "less memory) or a smaller --batch-size."
         ) from error
     except BaseException:
-        run.mark("interrupted")
+        _marked(run, "interrupted")
         raise
-    run.mark("finished")
-    return replace(run, status="finished")
+    return _marked(run, "finished")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one or the first of a distributed run."""
+    known = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return int(next((rank for rank in known if rank), "0")) == 0
+
+
+def join_run(folder: Path | None, *, patience_s: float = 600) -> Run:
+    """The run folder that the first process of this distributed run makes.
+
+    Parameters
+    ----------
+    folder
+        As given to every process; None takes what the first process tells those it starts.
+
+    Raises
+    ------
+    UsageError
+        Started by torchrun or SLURM, where processes cannot be told, without a folder.
+    ModelMissing
+        The folder did not appear.
+    """
+    told = os.environ.get(RUN_VARIABLE)
+    if told:
+        return Run.open(Path(told))
+    if folder is None:
+        raise UsageError(
+            "processes started by torchrun or SLURM must be given one run folder: --out RUN."
+        )
+    deadline = time.monotonic() + patience_s
+    while not (folder / "run.json").is_file() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return Run.open(folder)
+
+
+def _marked(run: Run, status: Status) -> Run:
+    if is_first_process():
+        run.mark(status)
+    return replace(run, status=status)
 
 
 def fast_precision() -> Precision:
@@ -177,32 +280,6 @@ def fast_precision() -> Precision:
     flags = Path("/proc/cpuinfo")
     known = flags.read_text(encoding="utf-8", errors="replace") if flags.is_file() else ""
     return "bf16-mixed" if "avx512_bf16" in known or "amx_bf16" in known else "32-true"
-
-
-def _cases(
-    run: Run, cache: Path, on_case: Callable[[str], None] | None
-) -> tuple[list[CachedCase], list[CachedCase]]:
-    """Training and validation cases, opened (and cached) before anything is trained."""
-    arrays = (*run.config.spec.inputs, "t1ce", "seg")
-    files = {case.name: case for case in find_cases(run.data, arrays)}
-    wanted = [files[name] for name in run.split.train + run.split.validation]
-    opened = open_cases(wanted, run.config.spec, cache, on_case)
-    count = len(run.split.train)
-    return opened[:count], opened[count:]
-
-
-def _samples(dataset: SliceDataset, count: int = 4) -> Batch:
-    """The validation slices with most prompt, spread over the cases."""
-    cases = dataset.cases
-    chosen: list[int] = []
-    for number in range(min(count, len(cases))):
-        case = cases[number]
-        areas = [int((case.arrays["seg"][z] != 0).sum()) for z in range(len(case))]
-        best = sorted(range(len(case)), key=lambda z: -areas[z])
-        start = int(dataset.ends[number]) - len(case)
-        chosen += [start + z for z in best[: max(1, count // len(cases))]]
-    batch: Batch = default_collate([dataset[SampleId(0, index)] for index in chosen])
-    return batch
 
 
 def _checkpoints(folder: Path, name: str, **options: Any) -> ModelCheckpoint:

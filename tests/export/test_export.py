@@ -103,8 +103,26 @@ def test_an_export_that_differs_leaves_nothing(
 
 
 def test_nan_is_never_parity() -> None:
-    checks = (verify.Check("x", 1, float("nan"), 0.0, 0.0),)
-    assert not verify.Parity(checks, verify.FP32_BOUNDS, "").passed
+    for values in ((float("nan"), 0.0, 0.0, 0.0), (0.0, float("nan"), 1.0, 1.0)):
+        check = verify.Check("x", 1, *values)
+        assert not verify.Parity((check,), verify.FP32_BOUNDS, "").passed
+
+
+@pytest.mark.parametrize(
+    ("values", "passes"),
+    [
+        ((2e-4, 2e-5, 0.0, 0.0), True),
+        ((2.1e-4, 2e-5, 1e-5, 1e-5), False),
+        ((2e-4, 2.1e-5, 1e-5, 1e-5), False),
+        ((5e-4, 5e-5, 3e-4, 3e-5), True),
+        ((7e-4, 5e-5, 3e-4, 3e-5), False),
+    ],
+)
+def test_bounds_are_fixed_or_a_multiple_of_pytorch_s_own_rounding(
+    values: tuple[float, float, float, float], passes: bool
+) -> None:
+    check = verify.Check("x", 1, *values)
+    assert verify.Parity((check,), verify.FP32_BOUNDS, "").passed == passes
 
 
 def test_an_existing_bundle_is_kept(tiny: TinyModel) -> None:

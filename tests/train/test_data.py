@@ -223,16 +223,30 @@ def test_without_fpg_the_exact_segmentation_is_never_dropped(
 
 
 def test_the_sampler_shuffles_by_epoch_and_resumes_within_one() -> None:
-    whole = EpochSampler(50, seed=1, epoch=3, limit=20)
+    whole = EpochSampler(50, seed=1, batch=4, epoch=3, limit=20)
     order = list(whole)
     assert len(set(order)) == len(order) == len(whole) == 20
     assert all(sample.epoch == 3 for sample in order)
-    resumed = EpochSampler(50, seed=1, epoch=3, skip=8, limit=20)
+    resumed = EpochSampler(50, seed=1, batch=4, epoch=3, skip=2, limit=20)
     resumed.set_epoch(3)
     assert list(resumed) == order[8:]
     resumed.set_epoch(4)
     assert len(list(resumed)) == 20
     assert [s.position for s in resumed] != [s.position for s in order]
+
+
+@pytest.mark.parametrize("skip", [0, 2])
+def test_several_processes_see_together_what_one_sees(skip: int) -> None:
+    """Batch by batch, and none sees a slice of another."""
+    one = list(EpochSampler(47, seed=1, batch=6, epoch=2, skip=skip))
+    shares = [
+        list(EpochSampler(47, seed=1, batch=2, epoch=2, skip=skip, rank=rank, world=3))
+        for rank in range(3)
+    ]
+    assert len(one) == 42 - 6 * skip, "what does not fill a batch of all is left out"
+    for number in range(len(one) // 6):
+        together = [sample for share in shares for sample in share[2 * number : 2 * number + 2]]
+        assert together == one[6 * number : 6 * number + 6]
 
 
 def test_favoured_slices_get_their_share() -> None:
