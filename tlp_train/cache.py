@@ -8,6 +8,7 @@ own sizes is made anew.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import ContentError, InputError, TLPError
+from tlp_runtime.errors import ContentError, InputError, OutputError, TLPError
 from tlp_runtime.grid import crop_slices, require_model_grid, require_same_grid
 from tlp_runtime.intensity import require_finite
 from tlp_runtime.io.atomic import atomic_folder, make_folder
@@ -87,8 +88,13 @@ def open_cases(
                 on_case(case.name)
 
     make_folder(folder)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        opened = list(pool.map(one, cases))
+    try:
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            opened = list(pool.map(one, cases))
+    except OutputError as error:
+        raise OutputError(
+            f"{error} Make room or give another --cache; the cases cached before it are kept."
+        ) from error
     problems = [
         f"  {case.name}: {result}"
         for case, result in zip(cases, opened, strict=True)
@@ -112,7 +118,10 @@ def _open_case(case: CaseFiles, spec: ModelSpec, folder: Path) -> CachedCase:
         arrays, limits = _decode(case, spec)
         with atomic_folder(place, overwrite=True) as temporary:
             for name, array in arrays.items():
-                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+                # By way of memory: np.save to a file says of a full disk only how much it wrote.
+                buffer = io.BytesIO()
+                np.save(buffer, array, allow_pickle=False)
+                (temporary / f"{name}.npy").write_bytes(buffer.getbuffer())
             text = json.dumps({**identity, "limits": limits})
             (temporary / "case.json").write_text(text, encoding="utf-8")
         cached = _load(case.name, place, identity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -468,6 +469,57 @@ def test_the_installed_script_ends_as_the_function_does(tiny: TinyModel, tmp_pat
     assert result.stdout == ""
     assert result.stderr.count("error:") == 1
     assert "Traceback" not in result.stderr
+
+
+def test_data_that_cannot_be_trained_on_is_explained(
+    phantom_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = sorted(path.name for path in phantom_dir.iterdir())
+    lists = {
+        "absent": [*names[:3], "BraTS2021_00077"],
+        "two parts": [*names[:3], names[0]],
+    }
+    run = tmp_path / "run"
+    arguments = ["train", "--preset", "demo", "--out", str(run)]
+    for title, entries in lists.items():
+        path = tmp_path / f"{title}.txt"
+        path.write_text("\n".join(entries))
+        words = ["--data", str(phantom_dir), "--split", str(path), "--split-sizes", "2,1,1"]
+        assert main([*arguments, *words]) == 3
+        assert (names[0] if title == "two parts" else "BraTS2021_00077") in capfd.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main([*arguments, "--data", str(tmp_path / "empty")]) == 3
+    assert "no case found" in capfd.readouterr().err
+    assert not run.exists(), "nothing is made of what cannot be trained on"
+
+
+def test_a_disk_that_fills_while_caching_damages_nothing(
+    phantom_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    names = sorted(path.name for path in phantom_dir.iterdir())
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    write = Path.write_bytes
+
+    def fill(path: Path, data: bytes) -> int:
+        if path.suffix == ".npy" and names[2] in str(path):
+            write(path, bytes(data)[:1000])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    arguments = ["train", "--preset", "demo", "--data", str(phantom_dir), "--cache", str(cache)]
+    assert main([*arguments, "--out", str(run)]) == 9
+    message = capfd.readouterr().err.replace("\n", " ")
+    assert "the disk is full" in message
+    assert "--cache" in message
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+    left = {path.name for path in cache.iterdir()}
+    assert left <= set(names) - {names[2]}, "neither half a case nor a temporary folder"
+    for name in left:
+        assert np.load(cache / name / "t1.npy").shape == (100, 192, 160)
 
 
 def test_import_says_the_size_it_found_and_export_takes_it(

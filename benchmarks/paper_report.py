@@ -1,0 +1,425 @@
+"""Tables and figures of `paper_tables.py`, in the paper's form, the paper's numbers beside ours."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from numpy.typing import NDArray
+
+from tlp_runtime.synthesize import Synthesizer
+from tlp_train.brats import CaseFiles, find_cases
+from tlp_train.evaluation import (
+    SYNTHESIS,
+    Evaluation,
+    PromptUse,
+    case_slices,
+    needed_arrays,
+    select_cases,
+)
+from tlp_train.metrics import COLUMNS, Column, LinearFit, best_factor, to_unit
+from tlp_train.runs import Run
+from tlp_train.tables import markdown_table
+
+mpl.use("Agg")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row of a table: what is trained, and under which prompts it is tested."""
+
+    name: str
+    inputs: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    prompts: tuple[PromptUse, ...] = ("none",)
+
+    @property
+    def task(self) -> str:
+        """As the paper writes it."""
+        return ",".join(self.inputs).upper() + " → T1ce"
+
+
+TASKS: tuple[tuple[str, ...], ...] = (("t1",), ("t2",), ("t1", "t2"))
+
+
+def _models() -> Iterable[Model]:
+    every: tuple[PromptUse, ...] = ("none", "seg", "mirrored")
+    names = {inputs: "-".join(inputs) for inputs in TASKS}
+    for inputs, name in names.items():
+        yield Model(name, inputs, prompts=every)
+    for inputs, name in names.items():
+        yield Model(f"{name}-no-fpg", inputs, ("--no-fpg",))
+    both = TASKS[-1]
+    yield Model(f"{names[both]}-no-lf", both, ("--no-local-fusion",))
+    yield Model(f"{names[both]}-no-gf", both, ("--no-global-fusion",))
+    for inputs, name in names.items():
+        for levels in (1, 3):
+            yield Model(f"{name}-levels-{levels}", inputs, ("--levels", str(levels)))
+
+
+MODELS: dict[str, Model] = {model.name: model for model in _models()}
+
+PAPER: dict[str, tuple[str, str, str]] = {
+    "t1": ("28.81 ± 3.25", "0.885 ± 0.045", "0.185"),
+    "t2": ("28.60 ± 3.40", "0.880 ± 0.050", "0.186"),
+    "t1-t2": ("30.22 ± 3.45", "0.909 ± 0.040", "0.138"),
+    "t1-t2-no-lf": ("29.84 ± 3.49", "0.902 ± 0.042", "0.158"),
+    "t1-t2-no-gf": ("29.53 ± 3.35", "0.900 ± 0.042", "0.181"),
+    "t1-levels-1": ("28.33 ± 3.34", "0.879 ± 0.049", "0.191"),
+    "t1-levels-3": ("28.46 ± 3.27", "0.882 ± 0.046", "0.189"),
+    "t2-levels-1": ("28.16 ± 3.44", "0.873 ± 0.052", "0.194"),
+    "t2-levels-3": ("28.41 ± 3.45", "0.877 ± 0.056", "0.188"),
+    "t1-t2-levels-1": ("29.64 ± 3.50", "0.899 ± 0.043", "0.151"),
+    "t1-t2-levels-3": ("29.89 ± 3.45", "0.903 ± 0.044", "0.142"),
+    "t1-no-fpg": ("27.94 ± 3.73", "0.872 ± 0.054", "0.231"),
+    "t2-no-fpg": ("27.96 ± 3.69", "0.874 ± 0.052", "0.214"),
+    "t1-t2-no-fpg": ("29.32 ± 3.51", "0.898 ± 0.046", "0.149"),
+}
+"""PSNR, SSIM and NMSE of Tables I to IV (BraTS 2021, 130 test cases, no prompt)."""
+
+PUBLISHED = ("slice.psnr_db", "slice.ssim", "slice.nmse")
+OURS = (
+    "brain.psnr_db",
+    "core.psnr_db",
+    "enhancement.mae",
+    "enhancement.correlation",
+    "enhancement.dice",
+)
+FALSE = "mirror.false_enhancement"
+COLUMN: dict[str, Column] = {column.key: column for column in COLUMNS}
+
+
+@dataclass(frozen=True)
+class Results:
+    """All evaluations there are: (model, prompt) to one a seed."""
+
+    evaluations: dict[tuple[str, str], dict[int, Evaluation]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Results:
+        """From ``NAME_seedN_USE.json``."""
+        results = cls()
+        for path in sorted(folder.glob("*.json")):
+            match = re.fullmatch(r"(.+)_seed(\d+)_(none|seg|mirrored)\.json", path.name)
+            if match and match[1] in MODELS:
+                held = results.evaluations.setdefault((match[1], match[3]), {})
+                held[int(match[2])] = Evaluation.read(path)
+        return results
+
+    def seeds(self, model: str, prompt: str) -> dict[int, Evaluation]:
+        """Evaluations by seed; empty when there is none."""
+        return self.evaluations.get((model, prompt), {})
+
+    def cell(self, model: str, prompt: str, key: str, image: str = SYNTHESIS) -> str:
+        """``mean ± s.d.`` as the paper writes it; with several seeds their range besides."""
+        statistics = [e.summary[image][key] for e in self.seeds(model, prompt).values()]
+        held = [s for s in statistics if s.mean is not None and s.sd is not None]
+        if not held:
+            return "none"
+        means = [s.mean for s in held if s.mean is not None]
+        digits = COLUMN[key].digits
+        text = f"{np.mean(means):.{digits}f}"
+        if key in PUBLISHED[:2]:
+            text += f" ± {np.mean([s.sd for s in held if s.sd is not None]):.{digits}f}"
+        if len(means) > 1 and image == SYNTHESIS:
+            text += f" ({min(means):.{digits}f} to {max(means):.{digits}f})"
+        return text
+
+
+def table(results: Results, rows: Sequence[tuple[str, str]]) -> str:
+    """A table of the paper: rows of (label, model), each beside the paper's numbers.
+
+    Under each task stand the two reference rows, which need no network.
+    """
+    head = ["", "PSNR ↑", "paper", "SSIM ↑", "paper", "NMSE ↓", "paper"]
+    head += [f"{key.split('.')[0]} {COLUMN[key].title}" for key in OURS]
+    lines: list[list[str]] = []
+    referenced: list[tuple[str, ...]] = []
+    for label, name in rows:
+        cells = [f"{MODELS[name].task} {label}"]
+        for key, paper in zip(PUBLISHED, PAPER[name], strict=True):
+            cells += [results.cell(name, "none", key), paper]
+        lines.append(cells + [results.cell(name, "none", key) for key in OURS])
+    for _, name in rows:
+        inputs = MODELS[name].inputs
+        evaluations = results.seeds(name, "none")
+        if inputs in referenced or not evaluations:
+            continue
+        referenced.append(inputs)
+        for image in next(iter(evaluations.values())).images[1:]:
+            cells = [f"{MODELS[name].task} *{image}*"]
+            for key in PUBLISHED:
+                cells += [results.cell(name, "none", key, image), ""]
+            lines.append(cells + [results.cell(name, "none", key, image) for key in OURS])
+    return markdown_table(head, lines)
+
+
+def prompt_table(results: Results) -> str:
+    """The interactive experiment (section IV-G) in numbers: no, right and wrong prompt."""
+    keys = ("slice.psnr_db", *OURS, FALSE)
+    head = ["", "prompt", *(f"{key.split('.')[0]} {COLUMN[key].title}" for key in keys)]
+    rows = [
+        [MODELS[name].task, title, *(results.cell(name, use, key) for key in keys)]
+        for name in ("t1", "t2", "t1-t2")
+        for use, title in (("none", "none"), ("seg", "right"), ("mirrored", "wrong (mirrored)"))
+    ]
+    return markdown_table(head, rows)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Does ``better`` beat ``worse`` by more than the seeds differ among themselves?"""
+
+    text: str
+    better: tuple[str, str]
+    worse: tuple[str, str]
+    keys: tuple[str, ...]
+
+
+CLAIMS = (
+    Claim("prompts help in the tumour, T1", ("t1", "seg"), ("t1", "none"), OURS[1:]),
+    Claim("prompts help in the tumour, T1+T2", ("t1-t2", "seg"), ("t1-t2", "none"), OURS[1:]),
+    Claim(
+        "FPG beats deterministic prompts, tested without prompts, T1",
+        ("t1", "none"),
+        ("t1-no-fpg", "none"),
+        ("slice.psnr_db", *OURS),
+    ),
+    Claim(
+        "two inputs beat one, no prompt",
+        ("t1-t2", "none"),
+        ("t1", "none"),
+        ("slice.psnr_db", *OURS),
+    ),
+    Claim(
+        "two inputs beat one, prompted", ("t1-t2", "seg"), ("t1", "seg"), ("slice.psnr_db", *OURS)
+    ),
+)
+
+
+def judge(results: Results, claim: Claim) -> list[dict[str, Any]]:
+    """Each metric's effect and spread over the seeds that both arms have.
+
+    The effect is the mean over seeds of better minus worse, positive where the claim says; the
+    spread is the larger of the two arms' ranges over seeds.
+    """
+    better, worse = results.seeds(*claim.better), results.seeds(*claim.worse)
+    seeds = sorted(set(better) & set(worse))
+    verdicts = []
+    for key in claim.keys:
+        arms = [
+            [evaluations[seed].summary[SYNTHESIS][key].mean for seed in seeds]
+            for evaluations in (better, worse)
+        ]
+        if not seeds or any(value is None for arm in arms for value in arm):
+            continue
+        a, b = (np.array(arm, np.float64) for arm in arms)
+        sign = 1 if COLUMN[key].higher_is_better else -1
+        effect, spread = sign * float((a - b).mean()), float(max(np.ptp(a), np.ptp(b)))
+        verdicts.append(
+            {
+                "metric": key,
+                "better": a.tolist(),
+                "worse": b.tolist(),
+                "seeds": seeds,
+                "effect": effect,
+                "spread_between_seeds": spread,
+                "holds": len(seeds) > 1 and effect > spread,
+            }
+        )
+    return verdicts
+
+
+def claims_table(judged: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Every claim and metric in a row."""
+    rows = []
+    for text, verdicts in judged.items():
+        for v in verdicts:
+            digits = COLUMN[v["metric"]].digits
+            rows.append(
+                [
+                    text,
+                    v["metric"],
+                    *(", ".join(f"{x:.{digits}f}" for x in v[arm]) for arm in ("better", "worse")),
+                    f"{v['effect']:+.{digits}f}",
+                    f"{v['spread_between_seeds']:.{digits}f}",
+                    "yes" if v["holds"] else "no",
+                ]
+            )
+    return markdown_table(
+        ["claim", "metric", "by seed", "against, by seed", "effect", "spread", "holds"], rows
+    )
+
+
+def write_report(out: Path, preset: str, data: Path) -> None:
+    """Write ``tables.md``, ``results.json`` and ``figures/`` from the evaluations in ``out``."""
+    results = Results.read(out / "evaluations")
+    judged = {claim.text: judge(results, claim) for claim in CLAIMS}
+    counts = {name: len(results.seeds(name, "none")) for name in MODELS}
+    text = f"""# The paper's experiments, preset {preset}
+
+{", ".join(f"{name}: {count}" for name, count in counts.items())} (seeds of each model).
+Mean over seeds, ± s.d. over slices, range of the seeds in brackets; the paper's own numbers are of
+BraTS 2021. Reference rows need no network. docs/evaluation.md says how to read the columns.
+
+## Table I: inputs
+
+{table(results, [("", name) for name in ("t1", "t2", "t1-t2")])}
+
+## Table II: fusion modules
+
+{table(results, [("w/o LF", "t1-t2-no-lf"), ("w/o GF", "t1-t2-no-gf"), ("full", "t1-t2")])}
+
+## Table III: downsamplings
+
+{
+        table(
+            results,
+            [
+                row
+                for name in ("t1", "t2", "t1-t2")
+                for row in (
+                    ("1 level", f"{name}-levels-1"),
+                    ("2 levels", name),
+                    ("3 levels", f"{name}-levels-3"),
+                )
+            ],
+        )
+    }
+
+## Table IV: fuzzy prompt generation
+
+{
+        table(
+            results,
+            [
+                row
+                for name in ("t1", "t2", "t1-t2")
+                for row in (("w/o FPG", f"{name}-no-fpg"), ("with FPG", name))
+            ],
+        )
+    }
+
+## The interactive experiment
+
+{prompt_table(results)}
+
+## What holds beyond the spread between seeds
+
+{claims_table(judged)}
+"""
+    (out / "tables.md").write_text(text, encoding="utf-8")
+    record = {
+        "preset": preset,
+        "models": {
+            f"{name} {use}": {
+                str(seed): {
+                    image: {
+                        key: {"mean": s.mean, "sd": s.sd, "interval": s.interval, "cases": s.cases}
+                        for key, s in row.items()
+                    }
+                    for image, row in evaluation.summary.items()
+                }
+                for seed, evaluation in seeds.items()
+            }
+            for (name, use), seeds in results.evaluations.items()
+        },
+        "claims": judged,
+    }
+    (out / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{text}\nwritten: {out / 'tables.md'}, results.json", flush=True)
+    _figures(out, data)
+
+
+# Figures
+
+
+def _figures(out: Path, data: Path) -> None:
+    """Figs. 2 to 6 from the models of the lowest seed there is, on two test cases."""
+    folder = out / "figures"
+    folder.mkdir(exist_ok=True)
+    views: dict[str, list[dict[str, NDArray[Any]]]] = {}
+    for name in ("t1", "t2", "t1-t2"):
+        bundles = sorted((out / "models").glob(f"{name}_seed*"))
+        if bundles:
+            run = Run.open(out / "runs" / bundles[0].name)
+            cases = find_cases(data, needed_arrays(run.config.spec))
+            test = select_cases(cases, run.split.test, run.folder / "split.json", data)
+            views[name] = _views(bundles[0], test)
+    for number, name in ((2, "t1"), (3, "t2"), (4, "t1-t2")):
+        if name in views:
+            wanted = [*MODELS[name].inputs, "x best factor", "none", "truth", "error"]
+            _grid(folder / f"fig{number}-{name}.png", views[name], wanted)
+    best = views.get("t1-t2") or views.get("t1")
+    if best:
+        _grid(folder / "fig5-prompts.png", best, ["prompt", "none", "seg", "truth"])
+        _grid(folder / "fig6-wrong-prompt.png", best, ["prompt", "none", "seg", "mirrored"])
+    print(f"figures: {folder}", flush=True)
+
+
+TITLES = {
+    "t1": "T1",
+    "t2": "T2",
+    "prompt": "T1 with the prompt",
+    "x best factor": "input x best factor",
+    "none": "ours, no prompt",
+    "seg": "ours, right prompt",
+    "mirrored": "ours, wrong prompt",
+    "truth": "true T1ce",
+    "error": "|ours - true|",
+}
+
+
+def _views(bundle: Path, test: Sequence[CaseFiles], count: int = 2) -> list[dict[str, Any]]:
+    """One slice of each of the cases with the largest core, images by name."""
+    views = []
+    with Synthesizer.open(bundle) as synthesizer:
+        spec = synthesizer.spec
+        prepared = [(case, case_slices(case, spec, "seg")) for case in test]
+        largest = sorted(prepared, key=lambda item: -int(item[1][0].core.sum()))[:count]
+        for case, (truth, tensors) in largest:
+            z = int(truth.core.sum(axis=(1, 2)).argmax())
+            given = to_unit(tensors[spec.inputs[0]])
+            view = {name: to_unit(tensors[name])[z] for name in spec.inputs}
+            view["truth"] = truth.t1ce[z]
+            view["x best factor"] = given[z] * best_factor(given, truth.t1ce)
+            view["prompt"] = truth.t1[z]
+            view["region"] = np.where(truth.core, 2, np.where(truth.oedema, 1, 0))[z]
+            for use in ("none", "seg", "mirrored"):
+                _, asked = case_slices(case, spec, use)
+                one = {name: array[z : z + 1] for name, array in asked.items()}
+                view[use] = to_unit(synthesizer.run_slices(one))[0]
+            brain = truth.brain[z]
+            fitted = LinearFit.of(view["none"][brain], truth.t1ce[z][brain])(view["none"])
+            view["error"] = np.abs(fitted - truth.t1ce[z]) * brain
+            views.append(view)
+    return views
+
+
+def _grid(path: Path, views: Sequence[Mapping[str, NDArray[Any]]], names: Sequence[str]) -> None:
+    figure, axes = plt.subplots(
+        len(views), len(names), figsize=(2.4 * len(names), 2.9 * len(views)), squeeze=False
+    )
+    for row, view in zip(axes, views, strict=True):
+        limit = float(np.percentile(view["truth"], 99.8))
+        for axis, name in zip(row, names, strict=True):
+            shared = name not in ("t1", "t2", "prompt")
+            top = limit if shared else float(np.percentile(view[name], 99.8))
+            axis.imshow(view[name], cmap="gray", vmin=0, vmax=max(top, 1e-6))
+            if name == "prompt":
+                axis.contour(view["region"] > 0, levels=[0.5], colors=["#46a0ff"], linewidths=0.8)
+                axis.contour(view["region"] > 1, levels=[0.5], colors=["#ff503c"], linewidths=1)
+            if row is axes[0]:
+                axis.set_title(TITLES[name], fontsize=9)
+            axis.set_xticks([])
+            axis.set_yticks([])
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
