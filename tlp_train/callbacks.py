@@ -35,6 +35,7 @@ COLUMNS = (
     "val_psnr",
     "val_l1",
     "seconds",
+    "step_seconds",
     "data_wait",
 )
 
@@ -46,8 +47,9 @@ class TrainingInterrupted(Exception):
 class MetricsCsv(L.Callback):
     """One row an epoch; a resumed run goes on from the rows before it.
 
-    ``seconds`` is an epoch with its validation; ``data_wait`` the share of the time between its
-    first and last step that passed between steps, waiting for data and for the trainer itself.
+    ``seconds`` is an epoch with its validation, ``step_seconds`` the time from its first step's
+    start to its last one's end, and ``data_wait`` the share of that which passed between steps,
+    waiting for data and for the trainer itself.
 
     Parameters
     ----------
@@ -77,12 +79,15 @@ class MetricsCsv(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
+        if trainer.is_last_batch and torch.cuda.is_available():
+            torch.cuda.synchronize()  # once an epoch, so that the steps are done when timed
         self._last_step = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         epoch = trainer.current_epoch
+        stepping = self._last_step - self._first_step
         row = {name: f"{float(v):.6g}" for name, v in trainer.callback_metrics.items()}
         row |= {
             "epoch": str(epoch),
@@ -90,7 +95,8 @@ class MetricsCsv(L.Callback):
             "step": str(trainer.global_step // 2),
             "learning_rate": f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}",
             "seconds": f"{time.perf_counter() - self.started:.1f}",
-            "data_wait": f"{self._waited / max(1e-9, self._last_step - self._first_step):.4f}",
+            "step_seconds": f"{stepping:.4f}",
+            "data_wait": f"{self._waited / max(1e-9, stepping):.4f}",
         }
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
