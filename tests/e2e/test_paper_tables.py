@@ -1,0 +1,106 @@
+"""The paper's experiments as one run: it does what is missing, once, and reports what is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tlp_train.evaluation import SYNTHESIS, CaseResult, Evaluation
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+from paper_report import CLAIMS, MODELS, PAPER, Claim, Results, judge, table  # noqa: E402
+
+
+def _evaluation(model: str, value: float) -> Evaluation:
+    values = {"slice.psnr_db": [value, value + 2], "enhancement.mae": [value / 100]}
+    return Evaluation.of(
+        [CaseResult(f"case {n}", {SYNTHESIS: values, "t1 copied": values}) for n in range(2)],
+        model=model,
+        engine="none",
+        prompt="none",
+        data="none",
+    )
+
+
+@pytest.fixture
+def results() -> Results:
+    """Two arms of three seeds: apart by 3 dB, each spread over 2 dB."""
+    arms = {"t1": (30.0, 31.0, 32.0), "t1-no-fpg": (27.0, 28.0, 29.0)}
+    return Results(
+        {
+            (name, "none"): {seed: _evaluation(name, v) for seed, v in enumerate(values)}
+            for name, values in arms.items()
+        }
+    )
+
+
+def test_every_model_of_the_paper_is_planned_with_its_published_numbers() -> None:
+    assert set(PAPER) == set(MODELS)
+    assert len(MODELS) == 14
+    for claim in CLAIMS:
+        for name, use in (claim.better, claim.worse):
+            assert use in MODELS[name].prompts
+
+
+def test_a_claim_holds_when_its_effect_is_larger_than_the_seeds_differ(results: Results) -> None:
+    keys = ("slice.psnr_db", "enhancement.mae")
+    claim = Claim("x", ("t1", "none"), ("t1-no-fpg", "none"), keys)
+    psnr, mae = judge(results, claim)
+    assert psnr["effect"] == pytest.approx(3)
+    assert psnr["spread_between_seeds"] == pytest.approx(2)
+    assert psnr["holds"]
+    assert mae["effect"] == pytest.approx(-0.03), "a larger error is no gain"
+    assert not mae["holds"]
+    one = Results({key: {0: seeds[0]} for key, seeds in results.evaluations.items()})
+    assert not judge(one, claim)[0]["holds"], "one seed shows no spread"
+
+
+def test_tables_put_the_paper_s_numbers_beside_ours_and_reference_rows_below(
+    results: Results,
+) -> None:
+    lines = table(results, [("w/o FPG", "t1-no-fpg"), ("with FPG", "t1")]).splitlines()
+    assert "32.00 ± 1.00 (31.00 to 33.00)" in lines[3]
+    assert "28.81 ± 3.25" in lines[3]
+    assert "27.94 ± 3.73" in lines[2]
+    assert sum("*t1 copied*" in line for line in lines) == 1
+    assert "none" in table(results, [("", "t2")]), "what was not run is said so"
+
+
+def test_the_run_is_resumable_and_writes_tables_and_figures(
+    phantom_dir: Path, tmp_path: Path
+) -> None:
+    split = tmp_path / "list.txt"
+    names = sorted(path.name for path in phantom_dir.iterdir())
+    # The first has a tumour: it is the one to test on.
+    split.write_text("\n".join([*names[1:], names[0]]))
+    out = tmp_path / "out"
+    words: list[str | Path] = [
+        sys.executable, BENCHMARKS / "paper_tables.py", "--data", phantom_dir, "--preset", "demo",
+        "--split", split, "--split-sizes", "2,1,1", "--out", out, "--only", "t1-levels-1",
+        "--train", "--epochs 1 --slices-per-epoch 2",
+    ]  # fmt: skip
+
+    def run() -> str:
+        done = subprocess.run(words, env={**os.environ}, check=True, capture_output=True, text=True)
+        return str(done.stdout)
+
+    first = run()
+    assert [line.split()[2] for line in first.splitlines() if line.startswith("$ tlp")] == [
+        "train", "export", "evaluate",
+    ]  # fmt: skip
+    (out / "evaluations" / "t1-levels-1_seed0_none.json").unlink()
+    again = run()
+    assert [line.split()[2] for line in again.splitlines() if line.startswith("$ tlp")] == [
+        "evaluate"
+    ]
+    text = (out / "tables.md").read_text()
+    assert "T1 → T1ce 1 level" in text
+    assert "T1 → T1ce *t1 x best factor*" in text
+    record = json.loads((out / "results.json").read_text())
+    assert record["models"]["t1-levels-1 none"]["0"]["synthesis"]["slice.psnr_db"]["mean"] > 5
