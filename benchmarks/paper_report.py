@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
+from tlp_runtime.bench import environment
+from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.synthesize import Synthesizer
 from tlp_train.brats import CaseFiles, find_cases
 from tlp_train.evaluation import (
@@ -96,11 +99,48 @@ FALSE = "mirror.false_enhancement"
 COLUMN: dict[str, Column] = {column.key: column for column in COLUMNS}
 
 
+ENHANCING_LABELS = (3, 4)  # of BraTS 2023 and 2021
+
+
+def enhancing_cases(data: Path, names: Iterable[str]) -> set[str]:
+    """Those of the cases whose segmentation has an enhancing part."""
+    cases = select_cases(find_cases(data, ("seg",)), names, data, data)
+    return {
+        case.name
+        for case in cases
+        if np.isin(read_volume(case.files["seg"]).data, ENHANCING_LABELS).any()
+    }
+
+
 @dataclass(frozen=True)
 class Results:
-    """All evaluations there are: (model, prompt) to one a seed."""
+    """All evaluations there are: (model, prompt) to one a seed.
+
+    ``enhancing`` names the test cases with an enhancing label.
+    """
 
     evaluations: dict[tuple[str, str], dict[int, Evaluation]] = field(default_factory=dict)
+    enhancing: set[str] = field(default_factory=set)
+
+    @property
+    def cases(self) -> set[str]:
+        """Every test case."""
+        return {
+            name
+            for seeds in self.evaluations.values()
+            for evaluation in seeds.values()
+            for name in evaluation.cases
+        }
+
+    def mean(
+        self, evaluation: Evaluation, key: str, cases: Iterable[str] | None = None
+    ) -> float | None:
+        """The synthesis's mean, over all values or over the means of some of the cases."""
+        if cases is None:
+            return evaluation.summary[SYNTHESIS][key].mean
+        rows = [evaluation.cases[name][SYNTHESIS] for name in sorted(cases)]
+        held = [row[key].mean for row in rows if key in row]
+        return float(np.mean(held)) if held else None
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -136,25 +176,25 @@ class Results:
 def table(results: Results, rows: Sequence[tuple[str, str]]) -> str:
     """A table of the paper: rows of (label, model), each beside the paper's numbers.
 
-    Under each task stand the two reference rows, which need no network.
+    Below stand the two reference rows of each first input, which need no network.
     """
     head = ["", "PSNR ↑", "paper", "SSIM ↑", "paper", "NMSE ↓", "paper"]
     head += [f"{key.split('.')[0]} {COLUMN[key].title}" for key in OURS]
     lines: list[list[str]] = []
-    referenced: list[tuple[str, ...]] = []
+    referenced: set[str] = set()
     for label, name in rows:
         cells = [f"{MODELS[name].task} {label}"]
         for key, paper in zip(PUBLISHED, PAPER[name], strict=True):
             cells += [results.cell(name, "none", key), paper]
         lines.append(cells + [results.cell(name, "none", key) for key in OURS])
     for _, name in rows:
-        inputs = MODELS[name].inputs
         evaluations = results.seeds(name, "none")
-        if inputs in referenced or not evaluations:
-            continue
-        referenced.append(inputs)
-        for image in next(iter(evaluations.values())).images[1:]:
-            cells = [f"{MODELS[name].task} *{image}*"]
+        images = next(iter(evaluations.values())).images[1:] if evaluations else ()
+        for image in images:
+            if image in referenced:
+                continue
+            referenced.add(image)
+            cells = [f"*{image}*"]
             for key in PUBLISHED:
                 cells += [results.cell(name, "none", key, image), ""]
             lines.append(cells + [results.cell(name, "none", key, image) for key in OURS])
@@ -173,19 +213,62 @@ def prompt_table(results: Results) -> str:
     return markdown_table(head, rows)
 
 
+def strata_table(results: Results) -> str:
+    """The same for tumours with and without an enhancing label, means of cases."""
+    keys = ("core.psnr_db", "enhancement.mae", "enhancement.correlation", "enhancement.dice")
+    strata = {
+        "enhancing": results.enhancing,
+        "not enhancing": results.cases - results.enhancing,
+    }
+    rows = []
+    for name in ("t1", "t2", "t1-t2"):
+        for title, cases in strata.items():
+            for use, prompt in (("none", "none"), ("seg", "right")):
+                cells = []
+                for key in keys:
+                    means = [
+                        mean
+                        for evaluation in results.seeds(name, use).values()
+                        if (mean := results.mean(evaluation, key, cases)) is not None
+                    ]
+                    digits = COLUMN[key].digits
+                    cells.append(f"{np.mean(means):.{digits}f}" if means else "none")
+                rows.append([MODELS[name].task, title, prompt, *cells])
+    head = ["", "tumour", "prompt", *(f"{k.split('.')[0]} {COLUMN[k].title}" for k in keys)]
+    return markdown_table(head, rows)
+
+
 @dataclass(frozen=True)
 class Claim:
-    """Does ``better`` beat ``worse`` by more than the seeds differ among themselves?"""
+    """Does ``better`` beat ``worse`` by more than the seeds differ among themselves?
+
+    ``enhancing``: over the cases with an enhancing label alone.
+    """
 
     text: str
     better: tuple[str, str]
     worse: tuple[str, str]
     keys: tuple[str, ...]
+    enhancing: bool = False
 
 
 CLAIMS = (
     Claim("prompts help in the tumour, T1", ("t1", "seg"), ("t1", "none"), OURS[1:]),
     Claim("prompts help in the tumour, T1+T2", ("t1-t2", "seg"), ("t1-t2", "none"), OURS[1:]),
+    Claim(
+        "prompts help in tumours that enhance, T1",
+        ("t1", "seg"),
+        ("t1", "none"),
+        OURS[1:],
+        enhancing=True,
+    ),
+    Claim(
+        "prompts help in tumours that enhance, T1+T2",
+        ("t1-t2", "seg"),
+        ("t1-t2", "none"),
+        OURS[1:],
+        enhancing=True,
+    ),
     Claim(
         "FPG beats deterministic prompts, tested without prompts, T1",
         ("t1", "none"),
@@ -212,10 +295,11 @@ def judge(results: Results, claim: Claim) -> list[dict[str, Any]]:
     """
     better, worse = results.seeds(*claim.better), results.seeds(*claim.worse)
     seeds = sorted(set(better) & set(worse))
+    cases = results.enhancing if claim.enhancing else None
     verdicts = []
     for key in claim.keys:
         arms = [
-            [evaluations[seed].summary[SYNTHESIS][key].mean for seed in seeds]
+            [results.mean(evaluations[seed], key, cases) for seed in seeds]
             for evaluations in (better, worse)
         ]
         if not seeds or any(value is None for arm in arms for value in arm):
@@ -261,11 +345,12 @@ def claims_table(judged: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 def write_report(out: Path, preset: str, data: Path) -> None:
     """Write ``tables.md``, ``results.json`` and ``figures/`` from the evaluations in ``out``."""
     results = Results.read(out / "evaluations")
+    results.enhancing.update(enhancing_cases(data, results.cases))
     judged = {claim.text: judge(results, claim) for claim in CLAIMS}
     counts = {name: len(results.seeds(name, "none")) for name in MODELS}
     text = f"""# The paper's experiments, preset {preset}
 
-{", ".join(f"{name}: {count}" for name, count in counts.items())} (seeds of each model).
+Seeds of each model: {", ".join(f"{name} {count}" for name, count in counts.items())}.
 Mean over seeds, ± s.d. over slices, range of the seeds in brackets; the paper's own numbers are of
 BraTS 2021. Reference rows need no network. docs/evaluation.md says how to read the columns.
 
@@ -311,6 +396,11 @@ BraTS 2021. Reference rows need no network. docs/evaluation.md says how to read 
 
 {prompt_table(results)}
 
+{len(results.cases)} test cases, of which {len(results.enhancing)} have an enhancing label. Nothing
+tells a model which tumour enhances: where one does not, a prompt misleads it.
+
+{strata_table(results)}
+
 ## What holds beyond the spread between seeds
 
 {claims_table(judged)}
@@ -318,24 +408,30 @@ BraTS 2021. Reference rows need no network. docs/evaluation.md says how to read 
     (out / "tables.md").write_text(text, encoding="utf-8")
     record = {
         "preset": preset,
+        "environment": environment(f"onnxruntime {version('onnxruntime')}")
+        | {name: version(name) for name in ("torch", "lightning", "monai", "scikit-image")},
+        "test_cases": len(results.cases),
+        "test_cases_with_enhancing_label": len(results.enhancing),
         "models": {
             f"{name} {use}": {
                 str(seed): {
-                    image: {
-                        key: {"mean": s.mean, "sd": s.sd, "interval": s.interval, "cases": s.cases}
-                        for key, s in row.items()
-                    }
+                    image: {key: [_short(s.mean), _short(s.sd), s.cases] for key, s in row.items()}
                     for image, row in evaluation.summary.items()
                 }
                 for seed, evaluation in seeds.items()
             }
             for (name, use), seeds in results.evaluations.items()
         },
+        "figures_are": ["mean", "population s.d.", "cases"],
         "claims": judged,
     }
     (out / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"\n{text}\nwritten: {out / 'tables.md'}, results.json", flush=True)
     _figures(out, data)
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
 
 
 # Figures
@@ -407,7 +503,7 @@ def _grid(path: Path, views: Sequence[Mapping[str, NDArray[Any]]], names: Sequen
     figure, axes = plt.subplots(
         len(views), len(names), figsize=(2.4 * len(names), 2.9 * len(views)), squeeze=False
     )
-    for row, view in zip(axes, views, strict=True):
+    for number, (row, view) in enumerate(zip(axes, views, strict=True)):
         limit = float(np.percentile(view["truth"], 99.8))
         for axis, name in zip(row, names, strict=True):
             shared = name not in ("t1", "t2", "prompt")
@@ -416,7 +512,7 @@ def _grid(path: Path, views: Sequence[Mapping[str, NDArray[Any]]], names: Sequen
             if name == "prompt":
                 axis.contour(view["region"] > 0, levels=[0.5], colors=["#46a0ff"], linewidths=0.8)
                 axis.contour(view["region"] > 1, levels=[0.5], colors=["#ff503c"], linewidths=1)
-            if row is axes[0]:
+            if number == 0:
                 axis.set_title(TITLES[name], fontsize=9)
             axis.set_xticks([])
             axis.set_yticks([])

@@ -140,8 +140,10 @@ def command(
     }
     from tlp_train.trainer import is_first_process, join_run
 
-    if resume is None and not is_first_process():
+    first = is_first_process()
+    if not first:  # of several processes one speaks
         output = Output(quiet=True)
+    if resume is None and not first:
         run = join_run(out)
     elif resume is not None:
         others = {

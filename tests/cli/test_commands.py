@@ -345,6 +345,10 @@ def test_an_input_may_not_be_an_output(tiny: TinyModel, case: dict[str, Path]) -
         ["train", "--split-sizes", "1,1,1"],
         ["train", "--precision", "fp8"],
         ["train", "--ffn", "mlp"],
+        ["train", "--accumulate", "2"],  # of the demo preset's batch of one
+        ["import", "w.pth", "--out", "a.ckpt"],
+        ["augment", "--t1", "a.nii.gz"],
+        ["compare", "a.json"],
         ["train", "--no-global-fusion"],
         ["train", "--resume", "x", "--seed", "1"],
         ["export", "--engine", "openvino"],

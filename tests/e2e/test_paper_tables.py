@@ -61,6 +61,13 @@ def test_a_claim_holds_when_its_effect_is_larger_than_the_seeds_differ(results: 
     assert not judge(one, claim)[0]["holds"], "one seed shows no spread"
 
 
+def test_a_claim_may_be_of_enhancing_tumours_alone(results: Results) -> None:
+    claim = Claim("x", ("t1", "none"), ("t1-no-fpg", "none"), ("slice.psnr_db",), enhancing=True)
+    results.enhancing.add("case 1")
+    assert judge(results, claim)[0]["effect"] == pytest.approx(3)
+    assert results.cases == {"case 0", "case 1"}
+
+
 def test_tables_put_the_paper_s_numbers_beside_ours_and_reference_rows_below(
     results: Results,
 ) -> None:
@@ -101,6 +108,9 @@ def test_the_run_is_resumable_and_writes_tables_and_figures(
     ]
     text = (out / "tables.md").read_text()
     assert "T1 → T1ce 1 level" in text
-    assert "T1 → T1ce *t1 x best factor*" in text
+    assert text.count("*t1 x best factor*") == 1, "Table III alone has a model"
+    assert "1 test cases, of which 1 have an enhancing label" in text
     record = json.loads((out / "results.json").read_text())
-    assert record["models"]["t1-levels-1 none"]["0"]["synthesis"]["slice.psnr_db"]["mean"] > 5
+    mean, _, cases = record["models"]["t1-levels-1 none"]["0"]["synthesis"]["slice.psnr_db"]
+    assert mean > 5
+    assert cases == 1
