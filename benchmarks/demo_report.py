@@ -63,10 +63,11 @@ class Report:
         return float(with_prompt - without)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Metric, then its figure without the prompt, with it, and of the T1 times a factor."""
+        """Metric, then its figure without the prompt, with it, and of the two reference rows."""
         images = {
             "no prompt": self.evaluations["none"]["summary"]["synthesis"],
             "prompted": self.evaluations["seg"]["summary"]["synthesis"],
+            "T1 copied": self.evaluations["none"]["summary"]["t1 copied"],
             "T1 x best factor": self.evaluations["none"]["summary"]["t1 x best factor"],
         }
         return [
