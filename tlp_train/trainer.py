@@ -205,9 +205,8 @@ def fit(
         use_distributed_sampler=False,
         log_every_n_steps=1,
     )
-    if is_first_process():
-        os.environ[RUN_VARIABLE] = str(run.folder.resolve())  # for processes Lightning starts
     run = _marked(run, "running")
+    os.environ[RUN_VARIABLE] = str(run.folder.resolve())  # for processes Lightning starts
     try:
         with warnings.catch_warnings():
             # Loading is cheap next to a step on a CPU, and our sampler does resume mid-epoch.
@@ -232,6 +231,8 @@ def fit(
     except BaseException:
         _marked(run, "interrupted")
         raise
+    finally:
+        os.environ.pop(RUN_VARIABLE, None)  # a later program of this one's is another run's
     return _marked(run, "finished")
 
 
@@ -257,7 +258,7 @@ def join_run(folder: Path | None, *, patience_s: float = 600) -> Run:
         The folder did not appear.
     """
     told = os.environ.get(RUN_VARIABLE)
-    if told:
+    if folder is None and told:
         return Run.open(Path(told))
     if folder is None:
         raise UsageError(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tlp_cli.main import main
 
-from tests.support import split_of, tiny_config
+from tests.support import TinyModel, split_of, tiny_config
 from tlp_runtime.errors import DeviceUnavailable, ModelMissing, UsageError
 from tlp_train.callbacks import read_metrics
 from tlp_train.checkpoint import load_checkpoint
@@ -104,8 +104,13 @@ def test_torchrun_trains_one_run(tmp_path: Path, phantom_dir: Path) -> None:
 
 
 def test_further_processes_find_the_run_or_say_what_is_missing(
-    train: Train, alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phantom_dir: Path
+    alone: Run,
+    tiny: TinyModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    phantom_dir: Path,
 ) -> None:
+    assert RUN_VARIABLE not in os.environ, "training leaves no word of its run behind"
     for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
         monkeypatch.setenv(variable, "1")
         assert not is_first_process()
@@ -120,6 +125,7 @@ def test_further_processes_find_the_run_or_say_what_is_missing(
     assert join_run(alone.folder) == alone
     monkeypatch.setenv(RUN_VARIABLE, str(alone.folder))
     assert join_run(None) == alone
+    assert join_run(tiny.run.folder) == tiny.run, "what was given wins over what was told"
     monkeypatch.delenv(RUN_VARIABLE)
     monkeypatch.setenv("RANK", "1")
     assert main(["train", "--data", str(phantom_dir), "--preset", "demo"]) == 2
