@@ -111,11 +111,12 @@ def test_ctrl_c_within_an_epoch_saves_and_resumes_exactly(
     straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = _run(tmp_path / "run", phantom_dir)
+    before = signal.getsignal(signal.SIGINT)
     _stop_when(monkeypatch, lambda epoch, batch: (epoch, batch) == (1, 1))
     with pytest.raises(TrainingInterrupted):
         fit(run, tmp_path / "cache", progress=False)
     assert Run.open(run.folder).status == "interrupted"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.undo()
     monkeypatch.setenv("TLP_HOME", os.fspath(tmp_path / "home"))
     resumed = fit(run, tmp_path / "cache", resume=True, progress=False)
