@@ -77,6 +77,11 @@ class Output:
         """Print a result to standard output."""
         Console(highlight=False).print(renderable)
 
+    def aside(self, renderable: Any) -> None:
+        """Show a person more than the result, unless quiet."""
+        if not self.quiet:
+            error_console().print(renderable)
+
     @contextmanager
     def progress(self, what: str) -> Iterator[Progress]:
         """A progress bar on standard error, shown to people only."""

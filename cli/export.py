@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from tlp_runtime.errors import UsageError
 
 from .console import JsonPath, Output, Overwrite, Quiet, Verbose, require, write_json
+
+if TYPE_CHECKING:
+    from tlp_export.onnx_export import ExportOptions, Report
+    from tlp_runtime.spec import ModelSpec
 
 
 class Target(StrEnum):
@@ -19,6 +26,15 @@ class Target(StrEnum):
     onnx = "onnx"
     trt = "trt"
     trt_rtx = "trt-rtx"
+
+
+class PrecisionName(StrEnum):
+    """What the convolutions compute in."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+    int8 = "int8"
 
 
 def command(
@@ -35,6 +51,34 @@ def command(
     batch: Annotated[
         str, typer.Option("--batch", metavar="MIN,OPT,MAX", help="Batch sizes of the engine.")
     ] = "1,4,16",
+    precision: Annotated[
+        PrecisionName,
+        typer.Option("--precision", help="Of the convolutions; sums stay fp32, and so does I/O."),
+    ] = PrecisionName.fp32,
+    no_fold: Annotated[
+        bool, typer.Option("--no-fold", help="The graph as published, for comparison; fp32 only.")
+    ] = False,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            "--max-size",
+            metavar="HxW",
+            help="Take slices of any size up to this; default: the crop.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", help="BraTS cases for int8's ranges; default: the phantom."),
+    ] = None,
+    min_psnr: Annotated[
+        float, typer.Option("--min-psnr", help="int8: least PSNR to the checkpoint, dB.")
+    ] = 45.0,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude", help="int8: a layer (or its name's beginning) to leave fp32; repeatable."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Bundle folder; default: in the local store.")
     ] = None,
@@ -45,13 +89,16 @@ def command(
 ) -> None:
     """Export to a model bundle (ONNX, proven equal to the checkpoint), then build an engine.
 
-    Example: tlp export --engine trt
+    The graph is folded to fewer operations, the same function; --verbose shows each pass.
+
+    Example: tlp export --engine trt --precision fp16
     """
     output = Output(quiet, verbose)
     require("export", "torch", "onnx", "onnxscript")
     require("train", "monai", "lightning", "scipy")
     from tlp_export.engine_build import BatchProfile, build_engine
     from tlp_export.onnx_export import export_bundle
+    from tlp_export.verify import agreement
     from tlp_runtime.engines.onnx import require_onnxruntime
     from tlp_train.checkpoint import load_checkpoint
 
@@ -59,20 +106,29 @@ def command(
         raise UsageError(f"--checkpoint {which}: expected last or best.")
     require_onnxruntime()
     profile = BatchProfile.parse(batch)
-    path = _checkpoint_file(checkpoint, which, output)
-    with output.progress("exporting and verifying") as bar:
-        bar.add_task("", total=None)
-        exported = export_bundle(load_checkpoint(path), out, overwrite=overwrite)
-    bundle = exported.bundle
-    output.note(
-        f"parity with the checkpoint: largest difference {exported.parity.max_abs:.1e} "
-        f"(allowed {exported.parity.bounds['max_abs']:.0e})"
+    loaded = load_checkpoint(_checkpoint_file(checkpoint, which, output))
+    options = _options(
+        loaded.spec, precision.value, no_fold, max_size, calibration, min_psnr, exclude or []
     )
+    with output.progress("exporting") as bar:
+        task = bar.add_task("", total=None)
+        exported = export_bundle(
+            loaded,
+            out,
+            options,
+            overwrite=overwrite,
+            on_stage=lambda stage: bar.update(task, description=stage),
+        )
+    bundle, parity, report = exported.bundle, exported.parity, exported.report
+    _explain(output, report)
+    output.note(f"parity with the checkpoint: {agreement(parity)}")
     record = {
         "model": exported.name,
         "bundle": str(bundle.path),
-        "checkpoint": str(path),
-        "parity": exported.parity.to_dict(),
+        "checkpoint": str(loaded.path),
+        "precision": bundle.precision,
+        "graph": asdict(report),
+        "parity": parity.to_dict(),
         "engine": None,
     }
     made = f"model {exported.name} in {bundle.path}"
@@ -89,6 +145,67 @@ def command(
     write_json(json_path, record, overwrite=overwrite)
     images = " ".join(f"--{name} {name}.nii.gz" for name in bundle.spec.inputs)
     output.done(made, f"tlp infer {images} --prompt roi.nii.gz")
+
+
+def _options(
+    spec: ModelSpec,
+    precision: Any,
+    no_fold: bool,
+    max_size: str | None,
+    calibration: Path | None,
+    min_psnr: float,
+    exclude: list[str],
+) -> ExportOptions:
+    from tlp_export.onnx_export import ExportOptions
+    from tlp_export.slices import calibration_slices
+    from tlp_train.brats import find_cases
+
+    largest = None
+    if max_size is not None:
+        sides = re.fullmatch(r"(\d+)x(\d+)", max_size)
+        if sides is None:
+            raise UsageError(f"--max-size {max_size}: expected HxW such as 240x240.")
+        largest = (int(sides[1]), int(sides[2]))
+    if calibration is not None and precision != "int8":
+        raise UsageError("--calibration belongs to --precision int8.")
+    slices = None
+    if calibration is not None:
+        slices = calibration_slices(spec, find_cases(calibration, (*spec.inputs, "seg")))
+    return ExportOptions(
+        precision=precision,
+        fold=not no_fold,
+        largest=largest,
+        calibration=slices,
+        min_psnr_db=min_psnr,
+        exclude=tuple(exclude),
+    )
+
+
+def _explain(output: Output, report: Report) -> None:
+    before, after = report.before, report.after
+    output.note(
+        f"{before.gflop:.1f} GFLOP a slice as published, {after.gflop:.1f} exported; "
+        f"{report.nodes} ONNX nodes"
+    )
+    if output.verbose and report.folds:
+        table = Table(title="foldings", caption="operators: what runs of the traced network")
+        for column in ("pass", "what", "GFLOP", "operators"):
+            table.add_column(column)
+        for line in report.folds:
+            table.add_row(
+                line.name,
+                line.what,
+                f"{line.before.gflop:.1f} -> {line.after.gflop:.1f}",
+                f"{line.before.operators} -> {line.after.operators}",
+            )
+        output.aside(table)
+    if report.layers:
+        table = Table(title="int8: what each layer costs alone")
+        for column in ("layer", "PSNR alone, dB", "GFLOP"):
+            table.add_column(column)
+        for layer in report.layers[: None if output.verbose else 5]:
+            table.add_row(layer.name, f"{layer.psnr_db:.1f}", f"{layer.gflop:.2f}")
+        output.aside(table)
 
 
 def _checkpoint_file(given: Path | None, which: str, output: Output) -> Path:

@@ -22,6 +22,7 @@ from . import (
     models,
     phantom,
     train,
+    verify,
 )
 from .console import error_console
 
@@ -50,6 +51,7 @@ app.command("phantom")(phantom.command)
 app.command("train")(train.command)
 app.command("import")(import_weights.command)
 app.command("export")(export.command)
+app.command("verify")(verify.command)
 app.command("infer")(infer.command)
 app.command("augment")(augment.command)
 app.command("bench")(bench.command)

@@ -98,7 +98,7 @@ def _rows() -> list[dict[str, Any]]:
     for entry in models():
         try:
             bundle = Bundle.open(entry.path)
-            inputs, precision, state = list(bundle.spec.inputs), bundle.precision, "sound"
+            inputs, precision, state = list(bundle.spec.inputs), str(bundle.precision), "sound"
         except ModelError as error:
             inputs, precision, state = [], "", str(error)
         engines = entry.path / ENGINES

@@ -6,7 +6,8 @@ import json
 import logging
 import platform
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +17,12 @@ import onnx
 import torch
 from torch import nn
 
+from tlp_export.fold import Cost, FoldLine, cost, fold
 from tlp_export.graph import example_inputs, export_module
-from tlp_export.verify import Parity, check_parity
+from tlp_export.precision import DTYPES, to_precision
+from tlp_export.quantize import LayerCost, quantize
+from tlp_export.slices import Tensors, calibration_slices
+from tlp_export.verify import BOUNDS, Bounds, Parity, agreement, check_parity
 from tlp_runtime.bundle import (
     FILES,
     MANIFEST,
@@ -27,69 +32,221 @@ from tlp_runtime.bundle import (
     PARITY,
     SPEC,
     Bundle,
+    Precision,
     sha256,
 )
 from tlp_runtime.engines.onnx import SPEC_KEY
-from tlp_runtime.errors import ModelError
+from tlp_runtime.errors import ModelError, ParityError, UsageError
 from tlp_runtime.io.atomic import atomic_folder, write_text
 from tlp_runtime.models import models, models_folder
-from tlp_runtime.spec import OUTPUT_NAME, ModelSpec
+from tlp_runtime.spec import OUTPUT_NAME, ModelSpec, SizeSpec
 from tlp_train.checkpoint import Checkpoint
+from tlp_train.network import Generator
 
 OPSET = 20
+BF16_OPSET = 22
+"""The first in which a convolution may be bfloat16."""
+
+
+SMALLEST_SIDE = 64
+"""Of the slices that a graph with dynamic height and width takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How a checkpoint becomes a graph. Valid once constructed.
+
+    Parameters
+    ----------
+    fold
+        Apply the exact foldings; off, the graph is the network as published, for comparison.
+    largest
+        (height, width) up to which the graph takes slices of any size; None takes the crop's.
+    calibration
+        Single slices that int8 takes its ranges from; None takes phantom slices.
+    min_psnr_db
+        An int8 export below it is refused.
+    exclude
+        Layers, by the beginnings of their names, that int8 leaves in float32.
+    """
+
+    precision: Precision = "fp32"
+    fold: bool = True
+    largest: tuple[int, int] | None = None
+    calibration: Sequence[Tensors] | None = None
+    min_psnr_db: float = BOUNDS["int8"]["psnr_db"]
+    exclude: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not self.fold and self.precision != "fp32":
+            raise UsageError(
+                f"--no-fold with --precision {self.precision}: the graph as published has sums "
+                "that overflow in half precision, and nothing to quantise after; give one of them."
+            )
+        if self.precision != "int8" and (self.exclude or self.calibration is not None):
+            raise UsageError("--calibration and --exclude belong to --precision int8.")
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the graph must keep."""
+        return {"psnr_db": self.min_psnr_db} if self.precision == "int8" else BOUNDS[self.precision]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the network on its way into the graph.
+
+    Parameters
+    ----------
+    before, after
+        Of the network as published and as exported.
+    nodes
+        In the ONNX graph.
+    folds
+        Each pass.
+    layers
+        What int8 costs, layer by layer, the costliest first; empty for other precisions.
+    excluded
+        The layers that stayed in float32 as asked.
+    """
+
+    before: Cost
+    after: Cost
+    nodes: int
+    folds: tuple[FoldLine, ...]
+    layers: tuple[LayerCost, ...]
+    excluded: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A bundle, the name it was registered under, and the parity it was accepted with."""
+    """A bundle, the name it was registered under, its parity and how it was made."""
 
     name: str
     bundle: Bundle
     parity: Parity
+    report: Report
 
 
 def export_bundle(
-    checkpoint: Checkpoint, out: Path | None = None, *, overwrite: bool = False
+    checkpoint: Checkpoint,
+    out: Path | None = None,
+    options: ExportOptions | None = None,
+    *,
+    overwrite: bool = False,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Exported:
-    """Export at fp32, verify, write and register a bundle.
+    """Fold, trace, verify, write and register a bundle.
 
     Parameters
     ----------
     out
-        The bundle's folder; None takes one in the local store, named after inputs, preset and
-        checkpoint, and replaces an earlier export of the same checkpoint.
+        The bundle's folder; None takes one in the local store, named after inputs, preset,
+        checkpoint and options, and replaces an earlier export of the same.
+    on_stage
+        Told what begins.
 
     Raises
     ------
     ParityError
-        The graph's values differ from the checkpoint's; nothing is written or registered.
+        The graph's values or types are not what they must be; nothing is written or registered.
     OutputError
         ``out`` exists, or cannot be written.
     """
-    folder = out or models_folder() / _bundle_name(checkpoint)
+    options = options or ExportOptions()
+    spec = checkpoint.spec
+    if options.largest is not None:
+        smallest = tuple(min(SMALLEST_SIDE, side) for side in (spec.crop.height, spec.crop.width))
+        spec = replace(spec, sizes=SizeSpec(smallest=smallest, largest=options.largest))  # type: ignore[arg-type]
     generator = checkpoint.generator()
+    generator.spec = spec
+    folder = out or models_folder() / _bundle_name(checkpoint, options)
     with atomic_folder(folder, overwrite=overwrite or out is None) as temporary:
-        graph = export_module(generator)
-        write_onnx(graph, checkpoint.spec, temporary / ONNX)
-        parity = check_parity(generator, temporary / ONNX)
-        write_text(temporary / SPEC, checkpoint.spec.to_json())
+        on_stage("folding" if options.fold else "counting")
+        deployed, folds, layers = _deployed(generator, options, on_stage)
+        on_stage("tracing")
+        graph = export_module(deployed, DTYPES[options.precision])
+        nodes = write_onnx(graph, spec, temporary / ONNX)
+        on_stage("verifying")
+        parity = check_parity(
+            generator,
+            temporary / ONNX,
+            options.precision,
+            bounds=options.bounds,
+            module=graph,
+        )
+        _require(parity, layers, options)
+        before = folds[0].before if folds else cost(generator)
+        report = Report(
+            before,
+            folds[-1].after if folds else before,
+            nodes,
+            tuple(folds),
+            tuple(layers),
+            tuple(options.exclude),
+        )
+        write_text(temporary / SPEC, spec.to_json())
         write_text(temporary / PARITY, json.dumps(parity.to_dict(), indent=2) + "\n")
-        write_text(temporary / MODEL_CARD, _model_card(checkpoint, parity))
-        manifest = _manifest(checkpoint, parity, temporary)
+        write_text(temporary / MODEL_CARD, _model_card(checkpoint, options, parity))
+        manifest = _manifest(checkpoint, options, parity, report, temporary)
         write_text(temporary / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     name = models().add(folder.name, folder)
-    return Exported(name, Bundle.open(folder), parity)
+    return Exported(name, Bundle.open(folder), parity, report)
 
 
-def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> None:
-    """Trace ``graph`` into one ONNX file, batch axis dynamic, specification inside.
+def _deployed(
+    generator: Generator, options: ExportOptions, on_stage: Callable[[str], None]
+) -> tuple[Generator, list[FoldLine], list[LayerCost]]:
+    """The network in the form to be traced, and what made it."""
+    if not options.fold:
+        return generator, [], []
+    folded, folds = fold(generator)
+    if options.precision != "int8":
+        return to_precision(folded, options.precision), folds, []
+    on_stage("calibrating")
+    slices = options.calibration
+    quantized, layers = quantize(
+        folded,
+        calibration_slices(generator.spec) if slices is None else slices,
+        exclude=options.exclude,
+        on_layer=lambda name: on_stage(f"ranking {name}"),
+    )
+    return quantized, folds, layers
+
+
+def _require(parity: Parity, layers: Sequence[LayerCost], options: ExportOptions) -> None:
+    try:
+        parity.require()
+    except ParityError as error:
+        advice = ""
+        if layers:
+            worst = ", ".join(f"{one.name} ({one.psnr_db:.1f} dB alone)" for one in layers[:5])
+            advice = (
+                f" The costliest layers: {worst}. Leave some in float32 with --exclude NAME, or "
+                "lower --min-psnr."
+            )
+        raise ParityError(f"{error} Nothing was registered.{advice}") from error
+
+
+def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
+    """Trace ``graph`` into one ONNX file, specification inside; returns its number of nodes.
+
+    The batch axis is dynamic; height and width are where ``spec.sizes`` says so.
 
     Raises
     ------
     ModelError
         The file does not pass ``onnx.checker``.
     """
-    batch = torch.export.Dim("batch")
+    axes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if spec.sizes is not None:
+        step = 2**spec.network.levels
+        for axis, name in ((2, "height"), (3, "width")):
+            low, high = spec.sizes.smallest[axis - 2], spec.sizes.largest[axis - 2]
+            steps = torch.export.Dim(f"{name}_steps", min=low // step, max=high // step)
+            axes[axis] = step * steps
+    half = {parameter.dtype for parameter in graph.parameters()}
+    opset = BF16_OPSET if torch.bfloat16 in half else OPSET
     inputs = example_inputs(spec)
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -100,10 +257,10 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> None:
             graph,
             inputs,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=list(spec.tensor_names),
             output_names=[OUTPUT_NAME],
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamic_shapes=tuple(axes for _ in inputs),
             external_data=False,
             optimize=True,
             verbose=False,
@@ -119,24 +276,35 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> None:
     except onnx.checker.ValidationError as error:
         raise ModelError(f"the exported graph is no valid ONNX: {error}") from error
     onnx.save(model, path)
+    return len(model.graph.node)
 
 
-def _bundle_name(checkpoint: Checkpoint) -> str:
+def _bundle_name(checkpoint: Checkpoint, options: ExportOptions) -> str:
     inputs = "-".join(checkpoint.spec.inputs)
-    return f"{inputs}-{_origin(checkpoint)}-{checkpoint.sha256[:8]}-fp32"
+    variant = "" if options.fold else "-unfolded"
+    if options.largest is not None:
+        variant += f"-{options.largest[0]}x{options.largest[1]}"
+    return f"{inputs}-{_origin(checkpoint)}-{checkpoint.sha256[:8]}-{options.precision}{variant}"
 
 
 def _origin(checkpoint: Checkpoint) -> str:
     return "imported" if checkpoint.config is None else checkpoint.config.preset
 
 
-def _manifest(checkpoint: Checkpoint, parity: Parity, folder: Path) -> dict[str, Any]:
+def _manifest(
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    parity: Parity,
+    report: Report,
+    folder: Path,
+) -> dict[str, Any]:
     run = checkpoint.path.resolve().parent
     return {
         "schema": {"major": MANIFEST_MAJOR, "minor": 0},
-        "precision": "fp32",
+        "precision": options.precision,
         "files": {name: sha256(folder / name) for name in FILES},
         "parity": {"bounds": parity.bounds, "passed": parity.passed},
+        "graph": asdict(report),
         "provenance": {
             "checkpoint": {
                 "file": checkpoint.path.name,
@@ -147,7 +315,7 @@ def _manifest(checkpoint: Checkpoint, parity: Parity, folder: Path) -> dict[str,
             "run": run.name,
             "training_data": _training_data(checkpoint),
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "opset": OPSET,
+            "opset": BF16_OPSET if options.precision == "bf16" else OPSET,
             "versions": {name: version(name) for name in ("tlp-mri", "torch", "onnx", "onnxscript")}
             | {"python": platform.python_version()},
         },
@@ -162,7 +330,7 @@ def _training_data(checkpoint: Checkpoint) -> str:
     return "as recorded in the run folder"
 
 
-def _model_card(checkpoint: Checkpoint, parity: Parity) -> str:
+def _model_card(checkpoint: Checkpoint, options: ExportOptions, parity: Parity) -> str:
     spec, config = checkpoint.spec, checkpoint.config
     training, prompts = "not known: imported weights", "not known"
     if config is not None:
@@ -188,7 +356,7 @@ diagnosis.**
 | training data | {_training_data(checkpoint)} |
 | prompts in training | {prompts} |
 | checkpoint | SHA-256 {checkpoint.sha256} |
-| precision | fp32; largest difference from the checkpoint {parity.max_abs:.1e} |
+| precision | {options.precision}; {agreement(parity)} |
 
 Volumes must be skull-stripped, 1 mm isotropic and hold the crop (rows {spec.crop.rows}, columns
 {spec.crop.columns} in {spec.crop.orientation} order); intensities are scaled by the rule

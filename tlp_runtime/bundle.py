@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tlp_runtime.errors import ModelDamaged, ModelMissing
 from tlp_runtime.spec import ModelSpec
@@ -30,6 +30,9 @@ ONNX = "generator.onnx"
 PARITY = "parity.json"
 MODEL_CARD = "MODEL_CARD.md"
 ENGINES = "engines"
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 FILES = (SPEC, ONNX, PARITY, MODEL_CARD)
 """The files whose hashes the manifest holds."""
@@ -65,9 +68,10 @@ class Bundle:
         return str(self.manifest["files"][ONNX])
 
     @property
-    def precision(self) -> str:
-        """``fp32``, ``fp16``, ``bf16`` or ``int8``."""
-        return str(self.manifest["precision"])
+    def precision(self) -> Precision:
+        """Of the convolutions; sums over many values are fp32 in every bundle."""
+        precision: Precision = self.manifest["precision"]
+        return precision
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
@@ -111,7 +115,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         major = manifest["schema"]["major"]
-        complete = set(FILES) <= set(manifest["files"]) and "precision" in manifest
+        complete = set(FILES) <= set(manifest["files"]) and manifest["precision"] in PRECISIONS
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelDamaged(
             f"{path}: cannot be read ({error!r}). Export the model again."
@@ -122,5 +126,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             "tlp-mri, or export the model again."
         )
     if not complete:
-        raise ModelDamaged(f"{path}: lacks file hashes or the precision. Export the model again.")
+        raise ModelDamaged(
+            f"{path}: lacks file hashes, or a precision among {', '.join(PRECISIONS)}. Export the "
+            "model again."
+        )
     return dict(manifest)

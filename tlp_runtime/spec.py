@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from types import UnionType
 from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 
 from tlp_runtime.errors import SpecError
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 0
+SCHEMA_MINOR = 1
 
 MODALITIES = ("t1", "t2")
 PROMPT_NAME = "prompt"
@@ -188,6 +189,24 @@ class PromptSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizeSpec:
+    """Slices of other sizes than the crop's, (height, width), that an exported network takes.
+
+    Multiples of ``2 ** levels`` from ``smallest`` to ``largest``, both included. Time and memory
+    of the attention over positions grow with the square of height times width.
+    """
+
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _require(
+            all(0 < a <= b for a, b in zip(self.smallest, self.largest, strict=True)),
+            f"sizes from {self.smallest} to {self.largest}, expected smallest <= largest",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """All that one model means. Valid once constructed.
 
@@ -195,6 +214,8 @@ class ModelSpec:
     ----------
     inputs
         Modalities in branch order: ``("t1",)``, ``("t2",)`` or ``("t1", "t2")``.
+    sizes
+        The sizes of a network that was exported for several; None takes the crop's alone.
     """
 
     inputs: tuple[str, ...]
@@ -202,6 +223,7 @@ class ModelSpec:
     crop: CropSpec = field(default_factory=CropSpec)
     intensity: IntensitySpec = field(default_factory=IntensitySpec)
     prompt: PromptSpec = field(default_factory=PromptSpec)
+    sizes: SizeSpec | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -219,6 +241,26 @@ class ModelSpec:
             self.crop.height % step == 0 and self.crop.width % step == 0,
             f"crop {self.crop.height} x {self.crop.width} is not divisible by {step}, which "
             f"{self.network.levels} levels need",
+        )
+        if self.sizes is not None:
+            crop = (self.crop.height, self.crop.width)
+            _require(
+                all(side % step == 0 for side in (*self.sizes.smallest, *self.sizes.largest)),
+                f"sizes from {self.sizes.smallest} to {self.sizes.largest} are not multiples of "
+                f"{step}, which {self.network.levels} levels need",
+            )
+            _require(self.takes(*crop), f"the crop {crop} is not among the sizes {self.sizes}")
+
+    def takes(self, height: int, width: int) -> bool:
+        """Whether the network takes slices of that size."""
+        if self.sizes is None:
+            return (height, width) == (self.crop.height, self.crop.width)
+        step = 2**self.network.levels
+        return all(
+            low <= side <= high and side % step == 0
+            for low, side, high in zip(
+                self.sizes.smallest, (height, width), self.sizes.largest, strict=True
+            )
         )
 
     @property
@@ -247,7 +289,10 @@ class ModelSpec:
         if not isinstance(data, Mapping):
             raise SpecError(f"model spec: expected a JSON object, got {type(data).__name__}")
         body = dict(data)
-        newer = _check_schema(body.pop("schema", None))
+        schema = body.pop("schema", None)
+        newer = _check_schema(schema)
+        if schema["minor"] < 1:
+            body.setdefault("sizes", None)
         extra: list[str] = []
         spec = _build(cls, body, "", extra)
         if extra and not newer:
@@ -297,12 +342,17 @@ def _build(kind: type[T], data: Any, path: str, extra: list[str]) -> T:
     if missing:
         raise SpecError(f"model spec: missing keys {', '.join(missing)}")
     extra.extend(path + str(key) for key in data if key not in names)
-    values = {
-        name: _build(hints[name], data[name], f"{path}{name}.", extra)
-        if is_dataclass(hints[name])
-        else _plain(hints[name], data[name], path + name)
-        for name in names
-    }
+    values = {}
+    for name in names:
+        hint: Any = hints[name]
+        value = data[name]
+        if isinstance(hint, UnionType):  # a part that may be absent
+            hint = get_args(hint)[0] if value is not None else type(None)
+        values[name] = (
+            _build(hint, value, f"{path}{name}.", extra)
+            if isinstance(hint, type) and is_dataclass(hint)
+            else _plain(hint, value, path + name)
+        )
     return kind(**values)
 
 

@@ -17,8 +17,9 @@ from tests.support import TINY_NETWORK, TinyModel
 from tlp_export import engine_build, onnx_export, verify
 from tlp_export.engine_build import BatchProfile, build_engine
 from tlp_export.graph import example_inputs, export_module
-from tlp_export.onnx_export import export_bundle, write_onnx
-from tlp_runtime.bundle import Bundle
+from tlp_export.onnx_export import ExportOptions, export_bundle, write_onnx
+from tlp_export.slices import psnr_db
+from tlp_runtime.bundle import Bundle, Precision
 from tlp_runtime.errors import DependencyMissing, EngineError, OutputError, ParityError, UsageError
 from tlp_runtime.models import models
 from tlp_runtime.spec import ModelSpec
@@ -52,7 +53,7 @@ def test_manifest_and_parity_say_what_was_checked(tiny: TinyModel) -> None:
     provenance = tiny.bundle.manifest["provenance"]
     assert provenance["checkpoint"]["sha256"] == load_checkpoint(tiny.run.last).sha256
     assert provenance["versions"]["torch"] == torch.__version__
-    assert tiny.bundle.manifest["parity"]["bounds"] == verify.FP32_BOUNDS
+    assert tiny.bundle.manifest["parity"]["bounds"] == verify.BOUNDS["fp32"]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 5])
@@ -85,27 +86,39 @@ def test_two_inputs_keep_their_names_and_places(tmp_path: Path) -> None:
     assert np.abs(got - swapped).max() > 1e-3
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_an_export_that_differs_leaves_nothing(
-    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:
     """The graph is traced from other weights than the checkpoint's."""
 
-    def spoiled(generator: Generator) -> torch.nn.Module:
-        other = Generator(generator.spec)
-        return export_module(other)
+    def spoiled(generator: Generator, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+        with torch.no_grad():
+            generator.decoder.output.weight.mul_(1.2)
+        return export_module(generator, dtype)
 
     monkeypatch.setattr(onnx_export, "export_module", spoiled)
     with pytest.raises(ParityError, match="Nothing was registered"):
-        export_bundle(load_checkpoint(tiny.run.last), tmp_path / "spoiled")
+        export_bundle(
+            load_checkpoint(tiny.run.last), tmp_path / "spoiled", ExportOptions(precision=precision)
+        )
     assert not (tmp_path / "spoiled").exists()
     assert list(models()) == []
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".tmp")]
 
 
-def test_nan_is_never_parity() -> None:
-    for values in ((float("nan"), 0.0, 0.0, 0.0), (0.0, float("nan"), 1.0, 1.0)):
-        check = verify.Check("x", 1, *values)
-        assert not verify.Parity((check,), verify.FP32_BOUNDS, "").passed
+def check_of(max_abs: float, rms: float, torch_max: float, torch_rms: float) -> verify.Check:
+    psnr = psnr_db(rms**2)
+    return verify.Check("x", "y", 1, max_abs, rms, psnr, 0, psnr, torch_max, torch_rms)
+
+
+@pytest.mark.parametrize("precision", verify.BOUNDS)
+def test_nan_is_never_parity(precision: Precision) -> None:
+    check = check_of(float("nan"), float("nan"), 1.0, 1.0)
+    parity = verify.Parity((check,), verify.BOUNDS[precision], "")
+    assert not parity.passed
+    with pytest.raises(ParityError, match="nan"):
+        parity.require()
 
 
 @pytest.mark.parametrize(
@@ -118,11 +131,15 @@ def test_nan_is_never_parity() -> None:
         ((7e-4, 5e-5, 3e-4, 3e-5), False),
     ],
 )
-def test_bounds_are_fixed_or_a_multiple_of_pytorch_s_own_rounding(
+def test_fp32_bounds_are_fixed_or_a_multiple_of_pytorch_s_own_rounding(
     values: tuple[float, float, float, float], passes: bool
 ) -> None:
-    check = verify.Check("x", 1, *values)
-    assert verify.Parity((check,), verify.FP32_BOUNDS, "").passed == passes
+    assert verify.Parity((check_of(*values),), verify.BOUNDS["fp32"], "").passed == passes
+
+
+@pytest.mark.parametrize(("rms", "passes"), [(1.9e-3, True), (2.1e-3, False)])
+def test_the_fp16_bound_is_a_psnr(rms: float, passes: bool) -> None:
+    assert verify.Parity((check_of(1, rms, 0, 0),), verify.BOUNDS["fp16"], "").passed == passes
 
 
 def test_an_existing_bundle_is_kept(tiny: TinyModel) -> None:

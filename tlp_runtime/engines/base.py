@@ -49,7 +49,7 @@ class Engine(ABC):
         ----------
         tensors
             One (B, 1, H, W) float32 array for each of ``spec.tensor_names``; B is free, H and W
-            are the crop's.
+            are the crop's, or others that ``spec.takes``.
 
         Returns
         -------
@@ -67,17 +67,22 @@ class Engine(ABC):
             raise EngineError(
                 f"{self.name}: got tensors {sorted(tensors)}, expected {sorted(expected)}"
             )
-        crop = self.spec.crop
-        batches = {array.shape[:1] for array in tensors.values()}
+        crop, sizes = self.spec.crop, self.spec.sizes
         for name, array in tensors.items():
-            if array.dtype != np.float32 or array.shape[1:] != (1, crop.height, crop.width):
+            if (
+                array.dtype != np.float32
+                or array.ndim != 4
+                or array.shape[1] != 1
+                or not self.spec.takes(*array.shape[2:])
+            ):
                 raise EngineError(
                     f"{self.name}: {name} is {array.dtype} {array.shape}, expected float32 "
                     f"(B, 1, {crop.height}, {crop.width})"
+                    + ("" if sizes is None else f", or from {sizes.smallest} to {sizes.largest}")
                 )
-        if len(batches) != 1 or not next(iter(batches))[0]:
-            shapes = {name: array.shape for name, array in tensors.items()}
-            raise EngineError(f"{self.name}: batches are empty or differ: {shapes}")
+        shapes = {name: array.shape for name, array in tensors.items()}
+        if len(set(shapes.values())) != 1 or not next(iter(shapes.values()))[0]:
+            raise EngineError(f"{self.name}: batches are empty, or shapes differ: {shapes}")
         return self._run(tensors)
 
     @abstractmethod

@@ -73,6 +73,11 @@ class OnnxEngine(Engine):
     ) -> None:
         super().__init__(bundle)
         self.library = require_onnxruntime()
+        if cuda_index is None and bundle.precision == "bf16":
+            raise EngineError(
+                f"{bundle.path}: is bf16, which ONNX Runtime cannot run on a CPU. Export it with "
+                "--precision fp32 or int8 for CPUs."
+            )
         self.name = "ort-cpu" if cuda_index is None else "ort-cuda"
         self.device = "cpu" if cuda_index is None else f"cuda:{cuda_index}"
         self._session = self._open(cuda_index, threads)

@@ -1,0 +1,129 @@
+"""`tlp verify`: is a bundle's graph still what it says it is?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from .console import JsonPath, Output, Overwrite, Quiet, Verbose, require, write_json
+
+if TYPE_CHECKING:
+    from tlp_export.verify import Parity
+    from tlp_runtime.bundle import Bundle
+    from tlp_train.checkpoint import Checkpoint
+
+
+def command(
+    bundle: Annotated[str, typer.Argument(help="Bundle folder or registered name.")],
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference", help="Its checkpoint; default: the recorded one, if it is here."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="BraTS cases to compare on besides.")
+    ] = None,
+    json_path: JsonPath = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Check a bundle: hashes, names, shapes, types, then values against its checkpoint.
+
+    Random, phantom and given real slices, with and without prompt. Exit 7 if a bound is missed.
+
+    Example: tlp verify my-bundle --reference last.ckpt --data BraTS2021
+    """
+    output = Output(quiet, verbose)
+    require("export", "torch", "onnx", "onnxscript")
+    require("train", "monai", "lightning", "scipy")
+    from tlp_export.verify import agreement, check_alone, check_parity
+    from tlp_runtime.errors import ModelMismatch, UsageError
+    from tlp_runtime.models import find_bundle
+    from tlp_train.brats import find_cases
+    from tlp_train.checkpoint import load_checkpoint
+
+    opened, _ = find_bundle(bundle, None)
+    recorded = opened.manifest["provenance"]["checkpoint"]["sha256"]
+    checkpoint = load_checkpoint(reference) if reference is not None else _recorded(opened)
+    if checkpoint is not None and checkpoint.sha256 != recorded:
+        raise ModelMismatch(
+            f"{checkpoint.path}: SHA-256 {checkpoint.sha256[:16]}…, but {opened.name} was made of "
+            f"{recorded[:16]}…. Give the checkpoint it was exported from."
+        )
+    cases = [] if data is None else find_cases(data, opened.spec.inputs)
+    if checkpoint is None:
+        if cases:
+            raise UsageError("--data needs the checkpoint to compare with: give --reference.")
+        output.note(
+            "no checkpoint to compare with was found; the graph is checked against itself only. "
+            "Give --reference."
+        )
+        with output.progress("verifying") as bar:
+            bar.add_task("", total=None)
+            parity = check_alone(opened.onnx, opened.spec, opened.precision)
+    else:
+        output.default("reference", checkpoint.path)
+        generator = checkpoint.generator()
+        generator.spec = opened.spec
+        with output.progress("verifying") as bar:
+            bar.add_task("", total=None)
+            parity = check_parity(
+                generator,
+                opened.onnx,
+                opened.precision,
+                bounds=opened.manifest["parity"]["bounds"],
+                cases=cases,
+            )
+    record = {
+        "model": opened.name,
+        "precision": opened.precision,
+        "reference": None if checkpoint is None else str(checkpoint.path),
+        "parity": parity.to_dict(),
+    }
+    write_json(json_path, record, overwrite=overwrite)
+    if json_path != "-":
+        output.table(_table(opened, parity))
+    parity.require()
+    output.done(f"a verification: {agreement(parity)}", f"tlp infer --model {bundle} --t1 a.nii.gz")
+
+
+def _recorded(bundle: Bundle) -> Checkpoint | None:
+    """The checkpoint that the bundle names, if its run folder is registered and unchanged."""
+    from tlp_runtime.errors import TLPError
+    from tlp_runtime.store import Register
+    from tlp_train.checkpoint import load_checkpoint
+
+    provenance = bundle.manifest["provenance"]
+    for entry in Register("runs"):
+        if entry.name == provenance["run"]:
+            try:
+                found = load_checkpoint(entry.path / provenance["checkpoint"]["file"])
+            except TLPError:
+                return None
+            return found if found.sha256 == provenance["checkpoint"]["sha256"] else None
+    return None
+
+
+def _table(bundle: Bundle, parity: Parity) -> Table:
+    table = Table(
+        title=f"{bundle.name} · {bundle.precision}",
+        caption="allowed: " + ", ".join(f"{k} {v:g}" for k, v in parity.bounds.items()),
+    )
+    for column in ("slices", "n", "max", "RMS", "PSNR dB", "worst slice", ""):
+        table.add_column(column, justify="left" if column in ("slices", "") else "right")
+    for check in parity.checks:
+        table.add_row(
+            f"{check.inputs} · {check.executor}",
+            str(check.slices),
+            f"{check.max_abs:.1e}",
+            f"{check.rms:.1e}",
+            f"{check.psnr_db:.1f}",
+            f"{check.worst_slice} ({check.worst_psnr_db:.1f} dB)",
+            "ok" if check.keeps(parity.bounds) else "missed",
+        )
+    return table

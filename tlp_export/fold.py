@@ -1,0 +1,228 @@
+"""Exact foldings: the same function with fewer operations, each a pass of its own.
+
+A pass changes a copy of the generator in place. None changes the function but for rounding; every
+product of weights is formed in float64. What each saves is counted by :func:`fold`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from tlp_export.graph import (
+    GramAttention,
+    IslandGroupNorm,
+    IslandLayerNorm,
+    JointConvolutions,
+    MergedGlobalFusion,
+    MergedSpatialAttention,
+    ProjectedAttention,
+    SeparateConvolutions,
+    SummingDecoder,
+    convolution,
+    pointwise,
+)
+from tlp_train.network import Generator
+from tlp_train.network.blocks import (
+    ChannelAttention,
+    ChannelLayerNorm,
+    ConvFeedForward,
+    GatedFeedForward,
+    GlobalFusion,
+    SpatialAttention,
+    TransformerBlock,
+)
+from tlp_train.network.generator import Decoder
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One pass.
+
+    Parameters
+    ----------
+    what
+        What becomes of what, as one phrase for the export report.
+    apply
+        Changes a generator in place.
+    """
+
+    name: str
+    what: str
+    apply: Callable[[Generator], None]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one slice: multiplications and additions, in GFLOP, and operators that compute."""
+
+    gflop: float
+    operators: int
+
+
+@dataclass(frozen=True)
+class FoldLine:
+    """What one pass did."""
+
+    name: str
+    what: str
+    before: Cost
+    after: Cost
+
+
+def fold(
+    generator: Generator, folds: Sequence[Fold] | None = None
+) -> tuple[Generator, list[FoldLine]]:
+    """A folded copy of ``generator``, and the cost before and after each pass.
+
+    Parameters
+    ----------
+    folds
+        The passes, in order; all of :data:`FOLDS` by default.
+    """
+    folded = copy.deepcopy(generator).eval()
+    lines, before = [], cost(folded)
+    for one in FOLDS if folds is None else folds:
+        one.apply(folded)
+        after = cost(folded)
+        lines.append(FoldLine(one.name, one.what, before, after))
+        before = after
+    return folded, lines
+
+
+def cost(generator: Generator) -> Cost:
+    """Count one slice of the specification's crop. Nothing is computed."""
+    crop = generator.spec.crop
+    shadow = copy.deepcopy(generator).to("meta", torch.float32)
+    tensors = [
+        torch.empty(1, 1, crop.height, crop.width, device="meta")
+        for _ in generator.spec.tensor_names
+    ]
+    flops, operators = FlopCounterMode(display=False), _OperatorCount()
+    with torch.no_grad(), flops, operators:
+        shadow(*tensors)
+    return Cost(flops.get_total_flops() / 1e9, operators.count)
+
+
+class _OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what runs, views aside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+def _ffn(generator: Generator) -> None:
+    """W[o,c,i,j] = sum_h W3[o,h,i,j] W1[h,c]: nothing non-linear stands between, no bias."""
+    for ffn in _all(generator, ConvFeedForward):
+        first, second = ffn.expand.weight.detach().double(), ffn.spatial.weight.detach().double()
+        weight = torch.einsum("ohij,hc->ocij", second, first.flatten(1))
+        ffn.spatial = convolution(weight, like=ffn)
+        ffn.expand = nn.Identity()
+
+
+def _gram(generator: Generator) -> None:
+    _replace(generator, ChannelAttention, GramAttention)
+
+
+def _projection(generator: Generator) -> None:
+    _replace(generator, GramAttention, ProjectedAttention)
+
+
+def _scale(generator: Generator) -> None:
+    """q and k are normalised afterwards, so any positive constant cancels; a power of two exactly.
+
+    Their squares then sum to at most the mean square of a q or k, whatever the number of pixels.
+    """
+    spec = generator.spec
+    sides = spec.sizes.largest if spec.sizes else (spec.crop.height, spec.crop.width)
+    scale = 2.0 ** -math.ceil(math.log2(math.sqrt(math.prod(sides))))
+    for convolutions in _all(generator, JointConvolutions):
+        depthwise = convolutions.depthwise
+        weight = depthwise.weight.detach().clone()
+        weight[: 2 * len(weight) // 3] *= scale
+        convolutions.depthwise = convolution(weight, like=depthwise, groups=depthwise.groups)
+
+
+def _layer_norm(generator: Generator) -> None:
+    """W (g n + b) = (W g) n + W b, before the depthwise convolution pads with zeros.
+
+    Not into a feed-forward part's 3x3 convolution: there b would end at the padding.
+    """
+    for block in _all(generator, TransformerBlock):
+        convolutions = block.attention.convolutions
+        convolutions.pointwise = _normed(block.attention_norm, convolutions.pointwise)
+        if isinstance(block.ffn, GatedFeedForward):
+            block.ffn.expand = _normed(block.ffn_norm, block.ffn.expand)
+
+
+def _normed(norm: ChannelLayerNorm, conv: nn.Conv2d) -> nn.Conv2d:
+    """``conv`` over what ``norm`` gives without scale and shift, which it loses."""
+    weight = conv.weight.detach().double().flatten(1)
+    gain, shift = norm.weight.detach().double(), norm.bias.detach().double()
+    norm.weight = nn.Parameter(torch.ones_like(norm.weight))
+    norm.bias = nn.Parameter(torch.zeros_like(norm.bias))
+    return pointwise(weight * gain, weight @ shift, like=conv)
+
+
+def _separate(generator: Generator) -> None:
+    _replace(generator, JointConvolutions, SeparateConvolutions)
+
+
+def _decoder(generator: Generator) -> None:
+    _replace(generator, Decoder, SummingDecoder)
+
+
+def _spatial(generator: Generator) -> None:
+    _replace(generator, GlobalFusion, MergedGlobalFusion)
+    _replace(generator, SpatialAttention, MergedSpatialAttention)
+
+
+def _islands(generator: Generator) -> None:
+    _replace(generator, ChannelLayerNorm, IslandLayerNorm)
+    _replace(generator, nn.GroupNorm, IslandGroupNorm)
+
+
+FOLDS = (
+    Fold("ffn", "1x1 into the 3x3 convolution of each feed-forward part", _ffn),
+    Fold("gram", "normalisation of q and k onto their Gram matrix", _gram),
+    Fold("projection", "output projection into the attention matrix", _projection),
+    Fold("scale", "a power of two into q and k, so that their squares sum to about one", _scale),
+    Fold(
+        "layer-norm",
+        "LayerNorm's scale and shift into the 1x1 convolution to q, k and v",
+        _layer_norm,
+    ),
+    Fold("separate", "three convolutions to q, k and v instead of one and a split", _separate),
+    Fold("decoder", "1x1 over (upsampled, skip) through the pixel-shuffle", _decoder),
+    Fold("spatial", "1x1 convolutions of the spatial attentions into each other", _spatial),
+    Fold("islands", "norms in float32", _islands),
+)
+"""All passes, in the order in which they are applied."""
+
+
+def _all(module: nn.Module, kind: type[nn.Module]) -> Iterator[Any]:
+    return (m for m in list(module.modules()) if type(m) is kind)
+
+
+def _replace(module: nn.Module, kind: type[nn.Module], make: Callable[[Any], nn.Module]) -> None:
+    """Put ``make(child)`` in the place of every descendant of exactly that kind."""
+    for name, child in list(module.named_children()):
+        if type(child) is kind:
+            setattr(module, name, make(child))
+        else:
+            _replace(child, kind, make)

@@ -1,0 +1,94 @@
+"""Slices that an export is calibrated on and checked with, and how far two images are apart."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlp_runtime.io.nifti import read_volume
+from tlp_runtime.spec import PROMPT_NAME, ModelSpec
+from tlp_runtime.synthesize import Prepared, prepare
+from tlp_runtime.volume import Volume
+from tlp_train.brats import CaseFiles
+from tlp_train.phantom import PhantomCase, make_case
+
+Tensors = Mapping[str, NDArray[np.float32]]
+"""The network's inputs by name, (B, 1, H, W)."""
+
+Labelled = tuple[str, Tensors]
+
+
+def random_slices(spec: ModelSpec) -> Iterator[Labelled]:
+    """Fresh random inputs, a batch of one and one of two."""
+    rng = np.random.default_rng()
+    levels = np.array([0, spec.prompt.oedema_value, spec.prompt.tumour_value], np.float32)
+    for batch in (1, 2):
+        shape = (batch, 1, spec.crop.height, spec.crop.width)
+        tensors = {n: rng.uniform(-1, 1, shape).astype(np.float32) for n in spec.inputs}
+        yield f"random, batch {batch}", tensors | {PROMPT_NAME: rng.choice(levels, shape)}
+
+
+def phantom_slices(spec: ModelSpec, count: int, *, seed: int = 7) -> Tensors:
+    """The ``count`` slices with most prompt of the first phantom case of ``seed`` with any."""
+    case = _phantom_with_tumour(seed)
+    volumes = {n: Volume(getattr(case, n), case.affine, name=n) for n in spec.inputs}
+    return _chosen(prepare(volumes, Volume(case.seg, case.affine, name="seg"), spec), count)
+
+
+def case_slices(case: CaseFiles, spec: ModelSpec, count: int) -> Tensors:
+    """``count`` slices of a real case: those with most prompt, else spread over the brain.
+
+    Raises
+    ------
+    InputError
+        A file of it cannot be read or used.
+    """
+    volumes = {name: read_volume(case.files[name]) for name in spec.inputs}
+    labels = read_volume(case.files["seg"]) if "seg" in case.files else None
+    return _chosen(prepare(volumes, labels, spec), count)
+
+
+def calibration_slices(
+    spec: ModelSpec, cases: Sequence[CaseFiles] = (), *, count: int = 16
+) -> list[Tensors]:
+    """``count`` single slices over ``cases``, or over two phantom cases; every other unprompted."""
+    if cases:
+        sources = [case_slices(case, spec, -(-count // len(cases))) for case in cases]
+    else:
+        sources = [phantom_slices(spec, -(-count // 2), seed=seed) for seed in (7, 8)]
+    singles = [
+        {name: array[i : i + 1] for name, array in tensors.items()}
+        for tensors in sources
+        for i in range(len(tensors[PROMPT_NAME]))
+    ][:count]
+    return [single if i % 2 else unprompted(single) for i, single in enumerate(singles)]
+
+
+def unprompted(tensors: Tensors) -> Tensors:
+    """The same without a prompt."""
+    return {**tensors, PROMPT_NAME: np.zeros_like(tensors[PROMPT_NAME])}
+
+
+def psnr_db(mean_square_error: float) -> float:
+    """PSNR on the network's [-1, 1] scale, peak to peak 2; infinite for equal images."""
+    return float(10 * np.log10(4 / mean_square_error)) if mean_square_error else float("inf")
+
+
+@cache
+def _phantom_with_tumour(seed: int) -> PhantomCase:
+    cases = (make_case(seed, index) for index in itertools.count())
+    return next(case for case in cases if case.seg.any())
+
+
+def _chosen(prepared: Prepared, count: int) -> Tensors:
+    brain = np.flatnonzero(prepared.brain)
+    area = (prepared.tensors[PROMPT_NAME][brain] > 0).sum(axis=(1, 2))
+    if area.any():
+        chosen = brain[np.argsort(-area, kind="stable")[:count]]
+    else:
+        chosen = brain[np.unique(np.linspace(0, len(brain) - 1, count).astype(int))]
+    return {name: array[np.sort(chosen), None] for name, array in prepared.tensors.items()}
