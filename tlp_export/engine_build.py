@@ -139,14 +139,13 @@ def _build(trt: Any, bundle: Bundle, profile: BatchProfile) -> tuple[bytes, list
         raise EngineError(f"TensorRT-RTX cannot read {bundle.onnx}: {errors}")
     config = builder.create_builder_config()
     shapes = builder.create_optimization_profile()
-    crop = bundle.spec.crop
+    crop, sizes = bundle.spec.crop, bundle.spec.sizes
+    tuned = (crop.height, crop.width)
+    sides = (sizes.smallest, tuned, sizes.largest) if sizes else (tuned, tuned, tuned)
+    batches = (profile.minimum, profile.optimum, profile.maximum)
     for name in bundle.spec.tensor_names:
         shapes.set_shape(
-            name,
-            *(
-                (batch, 1, crop.height, crop.width)
-                for batch in (profile.minimum, profile.optimum, profile.maximum)
-            ),
+            name, *((batch, 1, *side) for batch, side in zip(batches, sides, strict=True))
         )
     config.add_optimization_profile(shapes)
     plan = builder.build_serialized_network(network, config)

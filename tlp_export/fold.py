@@ -1,7 +1,7 @@
 """Exact foldings: the same function with fewer operations, each a pass of its own.
 
 A pass changes a copy of the generator in place. None changes the function but for rounding; every
-product of weights is formed in float64. What each saves is counted by :func:`fold`.
+product of weights is formed in float64. What each saves is counted by :func:`savings`.
 """
 
 from __future__ import annotations
@@ -78,24 +78,24 @@ class FoldLine:
     after: Cost
 
 
-def fold(
-    generator: Generator, folds: Sequence[Fold] | None = None
-) -> tuple[Generator, list[FoldLine]]:
-    """A folded copy of ``generator``, and the cost before and after each pass.
+def fold(generator: Generator, folds: Sequence[Fold] | None = None) -> Generator:
+    """A folded copy of ``generator``, after those passes in order; all of :data:`FOLDS` if None."""
+    folded = copy.deepcopy(generator).eval()
+    for one in FOLDS if folds is None else folds:
+        one.apply(folded)
+    return folded
 
-    Parameters
-    ----------
-    folds
-        The passes, in order; all of :data:`FOLDS` by default.
-    """
+
+def savings(generator: Generator) -> list[FoldLine]:
+    """What each pass of :data:`FOLDS` saves, one after the other."""
     folded = copy.deepcopy(generator).eval()
     lines, before = [], cost(folded)
-    for one in FOLDS if folds is None else folds:
+    for one in FOLDS:
         one.apply(folded)
         after = cost(folded)
         lines.append(FoldLine(one.name, one.what, before, after))
         before = after
-    return folded, lines
+    return lines
 
 
 def cost(generator: Generator) -> Cost:

@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import nn
 
-from tlp_export.fold import Cost, FoldLine, cost, fold
+from tlp_export.fold import Cost, FoldLine, cost, fold, savings
 from tlp_export.graph import example_inputs, export_module
 from tlp_export.precision import DTYPES, to_precision
 from tlp_export.quantize import LayerCost, quantize
@@ -200,7 +200,7 @@ def _deployed(
     """The network in the form to be traced, and what made it."""
     if not options.fold:
         return generator, [], []
-    folded, folds = fold(generator)
+    folded, folds = fold(generator), savings(generator)
     if options.precision != "int8":
         return to_precision(folded, options.precision), folds, []
     on_stage("calibrating")

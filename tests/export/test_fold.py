@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.support import TINY_NETWORK
-from tlp_export.fold import FOLDS, Fold, cost, fold
+from tlp_export.fold import FOLDS, Fold, cost, fold, savings
 from tlp_runtime.spec import CropSpec, ModelSpec, NetworkSpec, SizeSpec
 from tlp_train.network import Generator
 
@@ -40,19 +39,12 @@ def run(module: Generator, inputs: list[Tensor]) -> Tensor:
         return module(*inputs)  # type: ignore[no-any-return]
 
 
-def applied(folds: Sequence[Fold]) -> Generator:
-    """The network in float64 after those passes, without counting them."""
-    made = generator().double()
-    for one in folds:
-        one.apply(made)
-    return made
-
-
 @pytest.mark.parametrize("one", FOLDS, ids=lambda one: one.name)
 def test_a_folding_by_itself_changes_nothing(one: Fold) -> None:
     """In float64, against the same network with only the passes before it."""
     before = FOLDS[: FOLDS.index(one)]
-    without, with_it = applied(before), applied((*before, one))
+    made = generator().double()
+    without, with_it = fold(made, before), fold(made, (*before, one))
     inputs = tensors(without.spec)
     expected = run(without, inputs)
     assert 0.1 < expected.std() < 0.9
@@ -74,11 +66,10 @@ def test_a_folding_by_itself_changes_nothing(one: Fold) -> None:
 )
 def test_every_network_can_be_folded(inputs: tuple[str, ...], network: NetworkSpec) -> None:
     made = generator(inputs, network)
-    folded, lines = fold(made)
+    folded = fold(made)
     given = tensors(made.spec, torch.float32)
     exact = run(copy.deepcopy(made).double(), [tensor.double() for tensor in given])
     assert (run(folded, given) - exact).abs().max() < 1e-5
-    assert [line.name for line in lines] == [one.name for one in FOLDS]
 
 
 def test_the_original_is_left_as_it_was() -> None:
@@ -99,7 +90,8 @@ def test_a_wrong_folding_would_be_seen() -> None:
 
     wrong = (*FOLDS[:5], Fold("wrong", "", spoil))
     inputs = tensors(generator().spec)
-    assert (run(applied(wrong), inputs) - run(generator().double(), inputs)).abs().max() > 1e-3
+    spoilt = fold(generator().double(), wrong)
+    assert (run(spoilt, inputs) - run(generator().double(), inputs)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -110,8 +102,10 @@ def test_the_paper_s_network_costs_half(
 ) -> None:
     full = Generator(ModelSpec(inputs=inputs))
     assert cost(full).gflop == pytest.approx(published, abs=0.05)
-    folded, lines = fold(full)
-    assert lines[-1].after == cost(folded)
+    lines = savings(full)
+    assert [line.name for line in lines] == [one.name for one in FOLDS]
+    assert lines[0].before == cost(full)
+    assert lines[-1].after == cost(fold(full))
     assert lines[-1].after.gflop < at_most
     for line in lines:
         assert line.after.gflop <= line.before.gflop
@@ -127,9 +121,9 @@ def test_q_and_k_stay_in_range_at_the_largest_size() -> None:
     )
     made = Generator(spec)
     original = made.state_dict()["decoder.lowest.0.attention.qkv_depthwise.weight"].clone()
-    for one in FOLDS[:4]:
-        one.apply(made)
-    scaled = made.state_dict()["decoder.lowest.0.attention.convolutions.depthwise.weight"]
+    scaled = fold(made, FOLDS[:4]).state_dict()[
+        "decoder.lowest.0.attention.convolutions.depthwise.weight"
+    ]
     q_and_k = 2 * len(scaled) // 3
     assert torch.equal(scaled[:q_and_k] * 256, original[:q_and_k])
     assert torch.equal(scaled[q_and_k:], original[q_and_k:])

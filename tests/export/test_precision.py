@@ -58,7 +58,7 @@ def run(module: torch.nn.Module, spec: ModelSpec, tensors: Tensors) -> np.ndarra
 
 
 def half(generator: Generator, precision: Precision) -> torch.nn.Module:
-    folded, _ = fold(generator)
+    folded = fold(generator)
     return export_module(to_precision(folded, precision), DTYPES[precision])
 
 
@@ -73,7 +73,7 @@ def test_half_precision_gives_the_published_output(
     with np.load(fixtures_dir / f"authors_{kind}_dim8.npz") as data:
         tensors = {name: data[f"input.{name}"] for name in published.spec.tensor_names}
         want = data["output_t1ce"]
-    folded, _ = fold(published)
+    folded = fold(published)
     assert np.abs(run(folded, published.spec, tensors) - want).max() <= 1e-5
     for precision, least in (("fp16", 60.0), ("bf16", 45.0)):
         got = run(half(published, precision), published.spec, tensors)  # type: ignore[arg-type]
@@ -228,14 +228,14 @@ def test_half_precision_of_the_plain_graph_is_refused() -> None:
 @pytest.fixture(scope="module")
 def folded() -> Generator:
     torch.manual_seed(0)
-    return fold(Generator(ModelSpec(inputs=("t1", "t2"), network=TINY_NETWORK)))[0]
+    return fold(Generator(ModelSpec(inputs=("t1", "t2"), network=TINY_NETWORK)))
 
 
 def test_int8_is_real_in_the_graph_and_in_the_runtime(
     bundles: dict[Precision, Exported], tiny: TinyModel, tmp_path: Path
 ) -> None:
     exported = bundles["int8"]
-    original, _ = fold(load_checkpoint(tiny.run.last).generator())
+    original = fold(load_checkpoint(tiny.run.last).generator())
     found = candidates(original)
     layers = len(found)
     graph = onnx.load(exported.bundle.onnx).graph
