@@ -168,13 +168,7 @@ def export_bundle(
         graph = export_module(deployed, DTYPES[options.precision])
         nodes = write_onnx(graph, spec, temporary / ONNX)
         on_stage("verifying")
-        parity = check_parity(
-            generator,
-            temporary / ONNX,
-            options.precision,
-            bounds=options.bounds,
-            module=graph,
-        )
+        parity = check_parity(generator, temporary / ONNX, options.precision, bounds=options.bounds)
         _require(parity, layers, options)
         before = folds[0].before if folds else cost(generator)
         report = Report(

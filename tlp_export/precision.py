@@ -9,6 +9,8 @@ import torch
 from onnx import TensorProto, numpy_helper, shape_inference
 from torch import nn
 
+from tlp_export.fold import fold
+from tlp_export.graph import export_module
 from tlp_runtime.bundle import Precision
 from tlp_runtime.errors import ParityError
 from tlp_train.network import Generator
@@ -37,6 +39,11 @@ def to_precision(generator: Generator, precision: Precision) -> Generator:
         if isinstance(module, nn.Conv2d):
             module.to(DTYPES[precision])
     return generator
+
+
+def half_module(generator: Generator, precision: Precision) -> nn.Module:
+    """What is traced of a checkpoint's generator for a half-precision graph."""
+    return export_module(to_precision(fold(generator), precision), DTYPES[precision])
 
 
 def require_islands(model: onnx.ModelProto) -> int:

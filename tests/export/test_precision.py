@@ -20,7 +20,7 @@ from tlp_export.engine_build import BatchProfile, build_engine
 from tlp_export.fold import fold
 from tlp_export.graph import export_module
 from tlp_export.onnx_export import Exported, ExportOptions, export_bundle
-from tlp_export.precision import DTYPES, require_islands, to_precision, widened
+from tlp_export.precision import half_module, require_islands, widened
 from tlp_export.quantize import candidates, quantize
 from tlp_export.slices import Tensors, calibration_slices, case_slices, phantom_slices, psnr_db
 from tlp_runtime.bundle import Bundle, Precision
@@ -57,11 +57,6 @@ def run(module: torch.nn.Module, spec: ModelSpec, tensors: Tensors) -> np.ndarra
     return image
 
 
-def half(generator: Generator, precision: Precision) -> torch.nn.Module:
-    folded = fold(generator)
-    return export_module(to_precision(folded, precision), DTYPES[precision])
-
-
 def psnr(got: np.ndarray, want: np.ndarray) -> float:
     return psnr_db(float(np.square(got.astype(np.float64) - want).mean()))
 
@@ -76,7 +71,7 @@ def test_half_precision_gives_the_published_output(
     folded = fold(published)
     assert np.abs(run(folded, published.spec, tensors) - want).max() <= 1e-5
     for precision, least in (("fp16", 60.0), ("bf16", 45.0)):
-        got = run(half(published, precision), published.spec, tensors)  # type: ignore[arg-type]
+        got = run(half_module(published, precision), published.spec, tensors)  # type: ignore[arg-type]
         assert got.dtype == np.float32
         assert np.isfinite(got).all()
         assert psnr(got, want) > least
@@ -93,12 +88,12 @@ def test_the_network_as_published_overflows_where_ours_does_not(published: Gener
     plain = export_module(copy.deepcopy(large).half(), torch.float16)
     spoilt = run(plain, published.spec, tensors)
     assert not (np.isfinite(spoilt).all() and psnr(spoilt, want) > 60)
-    assert psnr(run(half(large, "fp16"), published.spec, tensors), want) > 60
+    assert psnr(run(half_module(large, "fp16"), published.spec, tensors), want) > 60
 
 
 @pytest.mark.proof
 def test_half_precision_on_every_real_case(published: Generator, real_cases: Path) -> None:
-    module = half(published, "fp16")
+    module = half_module(published, "fp16")
     cases = find_cases(real_cases, (*published.spec.inputs, "seg"))
     assert len(cases) == 7
     for case in cases:
