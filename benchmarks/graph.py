@@ -3,12 +3,11 @@
     python benchmarks/full_size_model.py --out full-size.ckpt
     python benchmarks/graph.py --checkpoint full-size.ckpt --json graph.json --figure graph.png
 
-Contenders, each on the same phantom slices, in the runtime's default batch: the network as published in PyTorch, eager and
-compiled; its plain export in ONNX Runtime, with its defaults and with the runtime's settings (numbers below
-1e-38 are zero); ours at each precision with those settings; OpenVINO on the plain export and on ours
-(`pip install openvino`; left out, by name, where it is not installed). They take turns, the medians
-of all rounds are compared, and ratios are medians of ratios within a round, since timings drift.
-PSNR is against the network in float64.
+Contenders, each on the same phantom slices, in the runtime's default batch: the network as
+published in PyTorch, eager and compiled; its plain export and ours at each precision in ONNX
+Runtime; OpenVINO on the plain export and on ours (`pip install openvino`; left out, by name, where
+it is not installed). They take turns, the medians of all rounds are compared, and ratios are
+medians of ratios within a round, since timings drift. PSNR is against the network in float64.
 """
 
 from __future__ import annotations
@@ -39,7 +38,6 @@ from tlp_export.precision import DTYPES, to_precision
 from tlp_export.quantize import LayerCost, quantize
 from tlp_export.slices import Tensors, calibration_slices, phantom_slices, psnr_db, unprompted
 from tlp_runtime.bench import environment
-from tlp_runtime.engines.onnx import session_options
 from tlp_runtime.spec import PROMPT_NAME
 from tlp_runtime.synthesize import DEFAULT_BATCH
 from tlp_train.checkpoint import load_checkpoint
@@ -72,7 +70,6 @@ class Figure:
 
 
 EAGER, PLAIN = "PyTorch eager, as published", "plain export, ONNX Runtime"
-TUNED = "plain export, ONNX Runtime with our settings"
 
 
 def contenders(
@@ -96,11 +93,7 @@ def contenders(
         path = folder / f"{number}.onnx"
         print(f"tracing {name}", flush=True)
         write_onnx(module, generator.spec, path)
-        if name == PLAIN:
-            found.append(Contender(PLAIN, gflop, _onnxruntime(path, threads, tuned=False)))
-            found.append(Contender(TUNED, gflop, _onnxruntime(path, threads)))
-        else:
-            found.append(Contender(name, gflop, _onnxruntime(path, threads)))
+        found.append(Contender(name, gflop, _onnxruntime(path, threads)))
         if importlib.util.find_spec("openvino") is None:
             print("OpenVINO is not installed: left out")
         elif number < 2:
@@ -160,11 +153,12 @@ def _torch(module: Generator) -> Run:
     return run
 
 
-def _onnxruntime(path: Path, threads: int, *, tuned: bool = True) -> Run:
+def _onnxruntime(path: Path, threads: int) -> Run:
     import onnxruntime as ort
 
-    options = session_options(threads) if tuned else ort.SessionOptions()
+    options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 3
     session = ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     return lambda tensors: session.run(None, dict(tensors))[0]
 

@@ -22,7 +22,7 @@ from onnx import TensorProto
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from tlp_export.precision import half_module, require_islands, widened
+from tlp_export.precision import require_islands, widened
 from tlp_export.slices import (
     Labelled,
     Tensors,
@@ -33,7 +33,7 @@ from tlp_export.slices import (
     unprompted,
 )
 from tlp_runtime.bundle import Precision
-from tlp_runtime.engines.onnx import SPEC_KEY, require_onnxruntime, session_options
+from tlp_runtime.engines.onnx import SPEC_KEY, require_onnxruntime
 from tlp_runtime.errors import ParityError
 from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_train.brats import CaseFiles
@@ -157,6 +157,7 @@ def check_parity(
     precision: Precision = "fp32",
     *,
     bounds: Bounds | None = None,
+    module: nn.Module | None = None,
     cases: Sequence[CaseFiles] = (),
 ) -> Parity:
     """Compare a graph with the checkpoint's generator, by structure and by value.
@@ -170,6 +171,8 @@ def check_parity(
         The checkpoint's, unfolded, float32.
     bounds
         Instead of the precision's own.
+    module
+        The module that was traced; it is run in PyTorch besides where the precision is a half.
 
     Raises
     ------
@@ -187,8 +190,7 @@ def check_parity(
     runs[f"{library} CPU" + (", widened to float32" if precision == "bf16" else "")] = _session(
         widened(model).SerializeToString() if precision == "bf16" else os.fspath(onnx_file)
     )
-    if precision in ("fp16", "bf16"):
-        module = half_module(generator, precision)
+    if module is not None and precision in ("fp16", "bf16"):
         runs[f"PyTorch {torch.__version__} CPU {precision}"] = _half_run(module, spec)
     checks = tuple(_checks(generator, runs, labelled_slices(spec, cases)))
     return Parity(checks, BOUNDS[precision] if bounds is None else bounds, library)
@@ -317,7 +319,9 @@ def _check(
 def _session(model: str | bytes) -> Run:
     import onnxruntime as ort
 
-    session = ort.InferenceSession(model, session_options(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(tensors: Tensors) -> NDArray[np.float32]:
         (image,) = session.run([OUTPUT_NAME], dict(tensors))

@@ -56,22 +56,6 @@ def require_onnxruntime() -> str:
     return " ".join(next(iter(found.items())))
 
 
-def session_options(threads: int | None = None) -> Any:
-    """How every graph is run here; ``threads`` None leaves their number to ONNX Runtime.
-
-    Numbers below 1e-38 count as zero: processors compute with them many times more slowly, and a
-    flat background makes many.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return options
-
-
 class OnnxEngine(Engine):
     """ONNX Runtime. Safe to run from several threads at once.
 
@@ -102,7 +86,10 @@ class OnnxEngine(Engine):
     def _open(self, cuda_index: int | None, threads: int | None) -> Any:
         import onnxruntime as ort
 
-        options = session_options(threads)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
         if cuda_index is None:
             providers: list[Any] = ["CPUExecutionProvider"]
         else:
