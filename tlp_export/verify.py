@@ -22,7 +22,7 @@ from onnx import TensorProto
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from tlp_export.precision import require_islands, widened
+from tlp_export.precision import half_module, require_islands, widened
 from tlp_export.slices import (
     Labelled,
     Tensors,
@@ -157,7 +157,6 @@ def check_parity(
     precision: Precision = "fp32",
     *,
     bounds: Bounds | None = None,
-    module: nn.Module | None = None,
     cases: Sequence[CaseFiles] = (),
 ) -> Parity:
     """Compare a graph with the checkpoint's generator, by structure and by value.
@@ -171,8 +170,6 @@ def check_parity(
         The checkpoint's, unfolded, float32.
     bounds
         Instead of the precision's own.
-    module
-        The module that was traced; it is run in PyTorch besides where the precision is a half.
 
     Raises
     ------
@@ -190,7 +187,8 @@ def check_parity(
     runs[f"{library} CPU" + (", widened to float32" if precision == "bf16" else "")] = _session(
         widened(model).SerializeToString() if precision == "bf16" else os.fspath(onnx_file)
     )
-    if module is not None and precision in ("fp16", "bf16"):
+    if precision in ("fp16", "bf16"):
+        module = half_module(generator, precision)
         runs[f"PyTorch {torch.__version__} CPU {precision}"] = _half_run(module, spec)
     checks = tuple(_checks(generator, runs, labelled_slices(spec, cases)))
     return Parity(checks, BOUNDS[precision] if bounds is None else bounds, library)
