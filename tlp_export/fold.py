@@ -113,7 +113,9 @@ def cost(generator: Generator) -> Cost:
 
 
 class _OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what runs, views aside."""
+    """Counts what computes: neither views, nor the copies that eager PyTorch makes for them."""
+
+    _COPIES = (torch.ops.aten.clone, torch.ops.aten._unsafe_view)
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -122,7 +124,7 @@ class _OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        self.count += not function.is_view
+        self.count += not function.is_view and function.overloadpacket not in self._COPIES
         return function(*args, **(kwargs or {}))
 
 
