@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,14 @@ from tlp_export.graph import export_module
 from tlp_export.onnx_export import write_onnx
 from tlp_export.precision import DTYPES, to_precision
 from tlp_export.quantize import LayerCost, quantize
-from tlp_export.slices import Tensors, calibration_slices, phantom_slices, psnr_db, unprompted
+from tlp_export.slices import (
+    Tensors,
+    calibration_slices,
+    phantom_slices,
+    psnr_db,
+    run_module,
+    unprompted,
+)
 from tlp_runtime.bench import environment
 from tlp_runtime.spec import PROMPT_NAME
 from tlp_runtime.synthesize import DEFAULT_BATCH
@@ -86,9 +94,13 @@ def contenders(
         "ours int8, ONNX Runtime": (after, export_module(quantized)),
         "ours fp16, ONNX Runtime": (after, export_module(half, DTYPES["fp16"])),
     }
-    found = [Contender(EAGER, before, _torch(generator))]
+    found = [Contender(EAGER, before, partial(run_module, generator, generator.spec))]
     compiled: Any = torch.compile(copy.deepcopy(generator))
-    found.append(Contender("torch.compile, as published", before, _torch(compiled)))
+    found.append(
+        Contender(
+            "torch.compile, as published", before, partial(run_module, compiled, generator.spec)
+        )
+    )
     for number, (name, (gflop, module)) in enumerate(graphs.items()):
         path = folder / f"{number}.onnx"
         print(f"tracing {name}", flush=True)
@@ -121,10 +133,7 @@ def figures(
 ) -> list[Figure]:
     """Medians, ratios and errors."""
     exact = copy.deepcopy(generator).double()
-    with torch.no_grad():
-        want = exact(
-            *(torch.from_numpy(given[n]).double() for n in generator.spec.tensor_names)
-        ).numpy()
+    want = run_module(exact, generator.spec, given, torch.float64)
 
     def ratio(name: str, to: str) -> float:
         pairs = zip(seconds[to], seconds[name], strict=True)
@@ -142,15 +151,6 @@ def figures(
         )
         for one in found
     ]
-
-
-def _torch(module: Generator) -> Run:
-    def run(tensors: Tensors) -> NDArray[np.float32]:
-        with torch.no_grad():
-            image: Any = module(*(torch.from_numpy(array) for array in tensors.values()))
-        return image.numpy()  # type: ignore[no-any-return]
-
-    return run
 
 
 def _onnxruntime(path: Path, threads: int) -> Run:

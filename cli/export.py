@@ -71,8 +71,9 @@ def command(
         typer.Option("--calibration", help="BraTS cases for int8's ranges; default: the phantom."),
     ] = None,
     min_psnr: Annotated[
-        float, typer.Option("--min-psnr", help="int8: least PSNR to the checkpoint, dB.")
-    ] = 45.0,
+        float | None,
+        typer.Option("--min-psnr", help="int8: least PSNR to the checkpoint, dB; default: 45."),
+    ] = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
@@ -153,7 +154,7 @@ def _options(
     no_fold: bool,
     max_size: str | None,
     calibration: Path | None,
-    min_psnr: float,
+    min_psnr: float | None,
     exclude: list[str],
 ) -> ExportOptions:
     from tlp_export.onnx_export import ExportOptions

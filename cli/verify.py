@@ -48,6 +48,7 @@ def command(
     from tlp_train.checkpoint import load_checkpoint
 
     opened, _ = find_bundle(bundle, None)
+    bounds = opened.manifest["parity"]["bounds"]
     recorded = opened.manifest["provenance"]["checkpoint"]["sha256"]
     checkpoint = load_checkpoint(reference) if reference is not None else _recorded(opened)
     if checkpoint is not None and checkpoint.sha256 != recorded:
@@ -65,7 +66,7 @@ def command(
         )
         with output.progress("verifying") as bar:
             bar.add_task("", total=None)
-            parity = check_alone(opened.onnx, opened.spec, opened.precision)
+            parity = check_alone(opened.onnx, opened.spec, opened.precision, bounds)
     else:
         output.default("reference", checkpoint.path)
         generator = checkpoint.generator()
@@ -76,7 +77,7 @@ def command(
                 generator,
                 opened.onnx,
                 opened.precision,
-                bounds=opened.manifest["parity"]["bounds"],
+                bounds=bounds,
                 cases=cases,
             )
     record = {

@@ -47,7 +47,6 @@ OPSET = 20
 BF16_OPSET = 22
 """The first in which a convolution may be bfloat16."""
 
-
 SMALLEST_SIDE = 64
 """Of the slices that a graph with dynamic height and width takes."""
 
@@ -65,7 +64,7 @@ class ExportOptions:
     calibration
         Single slices that int8 takes its ranges from; None takes phantom slices.
     min_psnr_db
-        An int8 export below it is refused.
+        An int8 export below it is refused; None takes 45 dB.
     exclude
         Layers, by the beginnings of their names, that int8 leaves in float32.
     """
@@ -74,7 +73,7 @@ class ExportOptions:
     fold: bool = True
     largest: tuple[int, int] | None = None
     calibration: Sequence[Tensors] | None = None
-    min_psnr_db: float = BOUNDS["int8"]["psnr_db"]
+    min_psnr_db: float | None = None
     exclude: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -83,13 +82,16 @@ class ExportOptions:
                 f"--no-fold with --precision {self.precision}: the graph as published has sums "
                 "that overflow in half precision, and nothing to quantise after; give one of them."
             )
-        if self.precision != "int8" and (self.exclude or self.calibration is not None):
-            raise UsageError("--calibration and --exclude belong to --precision int8.")
+        only_int8 = (self.exclude, self.calibration is not None, self.min_psnr_db is not None)
+        if self.precision != "int8" and any(only_int8):
+            raise UsageError("--calibration, --min-psnr and --exclude belong to --precision int8.")
 
     @property
     def bounds(self) -> Bounds:
         """What the graph must keep."""
-        return {"psnr_db": self.min_psnr_db} if self.precision == "int8" else BOUNDS[self.precision]
+        if self.min_psnr_db is not None:
+            return {"psnr_db": self.min_psnr_db}
+        return BOUNDS[self.precision]
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,13 @@ def export_bundle(
         graph = export_module(deployed, DTYPES[options.precision])
         nodes = write_onnx(graph, spec, temporary / ONNX)
         on_stage("verifying")
-        parity = check_parity(generator, temporary / ONNX, options.precision, bounds=options.bounds)
-        _require(parity, layers, options)
+        try:
+            parity = check_parity(
+                generator, temporary / ONNX, options.precision, bounds=options.bounds
+            )
+            parity.require()
+        except ParityError as error:
+            raise ParityError(f"{error} Nothing was registered.{_advice(layers)}") from error
         before = folds[0].before if folds else cost(generator)
         report = Report(
             before,
@@ -208,18 +215,15 @@ def _deployed(
     return quantized, folds, layers
 
 
-def _require(parity: Parity, layers: Sequence[LayerCost], options: ExportOptions) -> None:
-    try:
-        parity.require()
-    except ParityError as error:
-        advice = ""
-        if layers:
-            worst = ", ".join(f"{one.name} ({one.psnr_db:.1f} dB alone)" for one in layers[:5])
-            advice = (
-                f" The costliest layers: {worst}. Leave some in float32 with --exclude NAME, or "
-                "lower --min-psnr."
-            )
-        raise ParityError(f"{error} Nothing was registered.{advice}") from error
+def _advice(layers: Sequence[LayerCost]) -> str:
+    """What to do about an int8 export that was refused; nothing for other precisions."""
+    if not layers:
+        return ""
+    worst = ", ".join(f"{layer.name} ({layer.psnr_db:.1f} dB alone)" for layer in layers[:5])
+    return (
+        f" The costliest layers: {worst}. Leave some in float32 with --exclude NAME, or lower "
+        "--min-psnr."
+    )
 
 
 def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:

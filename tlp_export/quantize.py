@@ -22,8 +22,7 @@ from torch import Tensor, nn
 # Registers the operators that the ONNX exporter knows as QuantizeLinear and DequantizeLinear.
 from torch.ao.quantization.fx import _decomposed  # noqa: F401
 
-from tlp_export.graph import export_module
-from tlp_export.slices import Tensors, psnr_db
+from tlp_export.slices import Tensors, psnr_db, run_module
 from tlp_runtime.errors import UsageError
 from tlp_train.network import Generator
 
@@ -188,7 +187,7 @@ def _observe(
     handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
     try:
         for batch in batches:
-            _run(generator, batch)
+            run_module(generator, generator.spec, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -211,23 +210,15 @@ def _rank(
         return hook
 
     handles = [conv.register_forward_hook(measure(name)) for name, conv in layers.items()]
-    exact = _run(generator, batch)
+    exact = run_module(generator, generator.spec, batch)
     for handle in handles:
         handle.remove()
     costs = []
     for name, conv in layers.items():
         on_layer(name)
         generator.set_submodule(name, replacements[name])
-        error = float(np.square(_run(generator, batch) - exact).mean())
+        image = run_module(generator, generator.spec, batch)
         generator.set_submodule(name, conv)
+        error = float(np.square(image - exact).mean())
         costs.append(LayerCost(name, psnr_db(error), gflop[name]))
     return sorted(costs, key=lambda cost: cost.psnr_db)
-
-
-def _run(generator: Generator, batch: Tensors) -> NDArray[np.float32]:
-    graph = export_module(generator)
-    with torch.no_grad():
-        image: NDArray[np.float32] = graph(
-            *(torch.from_numpy(batch[name]) for name in generator.spec.tensor_names)
-        ).numpy()
-    return image

@@ -1,13 +1,16 @@
-"""Slices that an export is calibrated on and checked with, and how far two images are apart."""
+"""Slices that an export is calibrated on and checked with; what a module makes of them; PSNR."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec import PROMPT_NAME, ModelSpec
@@ -76,6 +79,15 @@ def unprompted(tensors: Tensors) -> Tensors:
 def psnr_db(mean_square_error: float) -> float:
     """PSNR on the network's [-1, 1] scale, peak to peak 2; infinite for equal images."""
     return float(10 * np.log10(4 / mean_square_error)) if mean_square_error else float("inf")
+
+
+def run_module(
+    module: nn.Module, spec: ModelSpec, tensors: Tensors, dtype: torch.dtype = torch.float32
+) -> NDArray[Any]:
+    """What a torch module makes of slices that are given to it as ``dtype``."""
+    with torch.no_grad():
+        image = module(*(torch.from_numpy(tensors[n]).to(dtype) for n in spec.tensor_names))
+    return image.numpy()  # type: ignore[no-any-return]
 
 
 @cache

@@ -1,8 +1,8 @@
 """Is the exported graph the same function as its checkpoint?
 
 The reference is the checkpoint in float64 on the CPU (docs/adr/0004). The graph runs in ONNX
-Runtime on the CPU, which computes half precision in float32 between casts; so the module that was
-traced runs in PyTorch in half precision too, where an overflow would show.
+Runtime on the CPU, which computes half precision in float32 between casts; so what is traced runs
+in PyTorch in half precision too, where an overflow would show.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from tlp_export.precision import half_module, require_islands, widened
+from tlp_export.precision import half_module, widened
 from tlp_export.slices import (
     Labelled,
     Tensors,
@@ -30,10 +28,12 @@ from tlp_export.slices import (
     phantom_slices,
     psnr_db,
     random_slices,
+    run_module,
     unprompted,
 )
+from tlp_export.structure import require_islands, require_structure
 from tlp_runtime.bundle import Precision
-from tlp_runtime.engines.onnx import SPEC_KEY, require_onnxruntime
+from tlp_runtime.engines.onnx import require_onnxruntime
 from tlp_runtime.errors import ParityError
 from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_train.brats import CaseFiles
@@ -41,6 +41,8 @@ from tlp_train.network import Generator
 
 Bounds = Mapping[str, float]
 Run = Callable[[Tensors], NDArray[np.float32]]
+
+HALVES: tuple[Precision, ...] = ("fp16", "bf16")
 
 BOUNDS: Mapping[Precision, Bounds] = {
     "fp32": {"max_abs": 2e-4, "rms": 2e-5, "torch_fp32_factor": 2.0},
@@ -106,7 +108,6 @@ class Parity:
 
     checks: tuple[Check, ...]
     bounds: Bounds
-    library: str
 
     @property
     def max_abs(self) -> float:
@@ -129,7 +130,7 @@ class Parity:
         if failed:
             allowed = ", ".join(f"{name} {value:g}" for name, value in self.bounds.items())
             raise ParityError(
-                f"the graph differs from its checkpoint: {'; '.join(failed)}. Allowed: {allowed}."
+                f"the graph differs from its reference: {'; '.join(failed)}. Allowed: {allowed}."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -178,20 +179,12 @@ def check_parity(
         bounds are in the result; see :meth:`Parity.require`.
     """
     spec = generator.spec
-    model = onnx.load(onnx_file)
-    require_structure(model, spec)
-    if precision in ("fp16", "bf16"):
-        require_islands(model)
-    runs: dict[str, Run] = {}
-    library = require_onnxruntime()
-    runs[f"{library} CPU" + (", widened to float32" if precision == "bf16" else "")] = _session(
-        widened(model).SerializeToString() if precision == "bf16" else os.fspath(onnx_file)
-    )
-    if precision in ("fp16", "bf16"):
-        module = half_module(generator, precision)
-        runs[f"PyTorch {torch.__version__} CPU {precision}"] = _half_run(module, spec)
+    library, run = _opened(onnx_file, spec, precision)
+    runs = {library: run}
+    if precision in HALVES:
+        runs[f"PyTorch {torch.__version__} CPU {precision}"] = _half_run(generator, precision)
     checks = tuple(_checks(generator, runs, labelled_slices(spec, cases)))
-    return Parity(checks, BOUNDS[precision] if bounds is None else bounds, library)
+    return Parity(checks, BOUNDS[precision] if bounds is None else bounds)
 
 
 def labelled_slices(spec: ModelSpec, cases: Sequence[CaseFiles] = ()) -> Iterator[Labelled]:
@@ -207,7 +200,7 @@ def labelled_slices(spec: ModelSpec, cases: Sequence[CaseFiles] = ()) -> Iterato
         yield f"{case.name}, no prompt", unprompted(tensors)
 
 
-def check_alone(onnx_file: Path, spec: ModelSpec, precision: Precision) -> Parity:
+def check_alone(onnx_file: Path, spec: ModelSpec, precision: Precision, bounds: Bounds) -> Parity:
     """What can be checked of a graph without its checkpoint.
 
     Structure, and that phantom and random slices in one batch give what they give one by one.
@@ -217,14 +210,7 @@ def check_alone(onnx_file: Path, spec: ModelSpec, precision: Precision) -> Parit
     ParityError
         As :func:`check_parity`, and values that are not finite or lie outside [-1, 1].
     """
-    model = onnx.load(onnx_file)
-    require_structure(model, spec)
-    if precision in ("fp16", "bf16"):
-        require_islands(model)
-    library = require_onnxruntime()
-    run = _session(
-        widened(model).SerializeToString() if precision == "bf16" else os.fspath(onnx_file)
-    )
+    library, run = _opened(onnx_file, spec, precision)
     checks = []
     for label, tensors in labelled_slices(spec):
         together = run(tensors)
@@ -238,50 +224,16 @@ def check_alone(onnx_file: Path, spec: ModelSpec, precision: Precision) -> Parit
         checks.append(
             _check(f"{label}, batch against single slices", library, together, one_by_one)
         )
-    return Parity(tuple(checks), BOUNDS[precision], library)
-
-
-def require_structure(model: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Check names, shapes, types and the specification inside.
-
-    Raises
-    ------
-    ParityError
-        What was found and what was expected.
-    """
-    sizes = (None, None) if spec.sizes else (spec.crop.height, spec.crop.width)
-    expected = dict.fromkeys(spec.tensor_names, (TensorProto.FLOAT, None, 1, *sizes))
-    for values, wanted in (
-        (model.graph.input, expected),
-        (model.graph.output, {OUTPUT_NAME: next(iter(expected.values()))}),
-    ):
-        found = {
-            value.name: (
-                value.type.tensor_type.elem_type,
-                *(
-                    d.dim_value if d.HasField("dim_value") else None
-                    for d in value.type.tensor_type.shape.dim
-                ),
-            )
-            for value in values
-        }
-        if found != wanted:
-            raise ParityError(
-                f"the graph has {found}, expected {wanted} (type {TensorProto.FLOAT} is float32, "
-                "None is any size). Nothing was registered."
-            )
-    inside = [entry.value for entry in model.metadata_props if entry.key == SPEC_KEY]
-    if inside != [spec.to_json()]:
-        raise ParityError("the specification inside the graph is not the model's.")
+    return Parity(tuple(checks), bounds)
 
 
 def _checks(
     generator: Generator, runs: Mapping[str, Run], slices: Iterable[Labelled]
 ) -> Iterator[Check]:
-    exact = _torch_run(copy.deepcopy(generator).double(), generator.spec, torch.float64)
-    rounded = _torch_run(generator, generator.spec)
+    spec, exact = generator.spec, copy.deepcopy(generator).double()
     for label, tensors in slices:
-        want, own = exact(tensors), rounded(tensors)
+        want = run_module(exact, spec, tensors, torch.float64)
+        own = run_module(generator, spec, tensors)
         for executor, run in runs.items():
             got = run(tensors)
             if got.shape != want.shape:
@@ -314,29 +266,26 @@ def _check(
     )
 
 
-def _session(model: str | bytes) -> Run:
+def _opened(onnx_file: Path, spec: ModelSpec, precision: Precision) -> tuple[str, Run]:
+    """A graph of sound structure in ONNX Runtime on the CPU, and what to call that."""
+    model = onnx.load(onnx_file)
+    require_structure(model, spec)
+    if precision in HALVES:
+        require_islands(model)
+    executor, source = f"{require_onnxruntime()} CPU", os.fspath(onnx_file)
+    if precision == "bf16":
+        executor, source = f"{executor}, widened to float32", widened(model).SerializeToString()
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
     def run(tensors: Tensors) -> NDArray[np.float32]:
         (image,) = session.run([OUTPUT_NAME], dict(tensors))
         return image  # type: ignore[no-any-return]
 
-    return run
-
-
-def _torch_run(
-    module: nn.Module, spec: ModelSpec, dtype: torch.dtype = torch.float32
-) -> Callable[[Tensors], NDArray[Any]]:
-    def run(tensors: Tensors) -> NDArray[Any]:
-        with torch.no_grad():
-            image = module(*(torch.from_numpy(tensors[n]).to(dtype) for n in spec.tensor_names))
-        return image.numpy()  # type: ignore[no-any-return]
-
-    return run
+    return executor, run
 
 
 class _AccumulateInFloat32(TorchFunctionMode):
@@ -355,11 +304,11 @@ class _AccumulateInFloat32(TorchFunctionMode):
         return function(*wider, **kwargs).to(args[0].dtype)
 
 
-def _half_run(module: nn.Module, spec: ModelSpec) -> Run:
-    run = _torch_run(module, spec)
+def _half_run(generator: Generator, precision: Precision) -> Run:
+    module = half_module(generator, precision)
 
-    def half(tensors: Tensors) -> NDArray[np.float32]:
+    def run(tensors: Tensors) -> NDArray[np.float32]:
         with _AccumulateInFloat32():
-            return run(tensors)
+            return run_module(module, generator.spec, tensors)
 
-    return half
+    return run

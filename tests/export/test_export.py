@@ -115,7 +115,7 @@ def check_of(max_abs: float, rms: float, torch_max: float, torch_rms: float) -> 
 @pytest.mark.parametrize("precision", verify.BOUNDS)
 def test_nan_is_never_parity(precision: Precision) -> None:
     check = check_of(float("nan"), float("nan"), 1.0, 1.0)
-    parity = verify.Parity((check,), verify.BOUNDS[precision], "")
+    parity = verify.Parity((check,), verify.BOUNDS[precision])
     assert not parity.passed
     with pytest.raises(ParityError, match="nan"):
         parity.require()
@@ -134,12 +134,12 @@ def test_nan_is_never_parity(precision: Precision) -> None:
 def test_fp32_bounds_are_fixed_or_a_multiple_of_pytorch_s_own_rounding(
     values: tuple[float, float, float, float], passes: bool
 ) -> None:
-    assert verify.Parity((check_of(*values),), verify.BOUNDS["fp32"], "").passed == passes
+    assert verify.Parity((check_of(*values),), verify.BOUNDS["fp32"]).passed == passes
 
 
 @pytest.mark.parametrize(("rms", "passes"), [(1.9e-3, True), (2.1e-3, False)])
 def test_the_fp16_bound_is_a_psnr(rms: float, passes: bool) -> None:
-    assert verify.Parity((check_of(1, rms, 0, 0),), verify.BOUNDS["fp16"], "").passed == passes
+    assert verify.Parity((check_of(1, rms, 0, 0),), verify.BOUNDS["fp16"]).passed == passes
 
 
 def test_an_existing_bundle_is_kept(tiny: TinyModel) -> None:

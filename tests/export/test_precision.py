@@ -20,9 +20,17 @@ from tlp_export.engine_build import BatchProfile, build_engine
 from tlp_export.fold import fold
 from tlp_export.graph import export_module
 from tlp_export.onnx_export import Exported, ExportOptions, export_bundle
-from tlp_export.precision import half_module, require_islands, widened
+from tlp_export.precision import half_module, widened
 from tlp_export.quantize import candidates, quantize
-from tlp_export.slices import Tensors, calibration_slices, case_slices, phantom_slices, psnr_db
+from tlp_export.slices import (
+    calibration_slices,
+    case_slices,
+    phantom_slices,
+    psnr_db,
+    run_module,
+)
+from tlp_export.structure import require_islands
+from tlp_export.verify import HALVES
 from tlp_runtime.bundle import Bundle, Precision
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import EngineError, ParityError, UsageError
@@ -32,8 +40,6 @@ from tlp_train.brats import find_cases
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.network import Generator
 from tlp_train.published import import_weights
-
-HALVES: tuple[Precision, ...] = ("fp16", "bf16")
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -49,14 +55,6 @@ def published(
     return load_checkpoint(path).generator()
 
 
-def run(module: torch.nn.Module, spec: ModelSpec, tensors: Tensors) -> np.ndarray:
-    with torch.no_grad():
-        image: np.ndarray = module(
-            *(torch.from_numpy(tensors[name]) for name in spec.tensor_names)
-        ).numpy()
-    return image
-
-
 def psnr(got: np.ndarray, want: np.ndarray) -> float:
     return psnr_db(float(np.square(got.astype(np.float64) - want).mean()))
 
@@ -69,9 +67,9 @@ def test_half_precision_gives_the_published_output(
         tensors = {name: data[f"input.{name}"] for name in published.spec.tensor_names}
         want = data["output_t1ce"]
     folded = fold(published)
-    assert np.abs(run(folded, published.spec, tensors) - want).max() <= 1e-5
+    assert np.abs(run_module(folded, published.spec, tensors) - want).max() <= 1e-5
     for precision, least in (("fp16", 60.0), ("bf16", 45.0)):
-        got = run(half_module(published, precision), published.spec, tensors)  # type: ignore[arg-type]
+        got = run_module(half_module(published, precision), published.spec, tensors)  # type: ignore[arg-type]
         assert got.dtype == np.float32
         assert np.isfinite(got).all()
         assert psnr(got, want) > least
@@ -84,11 +82,11 @@ def test_the_network_as_published_overflows_where_ours_does_not(published: Gener
         if name.endswith("qkv_depthwise.weight"):
             parameter.data[: 2 * len(parameter) // 3] *= 2**13
     tensors = phantom_slices(published.spec, 1)
-    want = run(published, published.spec, tensors)
+    want = run_module(published, published.spec, tensors)
     plain = export_module(copy.deepcopy(large).half(), torch.float16)
-    spoilt = run(plain, published.spec, tensors)
+    spoilt = run_module(plain, published.spec, tensors)
     assert not (np.isfinite(spoilt).all() and psnr(spoilt, want) > 60)
-    assert psnr(run(half_module(large, "fp16"), published.spec, tensors), want) > 60
+    assert psnr(run_module(half_module(large, "fp16"), published.spec, tensors), want) > 60
 
 
 @pytest.mark.proof
@@ -100,9 +98,9 @@ def test_half_precision_on_every_real_case(published: Generator, real_cases: Pat
         tensors = case_slices(case, published.spec, 3)
         for prompt in (1.0, 0.0):
             given = {**tensors, "prompt": tensors["prompt"] * np.float32(prompt)}
-            got = run(module, published.spec, given)
+            got = run_module(module, published.spec, given)
             assert np.isfinite(got).all()
-            assert psnr(got, run(published, published.spec, given)) > 60
+            assert psnr(got, run_module(published, published.spec, given)) > 60
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +170,7 @@ def test_a_bfloat16_graph_is_checked_in_float32(
     assert TensorProto.BFLOAT16 not in {t.data_type for t in wide.graph.initializer}
     session = ort.InferenceSession(wide.SerializeToString(), providers=["CPUExecutionProvider"])
     tensors = phantom_slices(tiny.bundle.spec, 1)
-    want = run(load_checkpoint(tiny.run.last).generator(), tiny.bundle.spec, tensors)
+    want = run_module(load_checkpoint(tiny.run.last).generator(), tiny.bundle.spec, tensors)
     (got,) = session.run(None, dict(tensors))
     assert psnr(got, want) > 45
 
@@ -260,6 +258,7 @@ def test_excluded_layers_stay_float32(folded: Generator) -> None:
         for name, module in quantized.named_modules()
         if name.endswith(("ffn.spatial", "fusions.0.conv"))
     }
+    assert set(kinds.values()) == {"Conv2d", "QuantizedConv2d"}
     for name, kind in kinds.items():
         kept = name.startswith(("decoder", "bottleneck.fusions.0"))
         assert kind == ("Conv2d" if kept else "QuantizedConv2d")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,8 @@ from tlp_cli.main import main
 
 from tests.support import TinyModel
 from tlp_export.onnx_export import ExportOptions, export_bundle
-from tlp_export.verify import check_alone, require_structure
+from tlp_export.structure import require_structure
+from tlp_export.verify import BOUNDS, check_alone
 from tlp_runtime.bundle import sha256
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import EngineError, ParityError, SpecError
@@ -54,7 +54,7 @@ def test_verify_without_a_checkpoint_says_what_it_cannot_know(
 
 
 def test_verify_refuses_another_checkpoint(
-    tiny: TinyModel, tiny_dual: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other.ckpt"
     data = torch.load(tiny.run.last, weights_only=True)
@@ -78,7 +78,7 @@ def test_verify_exits_7_for_a_graph_of_other_weights(
     manifest["files"]["generator.onnx"] = sha256(folder / "generator.onnx")
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert main(["verify", str(folder), "--reference", str(tiny.run.last)]) == 7
-    assert "differs from its checkpoint" in " ".join(capsys.readouterr().err.split())
+    assert "differs from its reference" in " ".join(capsys.readouterr().err.split())
 
 
 def test_names_shapes_and_types_are_checked(tiny: TinyModel) -> None:
@@ -92,7 +92,8 @@ def test_names_shapes_and_types_are_checked(tiny: TinyModel) -> None:
         elif spoil == "shape":
             model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 161
         else:
-            model.metadata_props[0].value = "{}"
+            other = replace(spec, inputs=("t2",))
+            model.metadata_props[0].value = other.to_json()
         with pytest.raises(ParityError, match="specification" if spoil == "spec" else "expected"):
             require_structure(model, spec)
     require_structure(onnx.load(tiny.bundle.onnx), spec)
@@ -107,7 +108,7 @@ def test_values_that_are_not_finite_are_found_without_a_checkpoint(
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     onnx.save(model, tmp_path / "nan.onnx")
     with pytest.raises(ParityError, match="not finite"):
-        check_alone(tmp_path / "nan.onnx", tiny.bundle.spec, "fp32")
+        check_alone(tmp_path / "nan.onnx", tiny.bundle.spec, "fp32", BOUNDS["fp32"])
 
 
 def test_one_graph_takes_slices_of_several_sizes(tiny: TinyModel) -> None:
@@ -170,6 +171,7 @@ def test_the_plain_graph_is_kept_for_comparison(
     [
         (["--precision", "fp16", "--no-fold"], "--no-fold with --precision fp16"),
         (["--exclude", "decoder"], "belong to --precision int8"),
+        (["--min-psnr", "50"], "belong to --precision int8"),
         (["--calibration", "nowhere"], "--calibration belongs to --precision int8"),
         (["--max-size", "240"], "expected HxW"),
     ],
@@ -186,4 +188,3 @@ def test_a_size_that_does_not_fit_the_network_is_one_message(
 ) -> None:
     assert main(["export", str(tiny.run.last), "--max-size", "242x240"]) == 4
     assert "multiples of 4" in " ".join(capsys.readouterr().err.split())
-    shutil.rmtree(os.environ["TLP_HOME"], ignore_errors=True)
