@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tlp_export.fold import FoldLine, cost, fold, savings
+from tlp_export.fold import fold, savings
 from tlp_export.graph import export_module
 from tlp_export.onnx_export import write_onnx
 from tlp_export.precision import DTYPES, to_precision
@@ -85,7 +85,8 @@ def contenders(
 ) -> tuple[list[Contender], list[LayerCost]]:
     """Everything that can run here; what cannot is said."""
     folded = fold(generator)
-    before, after = cost(generator).gflop, cost(folded).gflop
+    lines = savings(generator.spec)
+    before, after = lines[0].before.gflop, lines[-1].after.gflop
     quantized, layers = quantize(folded, calibration_slices(generator.spec))
     half = to_precision(copy.deepcopy(folded), "fp16")
     graphs = {
@@ -229,7 +230,7 @@ def main() -> None:
         found, layers = contenders(generator, Path(folder), options.threads)
         seconds = measure(found, slices, options.rounds)
         rows = figures(found, seconds, generator, both)
-    folds: list[FoldLine] = savings(generator)
+    folds = savings(generator.spec)
     machine = environment(f"onnxruntime {version('onnxruntime')}") | {"torch": torch.__version__}
     if importlib.util.find_spec("openvino") is not None:
         machine["openvino"] = version("openvino")

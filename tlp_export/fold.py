@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from tlp_export.graph import (
     convolution,
     pointwise,
 )
+from tlp_runtime.spec import ModelSpec
 from tlp_train.network import Generator
 from tlp_train.network.blocks import (
     ChannelAttention,
@@ -86,25 +88,35 @@ def fold(generator: Generator, folds: Sequence[Fold] | None = None) -> Generator
     return folded
 
 
-def savings(generator: Generator) -> list[FoldLine]:
-    """What each pass of :data:`FOLDS` saves, one after the other."""
-    folded = copy.deepcopy(generator).eval()
-    lines, before = [], cost(folded)
+@cache
+def savings(spec: ModelSpec) -> tuple[FoldLine, ...]:
+    """What each pass of :data:`FOLDS` saves, one after the other; weights do not matter."""
+    folded = _shadow(spec)
+    lines, before = [], _count(folded)
     for one in FOLDS:
         one.apply(folded)
-        after = cost(folded)
+        after = _count(folded)
         lines.append(FoldLine(one.name, one.what, before, after))
         before = after
-    return lines
+    return tuple(lines)
 
 
-def cost(generator: Generator) -> Cost:
-    """Count one slice of the specification's crop. Nothing is computed."""
-    crop = generator.spec.crop
-    shadow = copy.deepcopy(generator).to("meta", torch.float32)
+def cost(spec: ModelSpec) -> Cost:
+    """Of the network as published."""
+    return _count(_shadow(spec))
+
+
+def _shadow(spec: ModelSpec) -> Generator:
+    """A network with shapes and no values."""
+    with torch.device("meta"):
+        return Generator(spec).eval()
+
+
+def _count(shadow: Generator) -> Cost:
+    """Count one slice of the crop. Nothing is computed."""
+    crop = shadow.spec.crop
     tensors = [
-        torch.empty(1, 1, crop.height, crop.width, device="meta")
-        for _ in generator.spec.tensor_names
+        torch.empty(1, 1, crop.height, crop.width, device="meta") for _ in shadow.spec.tensor_names
     ]
     flops, operators = FlopCounterMode(display=False), _OperatorCount()
     with torch.no_grad(), flops, operators:

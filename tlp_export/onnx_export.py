@@ -164,8 +164,7 @@ def export_bundle(
     generator.spec = spec
     folder = out or models_folder() / _bundle_name(checkpoint, options)
     with atomic_folder(folder, overwrite=overwrite or out is None) as temporary:
-        on_stage("folding" if options.fold else "counting")
-        deployed, folds, layers = _deployed(generator, options, on_stage)
+        deployed, layers = _deployed(generator, options, on_stage)
         on_stage("tracing")
         graph = export_module(deployed, DTYPES[options.precision])
         nodes = write_onnx(graph, spec, temporary / ONNX)
@@ -177,15 +176,10 @@ def export_bundle(
             parity.require()
         except ParityError as error:
             raise ParityError(f"{error} Nothing was registered.{_advice(layers)}") from error
-        before = folds[0].before if folds else cost(generator)
-        report = Report(
-            before,
-            folds[-1].after if folds else before,
-            nodes,
-            tuple(folds),
-            tuple(layers),
-            tuple(options.exclude),
-        )
+        folds = savings(spec) if options.fold else ()
+        before = cost(spec)
+        after = folds[-1].after if folds else before
+        report = Report(before, after, nodes, folds, tuple(layers), tuple(options.exclude))
         write_text(temporary / SPEC, spec.to_json())
         write_text(temporary / PARITY, json.dumps(parity.to_dict(), indent=2) + "\n")
         write_text(temporary / MODEL_CARD, _model_card(checkpoint, options, parity))
@@ -197,13 +191,14 @@ def export_bundle(
 
 def _deployed(
     generator: Generator, options: ExportOptions, on_stage: Callable[[str], None]
-) -> tuple[Generator, list[FoldLine], list[LayerCost]]:
-    """The network in the form to be traced, and what made it."""
+) -> tuple[Generator, list[LayerCost]]:
+    """The network in the form to be traced, and what its int8 layers cost."""
     if not options.fold:
-        return generator, [], []
-    folded, folds = fold(generator), savings(generator)
+        return generator, []
+    on_stage("folding")
+    folded = fold(generator)
     if options.precision != "int8":
-        return to_precision(folded, options.precision), folds, []
+        return to_precision(folded, options.precision), []
     on_stage("calibrating")
     slices = options.calibration
     quantized, layers = quantize(
@@ -212,7 +207,7 @@ def _deployed(
         exclude=options.exclude,
         on_layer=lambda name: on_stage(f"ranking {name}"),
     )
-    return quantized, folds, layers
+    return quantized, layers
 
 
 def _advice(layers: Sequence[LayerCost]) -> str:

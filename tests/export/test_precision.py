@@ -23,11 +23,13 @@ from tlp_export.onnx_export import Exported, ExportOptions, export_bundle
 from tlp_export.precision import half_module, widened
 from tlp_export.quantize import candidates, quantize
 from tlp_export.slices import (
+    Tensors,
     calibration_slices,
     case_slices,
     phantom_slices,
     psnr_db,
     run_module,
+    unprompted,
 )
 from tlp_export.structure import require_islands
 from tlp_export.verify import HALVES
@@ -59,30 +61,36 @@ def psnr(got: np.ndarray, want: np.ndarray) -> float:
     return psnr_db(float(np.square(got.astype(np.float64) - want).mean()))
 
 
+def fixture_of(generator: Generator, folder: Path) -> tuple[Tensors, np.ndarray]:
+    """The fixture's inputs, and what the published network made of them."""
+    kind = "dual" if len(generator.spec.inputs) == 2 else "single"
+    with np.load(folder / f"authors_{kind}_dim8.npz") as data:
+        tensors = {name: data[f"input.{name}"] for name in generator.spec.tensor_names}
+        return tensors, data["output_t1ce"]
+
+
 def test_half_precision_gives_the_published_output(
     published: Generator, fixtures_dir: Path
 ) -> None:
-    kind = "dual" if len(published.spec.inputs) == 2 else "single"
-    with np.load(fixtures_dir / f"authors_{kind}_dim8.npz") as data:
-        tensors = {name: data[f"input.{name}"] for name in published.spec.tensor_names}
-        want = data["output_t1ce"]
-    folded = fold(published)
-    assert np.abs(run_module(folded, published.spec, tensors) - want).max() <= 1e-5
-    for precision, least in (("fp16", 60.0), ("bf16", 45.0)):
-        got = run_module(half_module(published, precision), published.spec, tensors)  # type: ignore[arg-type]
+    tensors, want = fixture_of(published, fixtures_dir)
+    folded = run_module(fold(published), published.spec, tensors)
+    assert np.abs(folded - want).max() <= 1e-5
+    for precision, least in zip(HALVES, (60.0, 45.0), strict=True):
+        got = run_module(half_module(published, precision), published.spec, tensors)
         assert got.dtype == np.float32
         assert np.isfinite(got).all()
         assert psnr(got, want) > least
 
 
-def test_the_network_as_published_overflows_where_ours_does_not(published: Generator) -> None:
+def test_the_network_as_published_overflows_where_ours_does_not(
+    published: Generator, fixtures_dir: Path
+) -> None:
     """q and k are normalised, so a constant on them changes nothing but the sums of squares."""
+    tensors, want = fixture_of(published, fixtures_dir)
     large = copy.deepcopy(published)
     for name, parameter in large.named_parameters():
         if name.endswith("qkv_depthwise.weight"):
-            parameter.data[: 2 * len(parameter) // 3] *= 2**13
-    tensors = phantom_slices(published.spec, 1)
-    want = run_module(published, published.spec, tensors)
+            parameter.data[: 2 * len(parameter) // 3] *= 2**14
     plain = export_module(copy.deepcopy(large).half(), torch.float16)
     spoilt = run_module(plain, published.spec, tensors)
     assert not (np.isfinite(spoilt).all() and psnr(spoilt, want) > 60)
@@ -90,14 +98,16 @@ def test_the_network_as_published_overflows_where_ours_does_not(published: Gener
 
 
 @pytest.mark.proof
-def test_half_precision_on_every_real_case(published: Generator, real_cases: Path) -> None:
+def test_half_precision_on_the_phantom_and_every_real_case(
+    published: Generator, real_cases: Path
+) -> None:
     module = half_module(published, "fp16")
     cases = find_cases(real_cases, (*published.spec.inputs, "seg"))
     assert len(cases) == 7
-    for case in cases:
-        tensors = case_slices(case, published.spec, 3)
-        for prompt in (1.0, 0.0):
-            given = {**tensors, "prompt": tensors["prompt"] * np.float32(prompt)}
+    slices = [phantom_slices(published.spec, 3)]
+    slices += [case_slices(case, published.spec, 3) for case in cases]
+    for prompted in slices:
+        for given in (prompted, unprompted(prompted)):
             got = run_module(module, published.spec, given)
             assert np.isfinite(got).all()
             assert psnr(got, run_module(published, published.spec, given)) > 60
