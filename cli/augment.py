@@ -15,8 +15,10 @@ from .model import (
     DeviceOption,
     EngineOption,
     ModelOption,
+    NoBuildOption,
     ThreadsOption,
     choose_model,
+    open_engine,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def command(
     device: DeviceOption = "auto",
     batch: BatchOption = 4,
     threads: ThreadsOption = None,
+    no_build: NoBuildOption = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -105,7 +108,9 @@ def command(
 
     record = []
     with (
-        Synthesizer(choice.open(bundle, threads=threads), batch=batch) as synthesizer,
+        Synthesizer(
+            open_engine(output, choice, bundle, threads, no_build), batch=batch
+        ) as synthesizer,
         output.progress("prompts") as bar,
     ):
         task = bar.add_task("", total=len(drawn))

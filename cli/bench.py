@@ -14,8 +14,10 @@ from .model import (
     DeviceOption,
     EngineOption,
     ModelOption,
+    NoBuildOption,
     ThreadsOption,
     choose_model,
+    open_engine,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def command(
     device: DeviceOption = "auto",
     batch: BatchOption = 4,
     threads: ThreadsOption = None,
+    no_build: NoBuildOption = False,
     volumes: Annotated[int, typer.Option("--volumes", min=1, help="Volumes to measure.")] = 5,
     slices: Annotated[int, typer.Option("--slices", min=1, help="Single slices to measure.")] = 30,
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Volumes run first.")] = 1,
@@ -58,7 +61,9 @@ def command(
     if not images:
         output.default("input", "a stand-in of BraTS size (the speed does not depend on it)")
     with (
-        Synthesizer(choice.open(bundle, threads=threads), batch=batch) as synthesizer,
+        Synthesizer(
+            open_engine(output, choice, bundle, threads, no_build), batch=batch
+        ) as synthesizer,
         output.progress("measuring") as bar,
     ):
         task = bar.add_task("", total=warmup + volumes + max(warmup, 1) + slices)

@@ -83,11 +83,14 @@ class Output:
             error_console().print(renderable)
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[Progress]:
-        """A progress bar on standard error, shown to people only."""
+    def progress(self, what: str, *, named: bool = False) -> Iterator[Progress]:
+        """A progress bar on standard error, shown to people only.
+
+        ``named`` shows each task's own description after ``what``.
+        """
         console = error_console()
         with Progress(
-            TextColumn(what),
+            TextColumn(f"{what} {{task.description}}" if named else what),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

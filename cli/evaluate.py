@@ -15,8 +15,10 @@ from .model import (
     DeviceOption,
     EngineOption,
     ModelOption,
+    NoBuildOption,
     ThreadsOption,
     choose_model,
+    open_engine,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def command(
     device: DeviceOption = "auto",
     batch: BatchOption = 4,
     threads: ThreadsOption = None,
+    no_build: NoBuildOption = False,
     json_path: JsonPath = None,
     csv_path: Annotated[
         Path | None, typer.Option("--csv", help="Write a row a case and image as CSV.")
@@ -85,7 +88,9 @@ def command(
     if split is not None:
         cases = select_cases(cases, Split.from_json(split).test, split, data)
     with (
-        Synthesizer(choice.open(bundle, threads=threads), batch=batch) as synthesizer,
+        Synthesizer(
+            open_engine(output, choice, bundle, threads, no_build), batch=batch
+        ) as synthesizer,
         output.progress("cases") as bar,
     ):
         task = bar.add_task("", total=len(cases))

@@ -16,8 +16,10 @@ from .model import (
     DeviceOption,
     EngineOption,
     ModelOption,
+    NoBuildOption,
     ThreadsOption,
     choose_model,
+    open_engine,
 )
 
 
@@ -36,6 +38,7 @@ def command(
     device: DeviceOption = "auto",
     batch: BatchOption = 4,
     threads: ThreadsOption = None,
+    no_build: NoBuildOption = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Output; default: <stem>_synth-t1ce.nii.gz beside the T1."),
@@ -81,7 +84,9 @@ def command(
         require_writable(target, overwrite=overwrite)
     choice, bundle = choose_model(output, model, tuple(images), engine, device)
 
-    with Synthesizer(choice.open(bundle, threads=threads), batch=batch) as synthesizer:
+    with Synthesizer(
+        open_engine(output, choice, bundle, threads, no_build), batch=batch
+    ) as synthesizer:
         with output.progress("slices") as bar:
             task = bar.add_task("", total=None)
             result = synthesizer.run(

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from rich.progress import Progress, TaskID
 
 from tlp_runtime.bundle import Bundle
-from tlp_runtime.engines.select import Choice, choose
+from tlp_runtime.engines.base import Engine
+from tlp_runtime.engines.select import Choice, Opening, choose
 from tlp_runtime.models import find_bundle
 
 from .console import Output
@@ -19,11 +21,18 @@ ModelOption = Annotated[
         "--model", help="Bundle folder or registered name; default: the newest that fits."
     ),
 ]
-EngineOption = Annotated[str, typer.Option("--engine", help="auto, ort-cpu or ort-cuda.")]
+EngineOption = Annotated[
+    str, typer.Option("--engine", help="auto, trt, trt-rtx, ort-trt, ort-cuda or ort-cpu.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:INDEX].")]
 BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Slices a run of the engine.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads; default: one a core.")
+]
+
+NoBuildOption = Annotated[
+    bool,
+    typer.Option("--no-build", help="Refuse rather than build a TensorRT engine that is missing."),
 ]
 
 
@@ -38,3 +47,44 @@ def choose_model(
     if engine == "auto":
         output.default("engine", choice.name, choice.reason)
     return choice, bundle
+
+
+def open_engine(
+    output: Output, choice: Choice, bundle: Bundle, threads: int | None, no_build: bool
+) -> Engine:
+    """Load the bundle, showing the progress of a TensorRT engine that must be built first."""
+    with output.progress("building", named=True) as bar:
+        return choice.open(
+            bundle,
+            Opening(threads=threads, build=not no_build, progress=BuildBar(bar)),
+        )
+
+
+class BuildBar:
+    """TensorRT's build on a progress bar: a line for each phase, within each other.
+
+    Parameters
+    ----------
+    bar
+        Lines appear in it when phases begin.
+    """
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._tasks: dict[str, TaskID] = {}
+
+    def start(self, phase: str, steps: int) -> None:
+        """A phase begins."""
+        self.finish(phase)
+        self._tasks[phase] = self._bar.add_task(phase, total=steps)
+
+    def step(self, phase: str, done: int) -> None:
+        """So many of its steps are done."""
+        if phase in self._tasks:
+            self._bar.update(self._tasks[phase], completed=done)
+
+    def finish(self, phase: str) -> None:
+        """It ended."""
+        task = self._tasks.pop(phase, None)
+        if task is not None:
+            self._bar.remove_task(task)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from tlp_runtime import prompt as prompts
 from tlp_runtime.engines.base import Engine, Slices
-from tlp_runtime.engines.select import Choice, choose
-from tlp_runtime.errors import ContentError, ModelMismatch, UsageError
+from tlp_runtime.engines.select import Choice, Opening, choose
+from tlp_runtime.errors import ContentError, MemoryExhausted, ModelMismatch, UsageError
 from tlp_runtime.grid import (
     crop_slices,
     require_model_grid,
@@ -107,7 +107,7 @@ class Synthesizer:
     engine
         An opened engine; :meth:`open` finds one.
     batch
-        Slices a run of the engine.
+        Slices a run of the engine. Halved, with a warning, when the device's memory runs out.
     """
 
     def __init__(self, engine: Engine, *, batch: int = DEFAULT_BATCH) -> None:
@@ -125,7 +125,7 @@ class Synthesizer:
         engine: str = "auto",
         device: str = "auto",
         batch: int = DEFAULT_BATCH,
-        threads: int | None = None,
+        opening: Opening | None = None,
     ) -> Self:
         """Load a model into an engine.
 
@@ -137,6 +137,8 @@ class Synthesizer:
             The modalities that will be given, to choose and check the model by.
         engine, device
             As ``--engine`` and ``--device``.
+        opening
+            CPU threads, and whether an engine may be built.
 
         Raises
         ------
@@ -147,7 +149,7 @@ class Synthesizer:
         """
         choice: Choice = choose(engine, device)
         bundle, _ = find_bundle(None if model is None else str(model), inputs)
-        return cls(choice.open(bundle, threads=threads), batch=batch)
+        return cls(choice.open(bundle, opening), batch=batch)
 
     @property
     def spec(self) -> ModelSpec:
@@ -209,16 +211,31 @@ class Synthesizer:
     def _batches(
         self, tensors: Mapping[str, NDArray[np.float32]]
     ) -> Iterator[tuple[NDArray[np.float32], float]]:
+        """Each batch's slices and the seconds since the one before."""
+        count, done = len(next(iter(tensors.values()))), 0
+        while done < count:
+            began = time.perf_counter()
+            try:
+                for image in self.engine.run_batches(self._feeds(tensors, done)):
+                    ended = time.perf_counter()
+                    done += len(image)
+                    yield image[:, 0], ended - began
+                    began = time.perf_counter()
+            except MemoryExhausted as error:
+                if self.batch == 1:
+                    raise
+                self.batch //= 2
+                logger.warning("%s Going on with batches of %d.", error, self.batch)
+
+    def _feeds(
+        self, tensors: Mapping[str, NDArray[np.float32]], start: int
+    ) -> Iterator[dict[str, Slices]]:
         count = len(next(iter(tensors.values())))
-        for start in range(0, count, self.batch):
-            stop = min(start + self.batch, count)
-            feed: dict[str, Slices] = {
-                name: np.ascontiguousarray(tensors[name][start:stop, None])
+        for first in range(start, count, self.batch):
+            yield {
+                name: np.ascontiguousarray(tensors[name][first : first + self.batch, None])
                 for name in self.spec.tensor_names
             }
-            began = time.perf_counter()
-            image = self.engine.run(feed)
-            yield image[:, 0], time.perf_counter() - began
 
     def _run_brain(
         self, prepared: Prepared, on_slices: Callable[[int, int], None] | None

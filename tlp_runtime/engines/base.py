@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,24 @@ from tlp_runtime.errors import EngineError
 from tlp_runtime.spec import ModelSpec
 
 Slices = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """What one run took, seconds.
+
+    Parameters
+    ----------
+    total_s
+        From the call to the answer, on the host's clock.
+    upload_s, compute_s, download_s
+        Of the device alone, by its own events; None where engine and host are one.
+    """
+
+    total_s: float
+    upload_s: float | None = None
+    compute_s: float | None = None
+    download_s: float | None = None
 
 
 class Engine(ABC):
@@ -28,32 +48,40 @@ class Engine(ABC):
         ``cpu`` or ``cuda:<index>``: where it really runs.
     library
         The library and its version.
+    concurrent
+        Whether runs called from several threads proceed side by side; else they take turns.
+    opening
+        Seconds spent before the first run, by what they were spent on: ``build``, ``load``.
     """
 
     name: str
     device: str
     library: str
+    concurrent: bool = True
+    accepts: tuple[Any, ...] = (np.ndarray,)
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        self.opening: dict[str, float] = {}
 
     @property
     def spec(self) -> ModelSpec:
         """What the network means."""
         return self.bundle.spec
 
-    def run(self, tensors: Mapping[str, Slices]) -> Slices:
+    def run(self, tensors: Mapping[str, Any]) -> Slices:
         """Synthesise a batch.
 
         Parameters
         ----------
         tensors
             One (B, 1, H, W) float32 array for each of ``spec.tensor_names``; B is free, H and W
-            are the crop's, or others that ``spec.takes``.
+            are the crop's, or others that ``spec.takes``. Engines on a GPU take arrays with
+            ``__cuda_array_interface__`` too.
 
         Returns
         -------
-        (B, 1, H, W) float32 in [-1, 1].
+        (B, 1, H, W) float32 in [-1, 1], on the host.
 
         Raises
         ------
@@ -62,6 +90,30 @@ class Engine(ABC):
         MemoryExhausted
             The device ran out of memory.
         """
+        (image,) = self.run_batches([tensors])
+        return image
+
+    def run_batches(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[Slices]:
+        """Run one batch after another; engines on a GPU copy beside computing.
+
+        As :meth:`run`, for each, in their order.
+        """
+        for tensors in batches:
+            self.require(tensors)
+            yield self._run(tensors)
+
+    def timed(self, tensors: Mapping[str, Any]) -> RunTime:
+        """One run and what it took."""
+        began = time.perf_counter()
+        self.run(tensors)
+        return RunTime(time.perf_counter() - began)
+
+    def memory_mib(self) -> tuple[int, int] | None:
+        """(free, all) of the device's own memory; None on a CPU."""
+        return None
+
+    def require(self, tensors: Mapping[str, Any]) -> None:
+        """Raise :class:`EngineError` unless names, shapes and types are the network's."""
         expected = self.spec.tensor_names
         if set(tensors) != set(expected):
             raise EngineError(
@@ -69,6 +121,11 @@ class Engine(ABC):
             )
         crop, sizes = self.spec.crop, self.spec.sizes
         for name, array in tensors.items():
+            if not isinstance(array, self.accepts):
+                raise EngineError(
+                    f"{self.name}: {name} is a {type(array).__name__}, expected a NumPy array on "
+                    "the host."
+                )
             if (
                 array.dtype != np.float32
                 or array.ndim != 4
@@ -83,7 +140,6 @@ class Engine(ABC):
         shapes = {name: array.shape for name, array in tensors.items()}
         if len(set(shapes.values())) != 1 or not next(iter(shapes.values()))[0]:
             raise EngineError(f"{self.name}: batches are empty, or shapes differ: {shapes}")
-        return self._run(tensors)
 
     @abstractmethod
     def _run(self, tensors: Mapping[str, Slices]) -> Slices: ...

@@ -1,0 +1,260 @@
+"""Building engines: on export into the bundle, at run time once for all processes that wait."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+
+from tlp_runtime.bundle import ENGINES, Bundle
+from tlp_runtime.engines import plans
+from tlp_runtime.engines.cuda import Cuda, Gpu
+from tlp_runtime.engines.plans import EngineOptions, StoredEngine
+from tlp_runtime.engines.tensorrt.binding import TensorRT, installed, load
+from tlp_runtime.engines.tensorrt.build import BuildProgress, build_plan
+from tlp_runtime.engines.tensorrt.flavours import FlavourName
+from tlp_runtime.errors import (
+    DependencyMissing,
+    DeviceUnavailable,
+    EngineError,
+    MemoryExhausted,
+    OutputError,
+)
+from tlp_runtime.io.atomic import atomic_file, atomic_folder, make_folder, write_text
+
+logger = logging.getLogger(__name__)
+
+Opened = TypeVar("Opened")
+
+
+def pick_flavour(gpu: Gpu | None) -> FlavourName:
+    """What ``--engine trt`` builds with: the flavour that is installed and suits the GPU.
+
+    With both installed, enterprise TensorRT where there is a GPU (it runs on all of them and times
+    its kernels on this one), TensorRT-RTX where there is none (it alone builds without one).
+
+    Raises
+    ------
+    DependencyMissing
+        None is installed.
+    """
+    found = installed()
+    if not found:
+        raise DependencyMissing(
+            "no TensorRT is installed. For engines for GeForce, RTX and A100 GPUs install: "
+            "pip install 'tlp-mri[trt-rtx]'; for others: pip install 'tlp-mri[trt]'"
+        )
+    if len(found) == 1:
+        return next(iter(found))
+    return "trt-rtx" if gpu is None else "trt"
+
+
+def current_gpu(index: int = 0) -> Gpu | None:
+    """The GPU a build may use; None where there is none, or no cuda-bindings to see it by."""
+    try:
+        gpus = Cuda().gpus()
+    except DependencyMissing:
+        return None
+    return gpus[index] if index < len(gpus) else None
+
+
+def build_engine(
+    bundle: Bundle,
+    options: EngineOptions,
+    binding: TensorRT,
+    gpu: Gpu | None,
+    *,
+    root: Path | None = None,
+    progress: BuildProgress | None = None,
+) -> StoredEngine:
+    """Build ``bundle``'s graph and keep the engine under its fingerprint.
+
+    An engine of that fingerprint that is there already is built anew: engine bytes are not
+    deterministic, and a rebuild is what was asked for. An interrupt leaves nothing.
+
+    Parameters
+    ----------
+    gpu
+        The GPU of this machine, if any.
+    root
+        Where the fingerprint's folder goes; None takes the bundle's own ``engines/``.
+
+    Raises
+    ------
+    DeviceUnavailable
+        The flavour needs a GPU to build on.
+    EngineError
+        TensorRT refuses the graph or the build, or built it in other types than the graph's.
+    OutputError
+        The folder cannot be written.
+    """
+    if gpu is None and (binding.flavour == "trt" or "current" in options.targets):
+        what = "--target current" if binding.flavour == "trt-rtx" else binding.product
+        raise DeviceUnavailable(
+            f"{what} builds on the GPU that the engine is for, and there is none here. Build on "
+            "such a machine, or with TensorRT-RTX: pip install 'tlp-mri[trt-rtx]', --engine trt-rtx"
+        )
+    identity = plans.identity(bundle, binding, options, gpu)
+    name = plans.fingerprint(identity)
+    timings = _timing_cache(binding, gpu)
+    began = time.perf_counter()
+    known = timings.read_bytes() if timings is not None and timings.is_file() else b""
+    result = build_plan(binding, bundle.onnx, options.request(bundle.spec, known), progress)
+    seconds = time.perf_counter() - began
+    plans.require_precision(result.layers, bundle.precision)
+    folder = (root or bundle.path / ENGINES) / name
+    sidecar = {
+        **identity,
+        "fingerprint": name,
+        "layers": result.layers,
+        "layers_from": result.layers_from,
+        "engine_sha256": hashlib.sha256(result.plan).hexdigest(),
+        "engine_bytes": len(result.plan),
+        "cuda": _cuda_versions(),
+        "seconds": round(seconds, 1),
+        "built": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "built_on": platform.platform(),
+    }
+    with atomic_folder(folder, overwrite=True) as temporary:
+        (temporary / plans.ENGINE_FILE).write_bytes(result.plan)
+        (temporary / plans.LOG_FILE).write_text("\n".join(result.log) + "\n", encoding="utf-8")
+        write_text(temporary / plans.SIDECAR_FILE, json.dumps(sidecar, indent=2) + "\n")
+    if timings is not None and result.timing_cache:
+        keep(timings, result.timing_cache)
+    return StoredEngine.open(folder)
+
+
+def obtain(
+    bundle: Bundle,
+    flavour: FlavourName,
+    gpu: Gpu,
+    attempt: Callable[[TensorRT, bytes], Opened],
+    *,
+    build: bool = True,
+    binding: TensorRT | None = None,
+    progress: BuildProgress | None = None,
+) -> tuple[Opened, StoredEngine]:
+    """Open an engine of ``bundle`` that fits this machine; build one if there is none.
+
+    Engines built here go to ``TLP_HOME``, under a lock, so that of several processes one builds
+    and the others open what it built.
+
+    Parameters
+    ----------
+    attempt
+        Opens the bytes; its :class:`EngineError` counts as one more reason against an engine.
+    build
+        Whether one may be built.
+
+    Raises
+    ------
+    DependencyMissing, DeviceUnavailable
+        The flavour is not installed.
+    EngineError
+        No engine fits and none may or can be built; every reason is in the message.
+    """
+    binding = binding or load(flavour)
+    opened, reasons, nearest = _open_first(bundle, binding, gpu, attempt)
+    if opened is not None:
+        return opened
+    product = binding.product
+    if reasons:
+        why = f"no {product} engine of {bundle.name} can be used here: {'; '.join(reasons)}."
+    else:
+        why = f"{bundle.name} has no {product} engine."
+    if not build:
+        raise EngineError(
+            f"{why} Building one was refused (--no-build). Run without it, or build one here with "
+            f"tlp export --engine {flavour}."
+        )
+    options = EngineOptions() if nearest is None else nearest.options
+    if flavour == "trt-rtx" and options.targets:
+        options = replace(options, targets=())
+    name = plans.fingerprint(plans.identity(bundle, binding, options, gpu))
+    root = make_folder(plans.engines_folder())
+    with _held(root / f"{name}.lock"):
+        opened, _, _ = _open_first(bundle, binding, gpu, attempt)  # another process may have built
+        if opened is not None:
+            return opened
+        logger.warning("%s Building one; this is done once, and can take minutes.", why)
+        try:
+            stored = build_engine(bundle, options, binding, gpu, root=root, progress=progress)
+        except EngineError as error:
+            raise EngineError(f"{why} Building one failed: {error}") from error
+        return attempt(binding, stored.read()), stored
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a file lock, saying so if it must be waited for."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("Another process is building this engine; waiting for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a cache file, whole or not at all. A cache that cannot be kept is only slower."""
+    try:
+        make_folder(path.parent)
+        with atomic_file(path, overwrite=True) as temporary:
+            temporary.write_bytes(content)
+    except OutputError as error:
+        logger.warning("%s It is made anew each time.", error)
+
+
+def _open_first(
+    bundle: Bundle,
+    binding: TensorRT,
+    gpu: Gpu,
+    attempt: Callable[[TensorRT, bytes], Opened],
+) -> tuple[tuple[Opened, StoredEngine] | None, list[str], StoredEngine | None]:
+    """The first engine that fits and opens; else why none does, and the nearest of them."""
+    reasons: list[str] = []
+    nearest: StoredEngine | None = None
+    for stored in plans.stored_engines(bundle, binding.flavour):
+        if isinstance(stored, str):
+            reasons.append(stored)
+            continue
+        try:
+            reason = stored.misfit(bundle, binding, gpu)
+            if reason is None:
+                return (attempt(binding, stored.read()), stored), reasons, stored
+        except EngineError as error:
+            reason = str(error)
+        reasons.append(f"{stored.folder.name}: {reason}")
+        nearest = stored
+    return None, reasons, nearest
+
+
+def _timing_cache(binding: TensorRT, gpu: Gpu | None) -> Path | None:
+    """Where enterprise TensorRT's kernel timings on this GPU are kept."""
+    if binding.flavour != "trt" or gpu is None:
+        return None
+    model = "".join(c if c.isalnum() else "-" for c in gpu.name)
+    return plans.caches_folder() / f"timings-{binding.version}-{model}.cache"
+
+
+def _cuda_versions() -> dict[str, str] | None:
+    """Of the driver and of the runtime library; None where CUDA cannot be asked."""
+    try:
+        driver, runtime = Cuda().versions()
+    except (DependencyMissing, DeviceUnavailable, EngineError, MemoryExhausted):
+        return None
+    return {"driver": driver, "runtime": runtime}

@@ -1,0 +1,200 @@
+"""TensorRT engines, enterprise and RTX, run without torch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tlp_runtime.bundle import Bundle
+from tlp_runtime.engines import builds, plans
+from tlp_runtime.engines.cuda import Cuda, DeviceMemory, require_gpu
+from tlp_runtime.engines.device import DeviceEngine
+from tlp_runtime.engines.tensorrt.binding import TensorRT
+from tlp_runtime.engines.tensorrt.build import BuildProgress
+from tlp_runtime.engines.tensorrt.flavours import FlavourName
+from tlp_runtime.engines.tensorrt.run import Context, OpenEngine, open_plan
+from tlp_runtime.errors import EngineError
+from tlp_runtime.spec import OUTPUT_NAME, ModelSpec
+
+logger = logging.getLogger(__name__)
+
+
+class TensorRTEngine(DeviceEngine):
+    """TensorRT on one GPU.
+
+    An engine that does not fit is explained and, unless ``build`` is off, built anew from the
+    bundle's ONNX. Work memory is as large as the largest batch run so far needs.
+
+    Parameters
+    ----------
+    cuda_index
+        The GPU.
+    build
+        Whether an engine may be built where none fits.
+    progress
+        Told of a build.
+    cuda, binding
+        Stand-ins for tests; None takes the real ones.
+
+    Raises
+    ------
+    DeviceUnavailable, DependencyMissing
+        No such GPU, or TensorRT is not installed.
+    EngineError
+        No engine can be opened; the message says why for each.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        flavour: FlavourName,
+        cuda_index: int = 0,
+        build: bool = True,
+        progress: BuildProgress | None = None,
+        cuda: Cuda | None = None,
+        binding: TensorRT | None = None,
+    ) -> None:
+        cuda = cuda or Cuda()
+        gpu = require_gpu(cuda, cuda_index)
+        cuda.use(cuda_index)
+        began = time.perf_counter()
+        self._opened, self.stored = builds.obtain(
+            bundle,
+            flavour,
+            gpu,
+            partial(_open, bundle.spec),
+            build=build,
+            binding=binding,
+            progress=progress,
+        )
+        super().__init__(bundle, cuda, cuda_index)
+        self.name = flavour
+        self.opening["open"] = time.perf_counter() - began
+        owner = self._opened.owner
+        self.library = f"{owner.product} {owner.version}"
+        self._profiles = [
+            tuple(shape[0] for shape in shapes)
+            for shapes in self._opened.profiles(bundle.spec.tensor_names[0])
+        ]
+        self._gpu = gpu
+        self._contexts: dict[int, Context] = {}
+        self._shapes: dict[int, tuple[int, ...]] = {}
+        self._workspace = DeviceMemory(cuda)
+        self._seen: set[tuple[Any, ...]] = set()
+        self._graphs: dict[tuple[Any, ...], Any] = {}
+        self._captures = True
+
+    def _profile(self, batch: int) -> tuple[int, int]:
+        """(profile, batch to run) for ``batch`` slices: least padding, then the nearest tuning."""
+        fits = [
+            (max(batch, low), abs(usual - batch), index)
+            for index, (low, usual, high) in enumerate(self._profiles)
+            if batch <= high
+        ]
+        if not fits:
+            ranges = " and ".join(f"{low} to {high}" for low, _, high in self._profiles)
+            raise EngineError(
+                f"{self.name}: a batch of {batch} slices, but this engine takes {ranges}. Give a "
+                f"smaller --batch, or export with --batch 1,{batch},{batch}."
+            )
+        padded, _, index = min(fits)
+        return index, padded
+
+    def _padded(self, batch: int) -> int:
+        return self._profile(batch)[1]
+
+    def _context(self, index: int) -> Context:
+        if index not in self._contexts:
+            cache = self._kernels_file(index)
+            known = cache.read_bytes() if cache.is_file() else b""
+            self._contexts[index] = self._opened.context(index, int(self._compute), known)
+        return self._contexts[index]
+
+    def _kernels_file(self, index: int) -> Path:
+        name = self.stored.sidecar["fingerprint"]
+        return plans.caches_folder() / f"kernels-{name}-{index}-{self._gpu.uuid}.cache"
+
+    def _enqueue(
+        self, addresses: Mapping[str, int], shape: tuple[int, ...], slot: int | None
+    ) -> None:
+        index, _ = self._profile(shape[0])
+        context, key = self._context(index), (index, slot, shape)
+        if key in self._graphs:
+            self._cuda.call("cudaGraphLaunch", self._graphs[key], self._compute)
+            return
+        if self._shapes.get(index) != shape:
+            needed = context.needs(self.spec.tensor_names, shape)
+            if needed > self._workspace.size:
+                self._cuda.call("cudaStreamSynchronize", self._compute)
+                self._forget()
+                self._workspace.reserve(needed)
+            context.give(self._workspace.address, self._workspace.size)
+            self._shapes[index] = shape
+        capture = slot is not None and self._captures and not context.captures_itself
+        # The first run of a shape allocates and loads kernels, which a capture must not.
+        if capture and key in self._seen and self._capture(context, key, addresses):
+            self._cuda.call("cudaGraphLaunch", self._graphs[key], self._compute)
+            return
+        context.enqueue(addresses, int(self._compute))
+        self._seen.add(key)
+
+    def _capture(
+        self, context: Context, key: tuple[Any, ...], addresses: Mapping[str, int]
+    ) -> bool:
+        """Record a run as a CUDA graph; a GPU that cannot is told of once, then runs without."""
+        self._cuda.begin_capture(self._compute)
+        try:
+            context.enqueue(addresses, int(self._compute))
+        except EngineError as error:
+            failure: EngineError | None = error
+        else:
+            failure = None
+        try:
+            self._graphs[key] = self._cuda.end_capture(self._compute)
+        except EngineError as error:
+            failure = failure or error
+        if failure is None:
+            return True
+        self._graphs.pop(key, None)
+        self._captures = False
+        logger.warning("%s: CUDA graphs cannot be used, runs are slower: %s", self.name, failure)
+        return False
+
+    def _forget(self) -> None:
+        for graph in self._graphs.values():
+            self._cuda.call("cudaGraphExecDestroy", graph)
+        self._graphs.clear()
+        self._seen.clear()
+        self._shapes.clear()
+
+    def _release(self) -> None:
+        super()._release()
+        self._workspace.free()
+
+    def close(self) -> None:
+        """Release everything; keep what TensorRT-RTX compiled for the next process."""
+        if self._closed:
+            return
+        for index, context in self._contexts.items():
+            kernels = context.cache()
+            if kernels:
+                builds.keep(self._kernels_file(index), kernels)
+        self._settle()
+        self._contexts.clear()
+        super().close()
+
+
+def _open(spec: ModelSpec, owner: TensorRT, plan: bytes) -> OpenEngine:
+    """Open an engine and check that it is the model's."""
+    opened = open_plan(owner, plan)
+    expected = dict.fromkeys(spec.tensor_names, ("INPUT", "FLOAT"))
+    expected[OUTPUT_NAME] = ("OUTPUT", "FLOAT")
+    found = opened.tensors()
+    if found != expected:
+        raise EngineError(f"its tensors are {found}, expected {expected}")
+    return opened
