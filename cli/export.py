@@ -14,9 +14,12 @@ from rich.table import Table
 from tlp_runtime.errors import UsageError
 
 from .console import JsonPath, Output, Overwrite, Quiet, Verbose, require, write_json
+from .model import BuildBar
 
 if TYPE_CHECKING:
     from tlp_export.onnx_export import ExportOptions, Report
+    from tlp_runtime.bundle import Bundle
+    from tlp_runtime.engines.plans import EngineOptions, StoredEngine
     from tlp_runtime.spec import ModelSpec
 
 
@@ -26,6 +29,14 @@ class Target(StrEnum):
     onnx = "onnx"
     trt = "trt"
     trt_rtx = "trt-rtx"
+
+
+class Hardware(StrEnum):
+    """GPUs that an engine of enterprise TensorRT runs on."""
+
+    none = "none"
+    same_cc = "same-cc"
+    ampere = "ampere+"
 
 
 class PrecisionName(StrEnum):
@@ -49,8 +60,44 @@ def command(
         str, typer.Option("--checkpoint", help="last or best, of a run folder.")
     ] = "last",
     batch: Annotated[
-        str, typer.Option("--batch", metavar="MIN,OPT,MAX", help="Batch sizes of the engine.")
-    ] = "1,4,16",
+        list[str] | None,
+        typer.Option(
+            "--batch",
+            metavar="MIN,OPT,MAX",
+            help="Batch sizes of the engine; repeatable, a profile each; default: 1,4,16.",
+        ),
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option("--workspace", help="Most GPU memory the builder may use, MiB.")
+    ] = None,
+    builder_level: Annotated[
+        int | None,
+        typer.Option("--builder-level", help="0 (fast build) to 5 (fast engine); default: 3."),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            help="TensorRT-RTX: compute capability such as 8.6, or current; repeatable; "
+            "default: all it supports.",
+        ),
+    ] = None,
+    hardware: Annotated[
+        Hardware,
+        typer.Option(
+            "--hardware", help="TensorRT: GPUs the engine runs on besides this model of GPU."
+        ),
+    ] = Hardware.none,
+    version_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--version-compatible", help="TensorRT: later versions of the same major may open it."
+        ),
+    ] = False,
+    triton: Annotated[
+        Path | None,
+        typer.Option("--triton", metavar="DIR", help="Add it to a model repository for Triton."),
+    ] = None,
     precision: Annotated[
         PrecisionName,
         typer.Option("--precision", help="Of the convolutions; sums stay fp32, and so does I/O."),
@@ -97,7 +144,6 @@ def command(
     output = Output(quiet, verbose)
     require("export", "torch", "onnx", "onnxscript")
     require("train", "monai", "lightning", "scipy")
-    from tlp_export.engine_build import BatchProfile, build_engine
     from tlp_export.onnx_export import export_bundle
     from tlp_export.verify import agreement
     from tlp_runtime.engines.onnx import require_onnxruntime
@@ -106,12 +152,14 @@ def command(
     if which not in ("last", "best"):
         raise UsageError(f"--checkpoint {which}: expected last or best.")
     require_onnxruntime()
-    profile = BatchProfile.parse(batch)
+    options_of_engine = _engine_options(
+        engine, batch, workspace, builder_level, target, hardware, version_compatible
+    )
     loaded = load_checkpoint(_checkpoint_file(checkpoint, which, output))
     options = _options(
         loaded.spec, precision.value, no_fold, max_size, calibration, min_psnr, exclude or []
     )
-    with output.progress("exporting") as bar:
+    with output.progress("exporting", named=True) as bar:
         task = bar.add_task("", total=None)
         exported = export_bundle(
             loaded,
@@ -133,19 +181,88 @@ def command(
         "engine": None,
     }
     made = f"model {exported.name} in {bundle.path}"
+    stored = None
     if engine is not Target.onnx:
-        output.note(f"registered {exported.name}; building the TensorRT engine")
-        with output.progress("building") as bar:
-            bar.add_task("", total=None)
-            built = build_engine(bundle, profile)
-        record["engine"] = built.sidecar
-        made += (
-            f"\nmade engine {built.sidecar['flavour']} {built.sidecar['version']}, batch "
-            f"{profile}, {built.path.stat().st_size / 2**20:.1f} MiB, in {built.path}"
-        )
+        stored = _build(output, bundle, engine, options_of_engine)
+        record["engine"] = dict(stored.sidecar)
+        made += f"\nmade engine {_describe(stored)}"
+    if triton is not None:
+        models = _triton(bundle, triton, stored, overwrite)
+        record["triton"] = {"repository": str(triton), "models": models}
+        made += f"\nmade Triton models {', '.join(models)} in {triton}"
     write_json(json_path, record, overwrite=overwrite)
     images = " ".join(f"--{name} {name}.nii.gz" for name in bundle.spec.inputs)
     output.done(made, f"tlp infer {images} --prompt roi.nii.gz")
+
+
+def _engine_options(
+    engine: Target,
+    batch: list[str] | None,
+    workspace: int | None,
+    level: int | None,
+    targets: list[str] | None,
+    hardware: Hardware,
+    version_compatible: bool,
+) -> EngineOptions:
+    from tlp_runtime.engines.plans import BatchProfile, EngineOptions
+
+    options = EngineOptions(
+        profiles=tuple(BatchProfile.parse(text) for text in batch or ["1,4,16"]),
+        workspace_mib=workspace,
+        level=level,
+        targets=tuple(targets or ()),
+        hardware=hardware.value,
+        version_compatible=version_compatible,
+    )
+    if engine is Target.onnx and options != EngineOptions():
+        raise UsageError(
+            "--batch, --workspace, --builder-level, --target, --hardware and --version-compatible "
+            "are of engines: give --engine trt with them."
+        )
+    return options
+
+
+def _build(output: Output, bundle: Bundle, engine: Target, options: EngineOptions) -> StoredEngine:
+    from tlp_runtime.engines.builds import build_engine, current_gpu, pick_flavour
+    from tlp_runtime.engines.tensorrt.binding import load
+    from tlp_runtime.errors import DependencyMissing
+
+    gpu = current_gpu()
+    try:
+        flavour = "trt-rtx" if engine is Target.trt_rtx else pick_flavour(gpu)
+        binding = load(flavour)
+    except DependencyMissing as error:
+        raise DependencyMissing(
+            f"{error}. The ONNX bundle was made and registered as {bundle.name}."
+        ) from error
+    where = "no GPU here" if gpu is None else gpu.name
+    output.default("builder", f"{binding.product} {binding.version}", where)
+    with output.progress("building", named=True) as bar:
+        return build_engine(bundle, options, binding, gpu, progress=BuildBar(bar))
+
+
+def _describe(stored: StoredEngine) -> str:
+    said = stored.sidecar
+    batches = " and ".join(str(profile) for profile in stored.options.profiles)
+    return (
+        f"{said['flavour']} {said['version']}, batch {batches}, "
+        f"{said['engine_bytes'] / 2**20:.1f} MiB, in {stored.file}"
+    )
+
+
+def _triton(
+    bundle: Bundle, folder: Path, stored: StoredEngine | None, overwrite: bool
+) -> list[str]:
+    from tlp_export.triton import Plan, write_repository
+
+    plan = None
+    if stored is not None and stored.sidecar["flavour"] == "trt":
+        profiles = tuple(
+            (profile.minimum, profile.optimum, profile.maximum)
+            for profile in stored.options.profiles
+        )
+        plan = Plan(stored.file, "trt", profiles)
+    return list(write_repository(bundle, folder, plan, overwrite=overwrite))
 
 
 def _options(

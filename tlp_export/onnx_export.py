@@ -262,6 +262,7 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
             raise ModelError("torch.onnx.export returned nothing; check the torch version.")
         program.save(str(path), external_data=False)
     model = onnx.load(path)
+    _fix_shapes(model.graph)
     entry = model.metadata_props.add()
     entry.key, entry.value = SPEC_KEY, spec.to_json()
     try:
@@ -270,6 +271,34 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
         raise ModelError(f"the exported graph is no valid ONNX: {error}") from error
     onnx.save(model, path)
     return len(model.graph.node)
+
+
+def _fix_shapes(graph: onnx.GraphProto) -> None:
+    """Write shapes that only the batch varies into the reshapes, instead of reading them at run.
+
+    ONNX Runtime reads shapes on the CPU, which a graph that is to stay on a GPU, and be captured
+    there, should not need. Graphs of dynamic height and width keep theirs.
+    """
+    known = {
+        value.name: [axis.dim_value or -1 for axis in value.type.tensor_type.shape.dim]
+        for value in graph.value_info
+    }
+    read = {node.output[0]: node for node in graph.node if node.op_type == "Shape"}
+    for node in graph.node:
+        source = read.get(node.input[1]) if node.op_type == "Reshape" else None
+        shape = known.get(source.input[0]) if source is not None else None
+        if source is None or shape is None or shape.count(-1) != 1:
+            continue
+        name = f"{source.output[0]}_fixed"
+        if name not in {tensor.name for tensor in graph.initializer}:
+            graph.initializer.append(
+                onnx.helper.make_tensor(name, onnx.TensorProto.INT64, [len(shape)], shape)
+            )
+        node.input[1] = name
+    used = {name for node in graph.node for name in node.input}
+    for node in read.values():
+        if node.output[0] not in used:
+            graph.node.remove(node)
 
 
 def _bundle_name(checkpoint: Checkpoint, options: ExportOptions) -> str:

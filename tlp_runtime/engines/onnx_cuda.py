@@ -93,8 +93,8 @@ class OnnxDeviceEngine(DeviceEngine):
         if self._provider not in self._ort.get_available_providers():
             raise DeviceUnavailable(
                 f"device cuda:{index} was asked for with {self.name}, but {self.library} has no "
-                f"{self._provider}. Install one that has: pip uninstall -y onnxruntime, then pip install "
-                "'tlp-mri[gpu]'; or run with --device cpu."
+                f"{self._provider}. Install one that has: pip uninstall -y onnxruntime, then "
+                "pip install 'tlp-mri[gpu]'; or run with --device cpu."
             )
 
     def _open(self) -> Any:
@@ -120,8 +120,8 @@ class OnnxDeviceEngine(DeviceEngine):
         if session.get_providers()[0] != self._provider:
             raise DeviceUnavailable(
                 f"{self.name} on {self.device} was asked for, but ONNX Runtime would run on "
-                f"{session.get_providers()[0]}: it could not load {self._provider}'s libraries. tlp doctor "
-                "says what is missing."
+                f"{session.get_providers()[0]}: it could not load {self._provider}'s libraries. "
+                "tlp doctor says what is missing."
             )
         check_graph(session, self.bundle)
         self._require_on_gpu(session)
