@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
+import shutil
+import signal
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import onnx
@@ -14,13 +16,23 @@ import pytest
 import torch
 
 from tests.support import TINY_NETWORK, TinyModel
-from tlp_export import engine_build, onnx_export, verify
-from tlp_export.engine_build import BatchProfile, build_engine
+from tlp_export import onnx_export, verify
 from tlp_export.graph import example_inputs, export_module
 from tlp_export.onnx_export import ExportOptions, export_bundle, write_onnx
 from tlp_export.slices import psnr_db
-from tlp_runtime.bundle import Bundle, Precision
-from tlp_runtime.errors import DependencyMissing, EngineError, OutputError, ParityError, UsageError
+from tlp_runtime.bundle import Bundle, Precision, sha256
+from tlp_runtime.engines.builds import build_engine
+from tlp_runtime.engines.plans import BatchProfile, EngineOptions
+from tlp_runtime.engines.tensorrt.binding import TensorRT, load
+from tlp_runtime.engines.tensorrt.run import open_plan
+from tlp_runtime.errors import (
+    DeviceUnavailable,
+    EngineError,
+    MemoryExhausted,
+    OutputError,
+    ParityError,
+    UsageError,
+)
 from tlp_runtime.models import models
 from tlp_runtime.spec import ModelSpec
 from tlp_train.checkpoint import load_checkpoint
@@ -148,6 +160,13 @@ def test_an_existing_bundle_is_kept(tiny: TinyModel) -> None:
     assert Bundle.open(tiny.bundle.path).onnx_sha256 == tiny.bundle.onnx_sha256
 
 
+def test_no_shape_is_read_at_run_where_only_the_batch_varies(tiny: TinyModel) -> None:
+    """ONNX Runtime would read it on the CPU, in the midst of a graph that is on a GPU."""
+    kinds = {node.op_type for node in onnx.load(tiny.bundle.onnx).graph.node}
+    assert "Conv" in kinds
+    assert not kinds & {"Shape", "Gather", "Squeeze", "Unsqueeze", "Slice"}
+
+
 def test_batch_profiles_are_checked() -> None:
     assert BatchProfile.parse("2,4,8") == BatchProfile(2, 4, 8)
     for text in ("4", "1,2", "a,b,c", "4,2,8", "0,1,2"):
@@ -155,49 +174,77 @@ def test_batch_profiles_are_checked() -> None:
             BatchProfile.parse(text)
 
 
-def test_no_tensorrt_says_which_line_installs_it(
-    tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DependencyMissing, match=r"pip install 'tlp-mri\[trt-rtx\]'"):
-        build_engine(tiny.bundle, BatchProfile())
-
-
 @pytest.fixture
-def _tensorrt_rtx() -> None:
+def rtx() -> TensorRT:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    return load("trt-rtx")
 
 
-@pytest.mark.usefixtures("_tensorrt_rtx")
-def test_a_real_engine_is_built_and_described(tiny: TinyModel, tmp_path: Path) -> None:
-    import tensorrt_rtx as trt
-
-    bundle = Bundle.open(tiny.copy(tmp_path))
-    built = build_engine(bundle, BatchProfile(1, 2, 4))
-    assert built.path.stat().st_size > 100_000
-    sidecar = json.loads((built.path.parent / "engine.json").read_text())
-    assert sidecar["flavour"] == "trt-rtx"
-    assert sidecar["version"] == trt.__version__
-    assert sidecar["onnx_sha256"] == bundle.onnx_sha256
-    assert sidecar["batch_profile"] == [1, 2, 4]
-    assert sidecar["executed"] is False
-    assert built.path.parent.name == sidecar["fingerprint"]
-    assert (built.path.parent / "build.log").stat().st_size > 0
+@pytest.mark.parametrize("inputs", ["t1", "t1 and t2"])
+def test_a_real_engine_is_built_and_described(
+    tiny: TinyModel, tiny_dual: Bundle, rtx: TensorRT, tmp_path: Path, inputs: str
+) -> None:
+    original = tiny.bundle if inputs == "t1" else tiny_dual
+    shutil.copytree(original.path, tmp_path / "copy")
+    bundle = Bundle.open(tmp_path / "copy")
+    options = EngineOptions(profiles=(BatchProfile(1, 1, 2), BatchProfile(4, 8, 16)), level=2)
+    built = build_engine(bundle, options, rtx, None)
+    assert built.file.stat().st_size > 100_000
+    assert built.sidecar["version"] == rtx.version
+    assert built.sidecar["engine_sha256"] == sha256(built.file)
+    assert built.sidecar["layers"]["correlation"] == {"Float": ANY}
+    assert built.sidecar["layers_from"] in ("build log", "engine")
+    assert built.options == options
+    assert "Engine" in (built.folder / "build.log").read_text(encoding="utf-8")
+    assert built.read()[4:] != b""
     assert Bundle.open(bundle.path).onnx_sha256 == bundle.onnx_sha256  # still sound
+    # No GPU: opening it fails in one clear line, and nothing else is tried.
+    with pytest.raises((EngineError, MemoryExhausted), match="TensorRT-RTX cannot open the engine"):
+        open_plan(rtx, built.read())
 
 
-@pytest.mark.usefixtures("_tensorrt_rtx")
-def test_the_fingerprint_covers_the_profile_and_the_graph(tiny: TinyModel) -> None:
-    one, _ = engine_build._fingerprint(tiny.bundle, BatchProfile(1, 2, 4), "1.0")
-    assert engine_build._fingerprint(tiny.bundle, BatchProfile(1, 2, 4), "1.0")[0] == one
-    assert engine_build._fingerprint(tiny.bundle, BatchProfile(1, 2, 8), "1.0")[0] != one
-    assert engine_build._fingerprint(tiny.bundle, BatchProfile(1, 2, 4), "1.1")[0] != one
+def test_real_engines_are_built_for_chosen_gpus(
+    tiny: TinyModel, rtx: TensorRT, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(tiny.copy(tmp_path))
+    one = build_engine(bundle, EngineOptions(targets=("8.6", "12.0")), rtx, None)
+    assert one.sidecar["compute_capabilities"] == ["8.6", "12.0"]
+    with pytest.raises(EngineError, match=r"compute capabilities 9\.0: TensorRT-RTX builds for"):
+        build_engine(bundle, EngineOptions(targets=("9.0",)), rtx, None)
+    with pytest.raises(DeviceUnavailable, match="builds on the GPU"):
+        build_engine(bundle, EngineOptions(targets=("current",)), rtx, None)
+    assert [folder.name for folder in one.folder.parent.iterdir()] == [one.folder.name]
 
 
-@pytest.mark.usefixtures("_tensorrt_rtx")
-def test_a_graph_tensorrt_cannot_read_is_one_message(tiny: TinyModel, tmp_path: Path) -> None:
+def test_ctrl_c_cancels_a_real_build_and_leaves_nothing(
+    tiny: TinyModel, rtx: TensorRT, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(tiny.copy(tmp_path))
+    told: list[str] = []
+
+    class Interrupting:
+        def start(self, phase: str, steps: int) -> None:
+            told.append(phase)
+
+        def step(self, phase: str, done: int) -> None:
+            if len(told) > 4:
+                signal.raise_signal(signal.SIGINT)
+
+        def finish(self, phase: str) -> None: ...
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(bundle, EngineOptions(), rtx, None, progress=Interrupting())
+    assert told[0] == "Building engine"
+    assert not (bundle.path / "engines").exists()
+    # The bindings are sound after it.
+    assert build_engine(bundle, EngineOptions(), rtx, None).file.is_file()
+
+
+def test_a_graph_tensorrt_cannot_read_is_one_message(
+    tiny: TinyModel, rtx: TensorRT, tmp_path: Path
+) -> None:
     bundle = Bundle.open(tiny.copy(tmp_path))
     bundle.onnx.write_bytes(b"no graph")
     with pytest.raises(EngineError, match="cannot read"):
-        build_engine(bundle, BatchProfile())
+        build_engine(bundle, EngineOptions(), rtx, None)
     assert not (bundle.path / "engines").exists()

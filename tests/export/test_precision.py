@@ -16,7 +16,6 @@ from onnx import TensorProto, helper
 from tests.support import TINY_NETWORK, TinyModel
 from tests.train.test_published import KINDS, published_state
 from tlp_export import quantize as quantization
-from tlp_export.engine_build import BatchProfile, build_engine
 from tlp_export.fold import fold
 from tlp_export.graph import export_module
 from tlp_export.onnx_export import Exported, ExportOptions, export_bundle
@@ -34,7 +33,10 @@ from tlp_export.slices import (
 from tlp_export.structure import require_islands
 from tlp_export.verify import HALVES
 from tlp_runtime.bundle import Bundle, Precision
+from tlp_runtime.engines.builds import build_engine
+from tlp_runtime.engines.plans import BatchProfile, EngineOptions
 from tlp_runtime.engines.select import choose
+from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.errors import EngineError, ParityError, UsageError
 from tlp_runtime.models import models
 from tlp_runtime.spec import ModelSpec
@@ -42,6 +44,13 @@ from tlp_train.brats import find_cases
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.network import Generator
 from tlp_train.published import import_weights
+
+ENGINE_TYPES: dict[Precision, set[str]] = {
+    "fp32": {"Float"},
+    "fp16": {"Half"},
+    "bf16": {"BFloat16"},
+    "int8": {"Int8", "Float"},
+}
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -216,9 +225,13 @@ def test_tensorrt_builds_the_graph(
     bundles: dict[Precision, Exported], precision: Precision
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    built = build_engine(bundles[precision].bundle, BatchProfile(1, 2, 4))
-    assert built.path.stat().st_size > 100_000
+    options = EngineOptions(profiles=(BatchProfile(1, 2, 4),))
+    built = build_engine(bundles[precision].bundle, options, load("trt-rtx"), None)
+    assert built.file.stat().st_size > 100_000
     assert built.sidecar["precision"] == precision
+    # As found in the built engine, not as asked for.
+    convolutions = set(built.sidecar["layers"]["correlation"])
+    assert convolutions == ENGINE_TYPES[precision]
 
 
 def test_half_precision_of_the_plain_graph_is_refused() -> None:

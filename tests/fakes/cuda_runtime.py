@@ -97,6 +97,8 @@ class FakeRuntime:
         def call(*arguments: Any) -> tuple[Any, ...]:
             self.calls.append(name)
             if name in self.fails:
+                if name == "cudaStreamEndCapture":  # a failed capture is over all the same
+                    self._stream(arguments[0]).captured = None
                 return (self.fails[name], None)
             self._chance()
             result = value(*arguments)
@@ -198,11 +200,11 @@ class FakeRuntime:
     def cudaMemcpyAsync(
         self, target: int, source: int, size: int, kind: IntEnum, handle: int
     ) -> None:
-        places = {
-            cudaMemcpyKind.cudaMemcpyHostToDevice: (self.memory, self.host),
-            cudaMemcpyKind.cudaMemcpyDeviceToHost: (self.host, self.memory),
-            cudaMemcpyKind.cudaMemcpyDeviceToDevice: (self.memory, self.memory),
-        }[kind]
+        places = (self.memory, self.memory)
+        if kind == cudaMemcpyKind.cudaMemcpyHostToDevice:
+            places = (self.memory, self.host)
+        elif kind == cudaMemcpyKind.cudaMemcpyDeviceToHost:
+            places = (self.host, self.memory)
 
         def copy() -> None:
             self._bytes(places[0], target, size)[:] = self._bytes(places[1], source, size)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
 
-from tests.support import TinyModel
+from tests.support import FakeEngine, TinyModel
+from tlp_runtime import Synthesizer
 from tlp_runtime.engines import onnx as onnx_engine
 from tlp_runtime.engines import select
-from tlp_runtime.engines.select import choose
+from tlp_runtime.engines.base import Engine, Slices
+from tlp_runtime.engines.cuda import Cuda, Gpu
+from tlp_runtime.engines.select import NAMES, choose, missing
 from tlp_runtime.errors import (
     DependencyConflict,
     DependencyMissing,
@@ -19,6 +23,9 @@ from tlp_runtime.errors import (
     MemoryExhausted,
     UsageError,
 )
+
+HOPPER = Gpu(0, "NVIDIA H200", (9, 0), 143771, "GPU-0")
+ADA = Gpu(0, "NVIDIA L4", (8, 9), 23034, "GPU-1")
 
 
 def _installed(monkeypatch: pytest.MonkeyPatch, *flavours: str) -> None:
@@ -30,53 +37,111 @@ def _installed(monkeypatch: pytest.MonkeyPatch, *flavours: str) -> None:
     monkeypatch.setattr(onnx_engine, "version", version)
 
 
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make it look as if these engines could run; the others say what they lack."""
+
+    def settle(*names: str) -> None:
+        table = {
+            name: (lambda index, name=name: None if name in names else f"{name} is not there")
+            for name in NAMES
+        }
+        monkeypatch.setattr(select, "_MISSING", table)
+
+    return settle
+
+
 def test_no_onnx_runtime_says_which_line_installs_one(monkeypatch: pytest.MonkeyPatch) -> None:
     _installed(monkeypatch)
     with pytest.raises(DependencyMissing, match=r"tlp-mri\[cpu\].*tlp-mri\[gpu\]"):
-        choose()
+        choose(device="cpu")
 
 
 def test_both_flavours_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     _installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
-    with pytest.raises(DependencyConflict, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
-        choose()
+    for device in ("auto", "cpu", "cuda"):
+        with pytest.raises(DependencyConflict, match="pip uninstall -y onnxruntime onnxruntime-gp"):
+            choose(device=device)
 
 
-def test_auto_on_a_machine_without_a_gpu_is_the_cpu_and_says_why(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (("trt", "trt-rtx", "ort-cuda", "ort-cpu"), "trt"),
+        (("trt-rtx", "ort-cuda", "ort-cpu"), "trt-rtx"),
+        (("ort-cuda", "ort-cpu"), "ort-cuda"),
+        (("ort-trt", "ort-cpu"), "ort-cpu"),
+        (("ort-cpu",), "ort-cpu"),
+    ],
+)
+def test_auto_prefers_tensorrt_then_cuda_then_the_cpu_and_says_why(
+    there: Callable[..., None], names: tuple[str, ...], chosen: str
 ) -> None:
-    monkeypatch.setattr(select, "_no_cuda", lambda library: "there is no GPU")
+    there(*names)
     choice = choose()
-    assert (choice.name, choice.cuda_index, choice.reason) == (
-        "ort-cpu",
-        None,
-        "since there is no GPU",
-    )
+    assert choice.name == chosen
+    assert (choice.cuda_index is None) == (chosen == "ort-cpu")
+    if chosen == "ort-cuda":
+        assert choice.reason == (
+            "the fastest that can run here; not trt: trt is not there; "
+            "not trt-rtx: trt-rtx is not there"
+        )
+    if chosen == "ort-cpu":
+        assert choice.reason == "no GPU engine can run: ort-cuda is not there"
 
 
-def test_auto_on_a_machine_with_a_gpu_is_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "_no_cuda", lambda library: None)
-    assert choose().name == "ort-cuda"
-    assert choose(device="cuda:3").cuda_index == 3
+def test_a_gpu_that_was_asked_for_is_never_the_cpu(there: Callable[..., None]) -> None:
+    there("ort-cpu")
+    with pytest.raises(DeviceUnavailable, match=r"trt is not there.*ort-cuda is not there") as e:
+        choose(device="cuda")
+    assert e.value.exit_code == 5
+    for name in ("trt", "trt-rtx", "ort-trt", "ort-cuda"):
+        with pytest.raises(DeviceUnavailable, match=f"--engine {name} .* but {name} is not there"):
+            choose(name)
+
+
+def test_what_is_there_and_asked_for_is_taken(there: Callable[..., None]) -> None:
+    there(*NAMES)
+    for name in NAMES[:-1]:
+        choice = choose(name, "cuda:3")
+        assert (choice.name, choice.cuda_index, choice.reason) == (name, 3, "as asked")
+    assert choose("ort-cpu").cuda_index is None
     assert choose(device="cpu").name == "ort-cpu"
 
 
-@pytest.mark.parametrize(("engine", "device"), [("auto", "cuda"), ("ort-cuda", "auto")])
-def test_a_gpu_that_is_not_there_is_never_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, engine: str, device: str
-) -> None:
-    monkeypatch.setattr(select, "_no_cuda", lambda library: "there is no GPU")
-    with pytest.raises(DeviceUnavailable, match="but there is no GPU"):
+@pytest.mark.parametrize(
+    ("engine", "device"),
+    [
+        ("tensorrt", "auto"),
+        ("auto", "gpu"),
+        ("auto", "cuda:x"),
+        ("ort-cpu", "cuda"),
+        ("ort-cuda", "cpu"),
+        ("trt", "cpu"),
+    ],
+)
+def test_names_and_pairs_that_cannot_be(engine: str, device: str) -> None:
+    with pytest.raises(UsageError):
         choose(engine, device)
 
 
-def test_the_engine_itself_refuses_a_missing_gpu(tiny: TinyModel) -> None:
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime has CUDA support")
-    with pytest.raises(DeviceUnavailable, match="no CUDA support"):
-        onnx_engine.OnnxEngine(tiny.bundle, cuda_index=0)
+def test_each_engine_says_what_it_lacks_and_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "installed", dict)
+    assert missing("trt") == "TensorRT is not installed (pip install 'tlp-mri[trt]')"
+    assert "pip install 'tlp-mri[trt-rtx]'" in str(missing("trt-rtx"))
+    with pytest.raises(DependencyMissing, match=r"asked for, but TensorRT is not installed"):
+        choose("trt")
+    monkeypatch.setattr(select, "installed", lambda: {"trt": "11.4", "trt-rtx": "1.7"})
+    monkeypatch.setattr(Cuda, "gpus", lambda self: ())
+    assert missing("trt") == "the NVIDIA driver shows no GPU (see nvidia-smi)"
+    monkeypatch.setattr(Cuda, "gpus", lambda self: (HOPPER,))
+    assert missing("trt") is None
+    assert missing("trt", 2) == "there is no cuda:2, only cuda:0"
+    assert "does not support NVIDIA H200 (compute capability 9.0)" in str(missing("trt-rtx"))
+    monkeypatch.setattr(Cuda, "gpus", lambda self: (ADA,))
+    assert missing("trt-rtx") is None
+    _installed(monkeypatch)
+    assert "pip install 'tlp-mri[gpu]'" in str(missing("ort-cuda"))
 
 
 def test_running_out_of_memory_is_exit_6_and_other_failures_5(tiny: TinyModel) -> None:
@@ -99,32 +164,115 @@ def test_running_out_of_memory_is_exit_6_and_other_failures_5(tiny: TinyModel) -
         assert other.value.exit_code == 5
 
 
-@pytest.mark.gpu
-def test_the_cuda_engine_equals_the_cpu_engine(tiny: TinyModel) -> None:
+class Small(FakeEngine):
+    """An engine with memory for two slices."""
+
+    room = 2
+
+    def _run(self, tensors: dict[str, Slices]) -> Slices:  # type: ignore[override]
+        if len(tensors["t1"]) > self.room:
+            raise MemoryExhausted(f"small: out of memory with {len(tensors['t1'])} slices.")
+        return super()._run(tensors)
+
+
+def test_out_of_memory_halves_the_batch_says_so_and_goes_on(
+    tiny: TinyModel, caplog: pytest.LogCaptureFixture
+) -> None:
     rng = np.random.default_rng(0)
     tensors = {
-        name: rng.uniform(-1, 1, (3, 1, 192, 160)).astype(np.float32)
-        for name in tiny.bundle.spec.tensor_names
+        name: rng.uniform(-1, 1, (11, 192, 160)).astype(np.float32) for name in ("t1", "prompt")
     }
-    with (
-        onnx_engine.OnnxEngine(tiny.bundle, cuda_index=0) as gpu,
-        onnx_engine.OnnxEngine(tiny.bundle) as cpu,
-    ):
-        assert (gpu.name, gpu.device) == ("ort-cuda", "cuda:0")
-        # TF32 convolutions keep ten bits of mantissa.
-        np.testing.assert_allclose(gpu.run(tensors), cpu.run(tensors), atol=5e-3)
+    want = np.clip(tensors["t1"] * 0.5 + tensors["prompt"] * 0.25, -1, 1)
+    engine = Small(tiny.bundle.spec)
+    with Synthesizer(engine, batch=8) as synthesizer:
+        np.testing.assert_array_equal(synthesizer.run_slices(tensors), want)
+        assert synthesizer.batch == 2
+    assert engine.batches == [2, 2, 2, 2, 2, 1]
+    assert [r.message for r in caplog.records] == [
+        "small: out of memory with 8 slices. Going on with batches of 4.",
+        "small: out of memory with 4 slices. Going on with batches of 2.",
+    ]
 
 
-@pytest.mark.parametrize(
-    ("engine", "device"),
-    [
-        ("trt", "auto"),
-        ("auto", "gpu"),
-        ("auto", "cuda:x"),
-        ("ort-cpu", "cuda"),
-        ("ort-cuda", "cpu"),
-    ],
-)
-def test_names_and_pairs_that_cannot_be(engine: str, device: str) -> None:
-    with pytest.raises(UsageError):
-        choose(engine, device)
+def test_out_of_memory_with_one_slice_is_the_end(tiny: TinyModel) -> None:
+    engine = Small(tiny.bundle.spec)
+    engine.room = 0
+    tensors = {name: np.zeros((3, 192, 160), np.float32) for name in ("t1", "prompt")}
+    with Synthesizer(engine, batch=2) as synthesizer, pytest.raises(MemoryExhausted) as e:
+        synthesizer.run_slices(tensors)
+    assert e.value.exit_code == 6
+
+
+CONTRACT = [pytest.param("ort-cpu")] + [
+    pytest.param(name, marks=pytest.mark.gpu) for name in NAMES if name != "ort-cpu"
+]
+
+
+@pytest.fixture(params=CONTRACT)
+def engine(request: pytest.FixtureRequest, tiny: TinyModel) -> Iterator[Engine]:
+    """Every engine that is present: on a GPU those whose libraries are installed."""
+    why = missing(request.param)
+    if why is not None:
+        pytest.skip(f"{request.param}: {why}")
+    with choose(request.param).open(tiny.bundle) as opened:
+        yield opened
+
+
+def _inputs(engine: Engine, batch: int, seed: int = 0) -> dict[str, Slices]:
+    rng = np.random.default_rng(seed)
+    return {
+        name: rng.uniform(-1, 1, (batch, 1, 192, 160)).astype(np.float32)
+        for name in engine.spec.tensor_names
+    }
+
+
+# TF32 convolutions keep ten bits of mantissa.
+TOLERANCE = {"ort-cpu": 1e-6}
+
+
+def test_contract_values_are_the_cpus(engine: Engine, tiny: TinyModel) -> None:
+    with onnx_engine.OnnxEngine(tiny.bundle) as reference:
+        for batch in (1, 3, 4):
+            tensors = _inputs(engine, batch, batch)
+            image = engine.run(tensors)
+            assert image.shape == (batch, 1, 192, 160)
+            assert image.dtype == np.float32
+            assert np.abs(image).max() <= 1
+            atol = TOLERANCE.get(engine.name, 5e-3)
+            np.testing.assert_allclose(image, reference.run(tensors), atol=atol)
+
+
+def test_contract_batches_keep_their_order(engine: Engine) -> None:
+    batches = [_inputs(engine, size, seed) for seed, size in enumerate((2, 2, 1, 2, 2))]
+    together = list(engine.run_batches(batches))
+    assert len(together) == len(batches)
+    for tensors, image in zip(batches, together, strict=True):
+        np.testing.assert_allclose(image, engine.run(tensors), atol=1e-5)
+
+
+def test_contract_says_what_it_is(engine: Engine) -> None:
+    assert engine.name in NAMES
+    assert (engine.device == "cpu") == (engine.name == "ort-cpu")
+    assert any(part.isdigit() for part in engine.library.replace(".", " ").split())
+    assert engine.opening["open"] > 0
+    times = engine.timed(_inputs(engine, 1))
+    assert times.total_s > 0
+    assert (times.compute_s is None) == (engine.device == "cpu")
+    assert (engine.memory_mib() is None) == (engine.device == "cpu")
+
+
+def test_contract_refuses_what_is_not_its_input(engine: Engine) -> None:
+    good = _inputs(engine, 2)
+    bad = {
+        "names": {"t1": good["t1"]},
+        "type": good | {"t1": good["t1"].astype(np.float64)},
+        "shape": good | {"t1": good["t1"][..., :100]},
+        "batch": good | {"t1": good["t1"][:1]},
+        "empty": {name: array[:0] for name, array in good.items()},
+        "list": good | {"t1": good["t1"].tolist()},
+    }
+    for tensors in bad.values():
+        with pytest.raises(EngineError) as e:
+            engine.run(tensors)
+        assert e.value.exit_code == 5
+    engine.run(good)

@@ -12,7 +12,7 @@ import math
 import threading
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -111,10 +111,10 @@ class DeviceEngine(Engine):
         """
         return batch
 
-    def _forget(self) -> None:
-        """Drop what remembers addresses (CUDA graphs), and memory of its own."""
+    def _forget(self, slot: int | None = None) -> None:
+        """Drop what remembers addresses (CUDA graphs): of one slot, or all."""
 
-    def run_batches(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[Slices]:
+    def run_batches(self, batches: Iterable[Mapping[str, Any]]) -> Generator[Slices]:
         """Run one batch after another, copies beside compute.
 
         As :meth:`Engine.run`, for each; besides NumPy arrays it takes any array with
@@ -225,7 +225,7 @@ class DeviceEngine(Engine):
         try:
             if slot.size < size:
                 self._settle()
-                self._forget()
+                self._forget(index)
                 slot.reserve(size)
             events, cuda = slot.events, self._cuda
             cuda.record(events["upload begins"], self._upload)

@@ -226,8 +226,9 @@ class OnnxDeviceEngine(DeviceEngine):
             run.add_run_config_entry("gpu_graph_id", str(graph))
         return binding, run
 
-    def _forget(self) -> None:
-        self._bound.clear()
+    def _forget(self, slot: int | None = None) -> None:
+        for key in [key for key in self._bound if slot in (None, key[0])]:
+            del self._bound[key]
 
     def close(self) -> None:
         """Release the session, then buffers and streams."""

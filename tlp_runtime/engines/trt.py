@@ -132,6 +132,7 @@ class TensorRTEngine(DeviceEngine):
             if needed > self._workspace.size:
                 self._cuda.call("cudaStreamSynchronize", self._compute)
                 self._forget()
+                self._shapes.clear()
                 self._workspace.reserve(needed)
             context.give(self._workspace.address, self._workspace.size)
             self._shapes[index] = shape
@@ -165,15 +166,14 @@ class TensorRTEngine(DeviceEngine):
         logger.warning("%s: CUDA graphs cannot be used, runs are slower: %s", self.name, failure)
         return False
 
-    def _forget(self) -> None:
-        for graph in self._graphs.values():
-            self._cuda.call("cudaGraphExecDestroy", graph)
-        self._graphs.clear()
-        self._seen.clear()
-        self._shapes.clear()
+    def _forget(self, slot: int | None = None) -> None:
+        for key in [key for key in self._graphs if slot in (None, key[1])]:
+            self._cuda.call("cudaGraphExecDestroy", self._graphs.pop(key))
+        self._seen -= {key for key in self._seen if slot in (None, key[1])}
 
     def _release(self) -> None:
         super()._release()
+        self._shapes.clear()
         self._workspace.free()
 
     def close(self) -> None:
