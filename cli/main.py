@@ -15,6 +15,7 @@ from . import (
     augment,
     bench,
     compare,
+    doctor,
     evaluate,
     export,
     import_weights,
@@ -57,6 +58,7 @@ app.command("augment")(augment.command)
 app.command("bench")(bench.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
+app.command("doctor")(doctor.command)
 app.add_typer(models.app, name="models")
 
 

@@ -177,7 +177,7 @@ BAD = [
     (_prompt_shape, 3, "240 x 240 x 154"),
     (_prompt_place, 3, "corners up to 2 mm apart"),
     (_prompt_label, 3, "labels 7 have no meaning"),
-    (_no_gpu, 5, "a CUDA GPU was asked for"),
+    (_no_gpu, 5, "but no engine can use it"),
     (_no_folder, 9, "does not exist"),
     (_unwritable, 9, "cannot be written"),
     (_exists, 9, "exists already. Give --overwrite"),

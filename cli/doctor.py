@@ -1,0 +1,70 @@
+"""`tlp doctor`: what can run here, and what would mend the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from .console import JsonPath, Output, Overwrite, Quiet, Verbose, write_json
+
+if TYPE_CHECKING:
+    from tlp_runtime.doctor import Report
+
+
+def command(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Bundle folder or registered name; default: the default one."),
+    ] = None,
+    json_path: JsonPath = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say which engines can run here, what is missing, and the line that mends it.
+
+    The default model is opened and run on one slice; exit 5 if that fails.
+
+    Example: tlp doctor --json doctor.json
+    """
+    output = Output(quiet, verbose)
+    from tlp_runtime.doctor import examine
+    from tlp_runtime.errors import EngineError
+
+    report = examine(model)
+    write_json(json_path, report.to_dict(), overwrite=overwrite)
+    if json_path != "-":
+        output.table(_table(report))
+    if report.runs is False:
+        raise EngineError(f"the model cannot run here: {report.model[-1].detail}")
+    able = [finding.name for finding in report.engines if finding.state == "ok"]
+    output.done(
+        f"a diagnosis: {', '.join(able) or 'no engine'} can run",
+        "tlp bench" if report.runs else "tlp train",
+    )
+
+
+def _table(report: Report) -> Table:
+    table = Table(title="tlp doctor", show_lines=False)
+    for column in ("", "state", "", "mend it with"):
+        table.add_column(column, overflow="fold")
+    colours = {"ok": "green", "missing": "yellow", "broken": "red", "unusable": "yellow"}
+    for findings in (report.machine, report.libraries, report.engines, report.model):
+        for finding in findings:
+            state = f"[{colours[finding.state]}]{finding.state}[/]"
+            table.add_row(finding.name, state, _plain(finding.detail), _plain(finding.fix))
+        if findings is report.machine:
+            for gpu in report.gpus:
+                capability = ".".join(str(part) for part in gpu.compute_capability)
+                detail = f"{gpu.name}, compute capability {capability}, {gpu.memory_mib} MiB"
+                table.add_row(f"cuda:{gpu.index}", "[green]ok[/]", detail, "")
+            if not report.gpus:
+                table.add_row("GPU", "[yellow]missing[/]", "CUDA sees none", "")
+        table.add_section()
+    return table
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,158 @@
+"""The doctor reports what is wrong, with the line that mends it, and never fails on it."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from tests.support import TinyModel
+from tlp_runtime import doctor
+from tlp_runtime.bundle import Bundle
+from tlp_runtime.doctor import Finding, Report, examine
+from tlp_runtime.engines import onnx as onnx_engine
+from tlp_runtime.engines import select
+from tlp_runtime.engines.builds import build_engine
+from tlp_runtime.engines.cuda import Cuda, Gpu
+from tlp_runtime.engines.plans import EngineOptions
+from tlp_runtime.engines.select import Choice, choose
+from tlp_runtime.engines.tensorrt.binding import load
+
+ADA = Gpu(0, "NVIDIA L4", (8, 9), 23034, "GPU-1")
+
+
+def by_name(findings: tuple[Finding, ...]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings}
+
+
+def everything(report: Report) -> list[Finding]:
+    return [*report.machine, *report.libraries, *report.engines, *report.model]
+
+
+def test_a_machine_without_gpu_runs_on_the_cpu_and_says_what_the_others_lack(
+    tiny: TinyModel,
+) -> None:
+    tiny.register()
+    report = examine()
+    assert report.runs is True
+    assert report.gpus == ()
+    engines = by_name(report.engines)
+    assert list(engines) == ["trt", "trt-rtx", "ort-trt", "ort-cuda", "ort-cpu"]
+    assert engines["ort-cpu"].state == "ok"
+    assert engines["ort-cuda"].fix.startswith("pip ")
+    assert "tlp-mri[gpu]" in engines["ort-cuda"].fix
+    assert by_name(report.model)["runs"].detail.startswith("ort-cpu: opened and ran a slice")
+    assert by_name(report.libraries)["ONNX Runtime"].detail.startswith("onnxruntime ")
+    for finding in everything(report):
+        assert finding.detail
+        assert (finding.state == "ok") <= (finding.fix == "")
+        assert "pip" not in finding.detail  # the line is where lines are
+    json.dumps(report.to_dict())
+
+
+def test_no_model_is_no_fault_of_the_machine() -> None:
+    report = examine()
+    assert report.runs is None
+    assert by_name(report.model)["model"].fix == "tlp train, then tlp export"
+    assert examine("none-such").runs is False
+
+
+def _versions(monkeypatch: pytest.MonkeyPatch, *there: str) -> None:
+    def version(name: str) -> str:
+        if name not in there:
+            raise PackageNotFoundError(name)
+        return "9.9"
+
+    monkeypatch.setattr(onnx_engine, "version", version)
+
+
+@pytest.mark.parametrize(
+    ("there", "state", "fix"),
+    [
+        ((), "missing", "pip install 'tlp-mri[cpu]'"),
+        (("onnxruntime", "onnxruntime-gpu"), "broken", "pip uninstall -y onnxruntime"),
+    ],
+)
+def test_onnx_runtime_that_is_missing_or_there_twice(
+    tiny: TinyModel,
+    monkeypatch: pytest.MonkeyPatch,
+    there: tuple[str, ...],
+    state: str,
+    fix: str,
+) -> None:
+    tiny.register()
+    _versions(monkeypatch, *there)
+    report = examine()
+    found = by_name(report.libraries)["ONNX Runtime"]
+    assert found.state == state
+    assert found.fix.startswith(fix)
+    assert by_name(report.engines)["ort-cpu"].state != "ok"
+    assert report.runs is False
+
+
+def test_a_gpu_is_listed_and_an_engine_that_must_be_built_is_said(
+    tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.register()
+    monkeypatch.setattr(Cuda, "gpus", lambda self: (ADA,))
+    monkeypatch.setattr(doctor, "choose", lambda: Choice("trt-rtx", 0, "as the test says"))
+    report = examine()
+    assert report.gpus == (ADA,)
+    assert by_name(report.engines)["trt-rtx"].state == "ok"
+    found = by_name(report.model)["runs"]
+    assert "the first run builds one" in found.detail
+    assert found.fix == "tlp export --engine trt-rtx"
+    assert report.runs is None
+
+
+def test_engines_of_the_bundle_are_checked(
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    bundle = Bundle.open(tiny.copy(tmp_path))
+    stored = build_engine(bundle, EngineOptions(targets=("8.6",)), load("trt-rtx"), None)
+    name = f"engine {stored.folder.name}"
+
+    def engine() -> Finding:
+        return by_name(examine(str(bundle.path)).model)[name]
+
+    assert engine().state == "unusable"
+    assert "sound; there is no GPU" in engine().detail
+    monkeypatch.setattr(Cuda, "gpus", lambda self: (ADA,))
+    assert "built for compute capability 8.6, NVIDIA L4 has 8.9" in engine().detail
+    assert engine().fix == "tlp export --engine trt-rtx"
+    stored.file.write_bytes(b"short")
+    monkeypatch.setattr(Cuda, "gpus", lambda self: ())
+    assert engine().state == "broken"
+    assert "has 5 bytes" in engine().detail
+
+
+def test_no_cuda_bindings_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.util import find_spec
+
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "cuda" else find_spec(name)
+    )
+    report = examine()
+    found = by_name(report.machine)["CUDA"]
+    assert found.state == "missing"
+    assert found.fix.startswith("pip install 'tlp-mri[gpu]'")
+
+
+def test_a_bundle_that_cannot_run_here_is_told(
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tiny.copy(tmp_path)
+    (copy / "generator.onnx").write_bytes(b"damaged")
+    report = examine(str(copy))
+    assert report.runs is False
+    assert "was altered or damaged" in report.model[-1].detail
+    tiny.register()
+    table = {name: (lambda index: "it is not there") for name in select.NAMES}
+    monkeypatch.setattr(select, "_MISSING", table)
+    monkeypatch.setattr(doctor, "choose", lambda: choose(device="cuda"))
+    report = examine()
+    assert report.runs is False
+    assert "--device cuda was asked for" in report.model[-1].detail

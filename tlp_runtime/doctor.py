@@ -1,0 +1,285 @@
+"""What can run on this machine, what is missing, and the line that mends it."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+import numpy as np
+
+from tlp_runtime.bundle import Bundle
+from tlp_runtime.engines.cuda import Cuda, Gpu
+from tlp_runtime.engines.onnx import require_onnxruntime
+from tlp_runtime.engines.plans import stored_engines
+from tlp_runtime.engines.select import NAMES, Opening, choose, missing
+from tlp_runtime.engines.tensorrt.binding import installed, load
+from tlp_runtime.engines.tensorrt.flavours import FLAVOURS, FlavourName
+from tlp_runtime.errors import (
+    DependencyConflict,
+    DependencyMissing,
+    DeviceError,
+    MemoryExhausted,
+    ModelMissing,
+    TLPError,
+)
+from tlp_runtime.models import find_bundle
+from tlp_runtime.store import home
+
+State = Literal["ok", "missing", "broken", "unusable"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Parameters
+    ----------
+    state
+        ``ok``; ``missing``: not installed; ``broken``: installed, but not to be used; ``unusable``:
+        sound, but not on this machine.
+    detail
+        A version, or the reason.
+    fix
+        The line that mends it; empty if nothing needs mending or no line does.
+    """
+
+    name: str
+    state: State
+    detail: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Parameters
+    ----------
+    machine
+        Python, this package, platform, ``TLP_HOME``, driver, CUDA.
+    libraries, engines, model
+        Findings; ``model`` is about the default bundle.
+    runs
+        Whether the default bundle ran one slice; None where there is no bundle.
+    """
+
+    machine: tuple[Finding, ...]
+    gpus: tuple[Gpu, ...]
+    libraries: tuple[Finding, ...]
+    engines: tuple[Finding, ...]
+    model: tuple[Finding, ...]
+    runs: bool | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def examine(model: str | None = None) -> Report:
+    """Look at machine, libraries, engines and the default bundle; what is wrong is reported.
+
+    Parameters
+    ----------
+    model
+        A bundle's folder or registered name; None takes the default one.
+    """
+    gpus = _gpus()
+    bundle, runs = _model(model, gpus)
+    return Report(_machine(), gpus, _libraries(), _engines(), bundle, runs)
+
+
+def _gpus() -> tuple[Gpu, ...]:
+    try:
+        return Cuda().gpus()
+    except TLPError:
+        return ()
+
+
+def _machine() -> tuple[Finding, ...]:
+    place = home()
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
+    writable = os.access(there, os.W_OK)
+    free = shutil.disk_usage(there).free / 2**30
+    return (
+        Finding("Python", "ok", platform.python_version()),
+        Finding("tlp-mri", "ok", version("tlp-mri")),
+        Finding("platform", "ok", platform.platform()),
+        Finding(
+            "TLP_HOME",
+            "ok" if writable else "broken",
+            f"{place}, {free:.0f} GiB free" + ("" if writable else ", cannot be written to"),
+            "" if writable else "export TLP_HOME=FOLDER, one that you may write to",
+        ),
+        _driver(),
+        _cuda(),
+    )
+
+
+def _driver() -> Finding:
+    if importlib.util.find_spec("pynvml") is None:
+        fix = "pip install nvidia-ml-py"
+        return Finding("NVIDIA driver", "missing", "nvidia-ml-py tells its version", fix)
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        said = pynvml.nvmlSystemGetDriverVersion()
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        return Finding("NVIDIA driver", "missing", str(error), "install NVIDIA's driver")
+    return Finding("NVIDIA driver", "ok", said if isinstance(said, str) else said.decode())
+
+
+def _cuda() -> Finding:
+    try:
+        driver, runtime = Cuda().versions()
+    except DependencyMissing as error:
+        return Finding("CUDA", "missing", *_apart(str(error)))
+    except TLPError as error:
+        return Finding("CUDA", "broken", str(error))
+    if driver == "0.0":
+        return Finding(
+            "CUDA", "missing", f"no driver; runtime {runtime}", "install NVIDIA's driver"
+        )
+    return Finding("CUDA", "ok", f"driver {driver}, runtime {runtime}")
+
+
+def _libraries() -> tuple[Finding, ...]:
+    found = [_onnxruntime()]
+    for flavour in FLAVOURS:
+        name = "TensorRT-RTX" if flavour == "trt-rtx" else "TensorRT"
+        try:
+            found.append(Finding(name, "ok", load(flavour).version))
+        except DependencyMissing as error:
+            state: State = "broken" if flavour in _distributions() else "missing"
+            found.append(Finding(name, state, *_apart(str(error))))
+        except DeviceError as error:
+            found.append(Finding(name, "broken", *_apart(str(error))))
+    for name in ("cuda-bindings", "nvidia-ml-py"):
+        try:
+            found.append(Finding(name, "ok", version(name)))
+        except PackageNotFoundError:
+            found.append(Finding(name, "missing", "is not installed", f"pip install {name}"))
+    return tuple(found)
+
+
+def _distributions() -> set[FlavourName]:
+    try:
+        return set(installed())
+    except ImportError:  # a stub without its libraries
+        return set(FLAVOURS)
+
+
+def _onnxruntime() -> Finding:
+    try:
+        library = require_onnxruntime()
+    except DependencyConflict as error:
+        return Finding("ONNX Runtime", "broken", *_apart(str(error)))
+    except DependencyMissing as error:
+        return Finding("ONNX Runtime", "missing", *_apart(str(error)))
+    import onnxruntime as ort
+
+    names = [name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()]
+    return Finding("ONNX Runtime", "ok", f"{library} ({', '.join(names)})")
+
+
+def _engines() -> tuple[Finding, ...]:
+    found = []
+    for name in NAMES:
+        try:
+            why = missing(name)
+        except TLPError as error:
+            why = str(error)
+        if why is None and name == "ort-trt" and not _libnvinfer():
+            why = "libnvinfer is not found (pip install 'tlp-mri[trt]')"
+        if why is None:
+            found.append(Finding(name, "ok", "can run"))
+        else:
+            detail, fix = _apart(why)
+            found.append(Finding(name, "missing" if fix else "unusable", detail, fix))
+    return tuple(found)
+
+
+def _libnvinfer() -> bool:
+    packaged = any(importlib.util.find_spec(name) for name in ("tensorrt_libs", "tensorrt"))
+    return packaged or ctypes.util.find_library("nvinfer") is not None
+
+
+def _model(model: str | None, gpus: tuple[Gpu, ...]) -> tuple[tuple[Finding, ...], bool | None]:
+    try:
+        bundle, why = find_bundle(model, None)
+    except ModelMissing as error:
+        if model is None:
+            return (Finding("model", "missing", str(error), "tlp train, then tlp export"),), None
+        return (Finding("model", "missing", str(error)),), False
+    except TLPError as error:
+        return (Finding("model", "broken", str(error)),), False
+    found = [Finding("model", "ok", f"{bundle.name}, {bundle.precision} ({why})")]
+    found += [one for flavour in FLAVOURS for one in _stored(bundle, flavour, gpus)]
+    try:
+        choice = choose()
+        fits = any(one.name.startswith("engine") and one.state == "ok" for one in found)
+        if choice.name in FLAVOURS and not fits:
+            detail = f"{choice.name}: no engine fits this GPU yet; the first run builds one"
+            found.append(Finding("runs", "unusable", detail, f"tlp export --engine {choice.name}"))
+            return tuple(found), None
+        began = time.perf_counter()
+        with choice.open(bundle, Opening(build=False)) as engine:
+            crop = bundle.spec.crop
+            zeros = np.zeros((1, 1, crop.height, crop.width), np.float32)
+            engine.run(dict.fromkeys(bundle.spec.tensor_names, zeros))
+        seconds = time.perf_counter() - began
+    except (DeviceError, MemoryExhausted, TLPError) as error:
+        found.append(Finding("runs", "broken", *_apart(str(error))))
+        return tuple(found), False
+    found.append(Finding("runs", "ok", f"{choice.name}: opened and ran a slice in {seconds:.1f} s"))
+    return tuple(found), True
+
+
+def _stored(bundle: Bundle, flavour: FlavourName, gpus: tuple[Gpu, ...]) -> list[Finding]:
+    """Each TensorRT engine of the bundle, and whether it fits."""
+    found = []
+    for stored in stored_engines(bundle, flavour):
+        if isinstance(stored, str):
+            found.append(Finding("engine", "broken", stored, f"tlp export --engine {flavour}"))
+            continue
+        name = f"engine {stored.folder.name}"
+        said = f"{flavour} {stored.sidecar['version']}"
+        try:
+            binding = load(flavour)
+            why = stored.misfit(bundle, binding, gpus[0]) if gpus else None
+            stored.read()
+        except TLPError as error:
+            detail, fix = _apart(str(error))
+            found.append(
+                Finding(
+                    name, "broken", f"{said}: {detail}", fix or f"tlp export --engine {flavour}"
+                )
+            )
+            continue
+        if why is not None:
+            fix = f"tlp export --engine {flavour}"
+            found.append(Finding(name, "unusable", f"{said}: {why}", fix))
+        elif not gpus:
+            found.append(Finding(name, "unusable", f"{said}: sound; there is no GPU to run it on"))
+        else:
+            found.append(Finding(name, "ok", said))
+    return found
+
+
+def _apart(text: str) -> tuple[str, str]:
+    """A message without the pip line that it ends with, and that line."""
+    line = re.search(r"pip (?:un)?install .*", text)
+    if line is None:
+        return text, ""
+    before = re.sub(r"[\s(:]*(Install (it|one|such a one|it again) ?(with|flavour)?)?[\s(:]*$", "",
+                    text[: line.start()]).rstrip(" .,(:")  # fmt: skip
+    return before, line[0].rstrip(").")
