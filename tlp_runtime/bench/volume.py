@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import resource
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
+from tlp_runtime.bench.latency import Latency
+from tlp_runtime.bench.machine import environment, peak_memory_mib
 from tlp_runtime.errors import UsageError
 from tlp_runtime.io.nifti import write_volume
 from tlp_runtime.spec import ModelSpec
@@ -24,22 +21,6 @@ from tlp_runtime.synthesize import Synthesizer
 from tlp_runtime.volume import Volume
 
 STAGES = ("read", "prepare", "engine", "restore", "write")
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Percentiles in milliseconds over ``count`` measurements."""
-
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    count: int
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Latency:
-        """Linear interpolation between the nearest ranks (numpy's default)."""
-        p50, p90, p99 = (1e3 * float(v) for v in np.percentile(seconds, (50, 90, 99)))
-        return cls(p50, p90, p99, len(seconds))
 
 
 @dataclass(frozen=True)
@@ -169,31 +150,3 @@ def write_stand_in(spec: ModelSpec, folder: Path) -> tuple[dict[str, Path], Path
     roi = ((x - 100) ** 2 + (y - 120) ** 2 + (z - 80) ** 2 < 15**2).astype(np.uint8)
     write_volume(Volume(roi, affine), folder / "roi.nii.gz", description="TLP bench stand-in")
     return paths, folder / "roi.nii.gz"
-
-
-def environment(library: str) -> dict[str, str]:
-    """The machine and the versions that a figure is worth nothing without."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": str(os.cpu_count()),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "engine_library": library,
-        "numpy": np.__version__,
-        "nibabel": nib.__version__,
-    }
-
-
-def peak_memory_mib() -> float:
-    """Largest resident set of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 if sys.platform != "darwin" else 1024**2)
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

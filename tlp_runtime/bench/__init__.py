@@ -1,0 +1,20 @@
+"""What a model costs: a volume from file to file, and engines side by side."""
+
+from tlp_runtime.bench.latency import Latency
+from tlp_runtime.bench.machine import environment, peak_memory_mib
+from tlp_runtime.bench.sweep import Contender, Point, SweepOptions, sweep
+from tlp_runtime.bench.volume import STAGES, BenchReport, bench, write_stand_in
+
+__all__ = [
+    "STAGES",
+    "BenchReport",
+    "Contender",
+    "Latency",
+    "Point",
+    "SweepOptions",
+    "bench",
+    "environment",
+    "peak_memory_mib",
+    "sweep",
+    "write_stand_in",
+]

@@ -1,0 +1,96 @@
+"""The rate at which the same library multiplies matrices here: what an engine can be held against.
+
+The products are ONNX files of a kilobyte that make their matrices from one number as they run
+(``benchmarks/matmul_models.py`` wrote them); ONNX Runtime runs them on the engine's own device.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlp_runtime.bundle import Precision
+from tlp_runtime.engines.onnx import reason, require_onnxruntime
+from tlp_runtime.engines.onnx_cuda import PROVIDERS
+from tlp_runtime.errors import DependencyMissing
+
+PRODUCTS = 4
+"""Matrix products in each file, one after the other."""
+
+SIZES = {"cpu": 1024, "cuda": 8192}
+ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A measured rate of matrix products.
+
+    Parameters
+    ----------
+    tflops
+        Median over rounds.
+    what
+        Type, size and library.
+    """
+
+    tflops: float
+    what: str
+
+
+def matrix_rate(
+    device: str,
+    precision: Precision,
+    *,
+    threads: int | None = None,
+    size: int | None = None,
+    rounds: int = ROUNDS,
+) -> Limit | str:
+    """Measure it; where it cannot be, a sentence that says why.
+
+    Parameters
+    ----------
+    device
+        ``cpu`` or ``cuda:<index>``.
+    precision
+        The engine's. CPUs multiply in float32 whatever it is, and so do GPUs for int8, which this
+        has no product of; ``what`` says so.
+    """
+    on_gpu = device != "cpu"
+    kind = precision if on_gpu and precision in ("fp16", "bf16") else "fp32"
+    side = size or SIZES["cuda" if on_gpu else "cpu"]
+    path = Path(__file__).parent / f"matmul_{kind}_{side}.onnx"
+    try:
+        library = require_onnxruntime()
+        import onnxruntime as ort
+    except DependencyMissing as error:
+        return str(error)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if on_gpu:
+        if PROVIDERS["ort-cuda"] not in ort.get_available_providers():
+            return f"no matrix product to compare with: {library} has no CUDA support"
+        ort.preload_dlls()
+        providers = [(PROVIDERS["ort-cuda"], {"device_id": device.partition(":")[2]})]
+    try:
+        session = ort.InferenceSession(os.fspath(path), options, providers=providers)
+        if on_gpu and session.get_providers()[0] != PROVIDERS["ort-cuda"]:
+            return "no matrix product to compare with: CUDA's libraries cannot be loaded"
+        seconds = []
+        for number in range(rounds + 1):
+            began = time.perf_counter()
+            session.run(None, {"seed": np.full(1, 0.5 + 0.01 * number, np.float32)})
+            if number:
+                seconds.append(time.perf_counter() - began)
+    except Exception as error:
+        return f"no matrix product to compare with: {reason(error)}"
+    tflops = PRODUCTS * 2 * side**3 / statistics.median(seconds) / 1e12
+    return Limit(tflops, f"{kind} {side} x {side}, {library}")

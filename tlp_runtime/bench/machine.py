@@ -1,0 +1,106 @@
+"""The machine and versions that a figure is worth nothing without; memory; energy."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from tlp_runtime.engines.cuda import Cuda, Gpu
+from tlp_runtime.errors import TLPError
+
+
+def environment(library: str) -> dict[str, str]:
+    """The machine and the versions that a figure is worth nothing without."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": str(os.cpu_count()),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "engine_library": library,
+        "numpy": np.__version__,
+        "nibabel": nib.__version__,
+    }
+
+
+def peak_memory_mib() -> float:
+    """Largest resident set of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def gpu_environment(gpu: Gpu) -> dict[str, str]:
+    """The GPU, its driver and CUDA."""
+    found = {"gpu": gpu.name, "gpu_memory_mib": str(gpu.memory_mib)}
+    found["compute_capability"] = ".".join(str(part) for part in gpu.compute_capability)
+    found["cuda_driver"], found["cuda_runtime"] = Cuda().versions()
+    nvml = Nvml.open(gpu)
+    if nvml is not None:
+        found["driver"] = nvml.driver()
+    return found
+
+
+def visible_gpu(index: int | None) -> Gpu | None:
+    """The GPU of that index; None on a CPU."""
+    if index is None:
+        return None
+    try:
+        return Cuda().gpus()[index]
+    except (TLPError, IndexError):
+        return None
+
+
+class Nvml:
+    """NVIDIA's management library for one GPU: driver version and energy.
+
+    Parameters
+    ----------
+    library
+        ``pynvml``.
+    handle
+        The GPU's.
+    """
+
+    def __init__(self, library: Any, handle: Any) -> None:
+        self._nvml, self._handle = library, handle
+
+    @classmethod
+    def open(cls, gpu: Gpu) -> Nvml | None:
+        """None where nvidia-ml-py is not installed or does not know the GPU."""
+        if importlib.util.find_spec("pynvml") is None:
+            return None
+        import pynvml
+
+        try:
+            pynvml.nvmlInit()
+            return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(gpu.uuid))
+        except pynvml.NVMLError:
+            return None
+
+    def driver(self) -> str:
+        """The driver's version."""
+        said = self._nvml.nvmlSystemGetDriverVersion()
+        return said if isinstance(said, str) else str(said.decode())
+
+    def energy_mj(self) -> float | None:
+        """Energy since the driver was loaded, millijoules; None on GPUs without a counter."""
+        try:
+            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+        except self._nvml.NVMLError:
+            return None
