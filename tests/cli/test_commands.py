@@ -73,6 +73,11 @@ def test_a_checkpoint_with_code_is_refused_and_not_run(
         ["train", "--no-global-fusion"],
         ["train", "--resume", "x", "--seed", "1"],
         ["export", "--engine", "openvino"],
+        ["export", "x", "--batch", "1,2,4"],
+        ["export", "x", "--engine", "trt", "--batch", "4"],
+        ["export", "x", "--engine", "trt", "--builder-level", "9"],
+        ["export", "x", "--engine", "trt", "--hardware", "all"],
+        ["export", "x", "--target", "8.6"],
         ["evaluate"],
     ],
 )
@@ -162,9 +167,11 @@ def test_export_of_a_run_folder_then_no_tensorrt_is_exit_5(
 
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if "tensorrt" in n else real(n))
-    assert main(["export", str(tiny.run.folder), "--engine", "trt"]) == 5
-    assert "pip install 'tlp-mri[trt-rtx]'" in capfd.readouterr().err.replace("\n", " ")
-    capfd.readouterr()
+    arguments = ["export", str(tiny.run.folder), "--engine", "trt", "--triton", "models"]
+    assert main(arguments) == 5
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert "pip install 'tlp-mri[trt-rtx]'" in said
+    assert "The ONNX bundle was made and registered" in said
     assert main(["models", "list", "--json", "-"]) == 0  # the bundle is made all the same
     assert len(json.loads(capfd.readouterr().out)) == 1
 
