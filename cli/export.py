@@ -187,6 +187,8 @@ def command(
         record["engine"] = dict(stored.sidecar)
         made += f"\nmade engine {_describe(stored)}"
     if triton is not None:
+        if stored is not None and stored.sidecar["flavour"] == "trt-rtx":
+            output.note("Triton serves no engines of TensorRT-RTX; it gets the ONNX model alone")
         models = _triton(bundle, triton, stored, overwrite)
         record["triton"] = {"repository": str(triton), "models": models}
         made += f"\nmade Triton models {', '.join(models)} in {triton}"
