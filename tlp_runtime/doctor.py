@@ -199,7 +199,9 @@ def _engines() -> tuple[Finding, ...]:
         except TLPError as error:
             why = str(error)
         if why is None and name == "ort-trt" and not _libnvinfer():
-            why = "libnvinfer is not found (pip install 'tlp-mri[trt]')"
+            why = (
+                "libnvinfer of TensorRT 10 is not found (pip install 'tlp-mri[trt]' 'tensorrt<11')"
+            )
         if why is None:
             found.append(Finding(name, "ok", "can run"))
         else:

@@ -25,6 +25,13 @@ PROVIDERS: Mapping[OrtName, str] = {
     "ort-trt": "TensorrtExecutionProvider",
 }
 
+LIBRARIES: Mapping[str, str] = {
+    "ort-cuda": "CUDA and cuDNN for it come with: pip install 'tlp-mri[gpu]'",
+    "ort-trt": "It needs TensorRT 10 beside CUDA and cuDNN: pip install 'tlp-mri[gpu,trt]' "
+    "'tensorrt<11'",
+}
+"""What to do where a provider's libraries are missing."""
+
 ON_THE_CPU = frozenset(
     ("Shape", "Size", "Gather", "Concat", "Squeeze", "Unsqueeze", "Slice", "Cast", "Add", "Sub",
      "Mul", "Div", "Mod", "Range", "Constant", "ConstantOfShape", "Expand", "Equal", "Where")
@@ -115,13 +122,13 @@ class OnnxDeviceEngine(DeviceEngine):
         except Exception as error:
             raise DeviceUnavailable(
                 f"{self.name} on {self.device} was asked for and cannot be used: {reason(error)} "
-                "tlp doctor says what is missing."
+                f"{LIBRARIES[self.name]}"
             ) from error
         if session.get_providers()[0] != self._provider:
             raise DeviceUnavailable(
                 f"{self.name} on {self.device} was asked for, but ONNX Runtime would run on "
                 f"{session.get_providers()[0]}: it could not load {self._provider}'s libraries. "
-                "tlp doctor says what is missing."
+                f"{LIBRARIES[self.name]}"
             )
         check_graph(session, self.bundle)
         self._require_on_gpu(session)
