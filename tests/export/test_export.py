@@ -19,11 +19,13 @@ from tests.support import TINY_NETWORK, TinyModel
 from tlp_export import onnx_export, verify
 from tlp_export.graph import example_inputs, export_module
 from tlp_export.onnx_export import ExportOptions, export_bundle, write_onnx
+from tlp_export.precision import half_module
 from tlp_export.slices import psnr_db
 from tlp_runtime.bundle import Bundle, Precision, sha256
 from tlp_runtime.engines.builds import build_engine
-from tlp_runtime.engines.plans import BatchProfile, EngineOptions
+from tlp_runtime.engines.plans import BatchProfile, EngineOptions, require_precision
 from tlp_runtime.engines.tensorrt.binding import TensorRT, load
+from tlp_runtime.engines.tensorrt.build import build_plan
 from tlp_runtime.engines.tensorrt.run import open_plan
 from tlp_runtime.errors import (
     DeviceUnavailable,
@@ -201,6 +203,16 @@ def test_a_real_engine_is_built_and_described(
     # No GPU: opening it fails in one clear line, and nothing else is tried.
     with pytest.raises((EngineError, MemoryExhausted), match="TensorRT-RTX cannot open the engine"):
         open_plan(rtx, built.read())
+
+
+def test_a_real_engine_of_two_inputs_in_half_precision(rtx: TensorRT, tmp_path: Path) -> None:
+    spec = ModelSpec(inputs=("t1", "t2"), network=TINY_NETWORK)
+    module = half_module(Generator(spec).eval(), "fp16")
+    write_onnx(module, spec, tmp_path / "dual.onnx")
+    result = build_plan(rtx, tmp_path / "dual.onnx", EngineOptions().request(spec))
+    assert len(result.plan) > 100_000
+    assert result.layers["correlation"] == {"Half": ANY}
+    require_precision(result.layers, "fp16")
 
 
 def test_real_engines_are_built_for_chosen_gpus(
