@@ -134,6 +134,7 @@ def _check_every_axis_order(model: Path, case: Path, folder: Path) -> None:
     assert results["LPS"].max() > 0
 
 
+@pytest.mark.proof
 def test_a_real_case_in_four_axis_orders(tiny: TinyModel, real_cases: Path, tmp_path: Path) -> None:
     _check_every_axis_order(tiny.bundle.path, real_cases / "BraTS2021_00006", tmp_path)
 
