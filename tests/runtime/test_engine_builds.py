@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -494,9 +495,20 @@ def test_a_flavour_that_cannot_be_imported_says_the_line(
     def stub(name: str) -> Any:
         raise ImportError("libnvinfer.so.11: cannot open shared object file")
 
-    monkeypatch.setattr("importlib.import_module", stub)
+    monkeypatch.setattr(importlib, "import_module", stub)
     with pytest.raises(DependencyMissing, match=r"cannot be imported \(libnvinfer"):
         bindings.load("trt")
+    assert set(bindings.installed()) == {"trt", "trt-rtx"}  # looked up, not imported
+    for broken in (OSError("bad ELF header"), None):
+
+        def other(name: str, broken: Any = broken) -> Any:
+            if broken is None:
+                return object()  # without a version
+            raise broken
+
+        monkeypatch.setattr(importlib, "import_module", other)
+        with pytest.raises(DependencyMissing, match=r"cannot be imported \("):
+            bindings.load("trt")
 
 
 def test_the_inspectors_and_the_logs_types_are_read_alike() -> None:

@@ -135,6 +135,14 @@ def test_each_engine_says_what_it_lacks_and_the_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Cuda, "gpus", lambda self: ())
     assert missing("trt") == "the NVIDIA driver shows no GPU (see nvidia-smi)"
     monkeypatch.setattr(Cuda, "gpus", lambda self: (HOPPER,))
+
+    def unknown(flavour: str) -> None:
+        raise EngineError(f"{flavour} 10.8 is installed; this version knows 10.16")
+
+    monkeypatch.setattr(select, "load", unknown)
+    assert missing("trt") == "trt 10.8 is installed; this version knows 10.16"
+    assert "10.8" in str(missing("trt-rtx"))
+    monkeypatch.setattr(select, "load", lambda flavour: None)
     assert missing("trt") is None
     assert missing("trt", 2) == "there is no cuda:2, only cuda:0"
     assert "does not support NVIDIA H200 (compute capability 9.0)" in str(missing("trt-rtx"))

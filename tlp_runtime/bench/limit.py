@@ -6,8 +6,10 @@ The products are ONNX files of a kilobyte that make their matrices from one numb
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +80,8 @@ def matrix_rate(
     if on_gpu:
         if PROVIDERS["ort-cuda"] not in ort.get_available_providers():
             return f"no matrix product to compare with: {library} has no CUDA support"
-        ort.preload_dlls()
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
+            ort.preload_dlls()
         providers = [(PROVIDERS["ort-cuda"], {"device_id": device.partition(":")[2]})]
     try:
         session = ort.InferenceSession(os.fspath(path), options, providers=providers)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -108,7 +110,8 @@ class OnnxDeviceEngine(DeviceEngine):
         ort = self._ort
         # CUDA, cuDNN and TensorRT as pip installs them, beside the system's.
         if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
+            with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
+                ort.preload_dlls()
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

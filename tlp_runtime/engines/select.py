@@ -11,10 +11,11 @@ from tlp_runtime.engines.base import Engine
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.onnx import OnnxEngine, require_onnxruntime
 from tlp_runtime.engines.onnx_cuda import PROVIDERS, OnnxDeviceEngine, OrtName
-from tlp_runtime.engines.tensorrt.binding import installed
+from tlp_runtime.engines.tensorrt.binding import installed, load
 from tlp_runtime.engines.tensorrt.build import BuildProgress
+from tlp_runtime.engines.tensorrt.flavours import FlavourName
 from tlp_runtime.engines.trt import TensorRTEngine
-from tlp_runtime.errors import DependencyMissing, DeviceUnavailable, UsageError
+from tlp_runtime.errors import DependencyMissing, DeviceError, DeviceUnavailable, UsageError
 
 NAMES = ("trt", "trt-rtx", "ort-trt", "ort-cuda", "ort-cpu")
 """Every engine, in the order in which ``auto`` prefers them."""
@@ -139,13 +140,13 @@ def missing(engine: str, index: int = 0) -> str | None:
 def _no_trt(index: int) -> str | None:
     if "trt" not in installed():
         return "TensorRT is not installed (pip install 'tlp-mri[trt]')"
-    return _no_gpu(index)
+    return _no_gpu(index) or _unsound("trt")
 
 
 def _no_rtx(index: int) -> str | None:
     if "trt-rtx" not in installed():
         return "TensorRT-RTX is not installed (pip install 'tlp-mri[trt-rtx]')"
-    why = _no_gpu(index)
+    why = _no_gpu(index) or _unsound("trt-rtx")
     if why is not None:
         return why
     gpu = Cuda().gpus()[index]
@@ -154,6 +155,15 @@ def _no_rtx(index: int) -> str | None:
             f"TensorRT-RTX does not support {gpu.name} (compute capability {_capability(gpu)}); "
             "enterprise TensorRT does"
         )
+    return None
+
+
+def _unsound(flavour: FlavourName) -> str | None:
+    """Why an installed TensorRT cannot be loaded, or is of a version that is not known."""
+    try:
+        load(flavour)
+    except DeviceError as error:
+        return str(error)
     return None
 
 
@@ -170,8 +180,10 @@ def _no_ort_gpu(engine: str, index: int) -> str | None:
         library = require_onnxruntime()
     except DependencyMissing:
         return "ONNX Runtime is not installed (pip install 'tlp-mri[gpu]')"
-    import onnxruntime as ort
-
+    try:
+        import onnxruntime as ort
+    except Exception as error:
+        return f"{library} cannot be imported ({error})"
     provider = PROVIDERS["ort-trt" if engine == "ort-trt" else "ort-cuda"]
     if provider not in ort.get_available_providers():
         return (

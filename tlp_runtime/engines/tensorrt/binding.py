@@ -37,7 +37,7 @@ def installed() -> dict[FlavourName, str]:
             except PackageNotFoundError:
                 continue
         else:
-            found[flavour] = str(importlib.import_module(_MODULES[flavour]).__version__)
+            found[flavour] = "unknown"
     return found
 
 
@@ -59,7 +59,8 @@ def load(flavour: FlavourName) -> TensorRT:
         )
     try:
         module = importlib.import_module(name)
-    except ImportError as error:  # stubs without their libraries, or no CUDA
+        _ = module.__version__
+    except Exception as error:  # stubs without their libraries, libraries that do not load
         raise DependencyMissing(
             f"{_product(flavour)} is installed but cannot be imported ({error}). Install it again: "
             f"pip install --force-reinstall 'tlp-mri[{flavour}]'"
