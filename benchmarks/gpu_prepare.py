@@ -37,7 +37,7 @@ from tlp_export.slices import Labelled, case_slices, phantom_slices, run_module,
 from tlp_export.verify import BOUNDS
 from tlp_runtime.bundle import MANIFEST, Bundle
 from tlp_runtime.engines.builds import build_engine
-from tlp_runtime.engines.plans import BatchProfile, EngineOptions
+from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.spec import PROMPT_NAME, ModelSpec
 from tlp_train.brats import find_cases

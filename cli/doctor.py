@@ -57,8 +57,7 @@ def _table(report: Report) -> Table:
             table.add_row(finding.name, state, _plain(finding.detail), _plain(finding.fix))
         if findings is report.machine:
             for gpu in report.gpus:
-                capability = ".".join(str(part) for part in gpu.compute_capability)
-                detail = f"{gpu.name}, compute capability {capability}, {gpu.memory_mib} MiB"
+                detail = f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory_mib} MiB"
                 table.add_row(f"cuda:{gpu.index}", "[green]ok[/]", detail, "")
             if not report.gpus:
                 table.add_row("GPU", "[yellow]missing[/]", "CUDA sees none", "")

@@ -19,7 +19,8 @@ from .model import BuildBar
 if TYPE_CHECKING:
     from tlp_export.onnx_export import ExportOptions, Report
     from tlp_runtime.bundle import Bundle
-    from tlp_runtime.engines.plans import EngineOptions, StoredEngine
+    from tlp_runtime.engines.options import EngineOptions
+    from tlp_runtime.engines.plans import StoredEngine
     from tlp_runtime.spec import ModelSpec
 
 
@@ -206,7 +207,7 @@ def _engine_options(
     hardware: Hardware,
     version_compatible: bool,
 ) -> EngineOptions:
-    from tlp_runtime.engines.plans import BatchProfile, EngineOptions
+    from tlp_runtime.engines.options import BatchProfile, EngineOptions
 
     options = EngineOptions(
         profiles=tuple(BatchProfile.parse(text) for text in batch or ["1,4,16"]),

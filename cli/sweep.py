@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def run_sweep(
     EngineError
         Nothing could be measured.
     """
-    from tlp_runtime.bench import environment, sweep
+    from tlp_runtime.bench import environment, measure
     from tlp_runtime.bench.machine import gpu_environment, visible_gpu
     from tlp_runtime.engines.select import NAMES, choose
     from tlp_runtime.errors import EngineError, UsageError
@@ -79,9 +80,8 @@ def run_sweep(
         for bundle in bundles:
             for name in dict.fromkeys(names):
                 bar.update(task, description=f"{name} {bundle.name}")
-                found.append(
-                    sweep(bundle, name, device, options, opening, on_step=lambda: bar.advance(task))
-                )
+                advance = partial(bar.advance, task)
+                found.append(measure(bundle, name, device, options, opening, on_step=advance))
     machine = environment(", ".join({one.library for one in found if one.library}))
     indices = [_index(one.device) for one in found if one.device.startswith("cuda:")]
     gpu = visible_gpu(indices[0]) if indices else None

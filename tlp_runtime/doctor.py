@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes.util
 import importlib.util
-import os
 import platform
 import re
 import shutil
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -105,7 +106,7 @@ def _gpus() -> tuple[Gpu, ...]:
 def _machine() -> tuple[Finding, ...]:
     place = home()
     there = next(folder for folder in (place, *place.parents) if folder.exists())
-    writable = os.access(there, os.W_OK)
+    writable = _writable(there)
     free = shutil.disk_usage(there).free / 2**30
     return (
         Finding("Python", "ok", platform.python_version()),
@@ -120,6 +121,15 @@ def _machine() -> tuple[Finding, ...]:
         _driver(),
         _cuda(),
     )
+
+
+def _writable(folder: Path) -> bool:
+    """By trying: permissions do not tell of read-only file systems."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
 
 
 def _driver() -> Finding:
@@ -139,7 +149,9 @@ def _driver() -> Finding:
 
 def _cuda() -> Finding:
     try:
-        driver, runtime = Cuda().versions()
+        cuda = Cuda()
+        driver, runtime = cuda.versions()
+        why = "" if cuda.gpus() else cuda.why_none()
     except DependencyMissing as error:
         return Finding("CUDA", "missing", *_apart(str(error)))
     except TLPError as error:
@@ -148,7 +160,10 @@ def _cuda() -> Finding:
         return Finding(
             "CUDA", "missing", f"no driver; runtime {runtime}", "install NVIDIA's driver"
         )
-    return Finding("CUDA", "ok", f"driver {driver}, runtime {runtime}")
+    said = f"driver {driver}, runtime {runtime}"
+    if "too old" in why:
+        return Finding("CUDA", "broken", said, "install a newer NVIDIA driver")
+    return Finding("CUDA", "ok", said)
 
 
 def _libraries() -> tuple[Finding, ...]:
@@ -158,7 +173,7 @@ def _libraries() -> tuple[Finding, ...]:
         try:
             found.append(Finding(name, "ok", load(flavour).version))
         except DependencyMissing as error:
-            state: State = "broken" if flavour in _distributions() else "missing"
+            state: State = "broken" if flavour in installed() else "missing"
             found.append(Finding(name, state, *_apart(str(error))))
         except DeviceError as error:
             found.append(Finding(name, "broken", *_apart(str(error))))
@@ -168,13 +183,6 @@ def _libraries() -> tuple[Finding, ...]:
         except PackageNotFoundError:
             found.append(Finding(name, "missing", "is not installed", f"pip install {name}"))
     return tuple(found)
-
-
-def _distributions() -> set[FlavourName]:
-    try:
-        return set(installed())
-    except ImportError:  # a stub without its libraries
-        return set(FLAVOURS)
 
 
 def _onnxruntime() -> Finding:
@@ -226,7 +234,9 @@ def _model(model: str | None, gpus: tuple[Gpu, ...]) -> tuple[tuple[Finding, ...
     except TLPError as error:
         return (Finding("model", "broken", str(error)),), False
     found = [Finding("model", "ok", f"{bundle.name}, {bundle.precision} ({why})")]
-    found += [one for flavour in FLAVOURS for one in _stored(bundle, flavour, gpus)]
+    for flavour in FLAVOURS:
+        # An engine whose sidecar cannot be read may be of either flavour.
+        found += [one for one in _stored(bundle, flavour, gpus) if one not in found]
     try:
         choice = choose()
         fits = any(one.name.startswith("engine") and one.state == "ok" for one in found)
@@ -252,7 +262,7 @@ def _stored(bundle: Bundle, flavour: FlavourName, gpus: tuple[Gpu, ...]) -> list
     found = []
     for stored in stored_engines(bundle, flavour):
         if isinstance(stored, str):
-            found.append(Finding("engine", "broken", stored, f"tlp export --engine {flavour}"))
+            found.append(Finding("engine", "broken", stored, "tlp export --engine trt"))
             continue
         name = f"engine {stored.folder.name}"
         said = f"{flavour} {stored.sidecar['version']}"
@@ -283,6 +293,6 @@ def _apart(text: str) -> tuple[str, str]:
     line = re.search(r"pip (?:un)?install .*", text)
     if line is None:
         return text, ""
-    before = re.sub(r"[\s(:]*(Install (it|one|such a one|it again) ?(with|flavour)?)?[\s(:]*$", "",
-                    text[: line.start()]).rstrip(" .,(:")  # fmt: skip
+    asks = r"(Install (it|one|such a one|it again) ?(with|flavour)?|Run)?"
+    before = re.sub(rf"[\s(:]*{asks}[\s(:]*$", "", text[: line.start()]).rstrip(" .,(:")
     return before, line[0].rstrip(").")

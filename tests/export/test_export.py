@@ -23,9 +23,10 @@ from tlp_export.precision import half_module
 from tlp_export.slices import psnr_db
 from tlp_runtime.bundle import Bundle, Precision, sha256
 from tlp_runtime.engines.builds import build_engine
-from tlp_runtime.engines.plans import BatchProfile, EngineOptions, require_precision
+from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.tensorrt.binding import TensorRT, load
 from tlp_runtime.engines.tensorrt.build import build_plan
+from tlp_runtime.engines.tensorrt.layers import require_precision
 from tlp_runtime.engines.tensorrt.run import open_plan
 from tlp_runtime.errors import (
     DeviceUnavailable,
@@ -209,7 +210,8 @@ def test_a_real_engine_of_two_inputs_in_half_precision(rtx: TensorRT, tmp_path: 
     spec = ModelSpec(inputs=("t1", "t2"), network=TINY_NETWORK)
     module = half_module(Generator(spec).eval(), "fp16")
     write_onnx(module, spec, tmp_path / "dual.onnx")
-    result = build_plan(rtx, tmp_path / "dual.onnx", EngineOptions().request(spec))
+    options = EngineOptions()
+    result = build_plan(rtx, tmp_path / "dual.onnx", options.shapes(spec), options)
     assert len(result.plan) > 100_000
     assert result.layers["correlation"] == {"Half": ANY}
     require_precision(result.layers, "fp16")

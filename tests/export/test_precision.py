@@ -34,7 +34,7 @@ from tlp_export.structure import require_islands
 from tlp_export.verify import HALVES
 from tlp_runtime.bundle import Bundle, Precision
 from tlp_runtime.engines.builds import build_engine
-from tlp_runtime.engines.plans import BatchProfile, EngineOptions
+from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.select import choose
 from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.errors import EngineError, ParityError, UsageError

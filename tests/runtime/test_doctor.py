@@ -16,7 +16,7 @@ from tlp_runtime.engines import onnx as onnx_engine
 from tlp_runtime.engines import select
 from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.cuda import Cuda, Gpu
-from tlp_runtime.engines.plans import EngineOptions
+from tlp_runtime.engines.options import EngineOptions
 from tlp_runtime.engines.select import Choice, choose
 from tlp_runtime.engines.tensorrt.binding import load
 
@@ -138,7 +138,7 @@ def test_no_cuda_bindings_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     report = examine()
     found = by_name(report.machine)["CUDA"]
     assert found.state == "missing"
-    assert found.fix.startswith("pip install 'tlp-mri[gpu]'")
+    assert found.fix == "pip install 'cuda-bindings>=13'"
 
 
 def test_a_bundle_that_cannot_run_here_is_told(
@@ -156,3 +156,25 @@ def test_a_bundle_that_cannot_run_here_is_told(
     report = examine()
     assert report.runs is False
     assert "--device cuda was asked for" in report.model[-1].detail
+
+
+def test_a_home_that_cannot_be_written_is_told_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLP_HOME", "/proc/home")  # permissions alone would let root write there
+    found = by_name(examine().machine)["TLP_HOME"]
+    assert found.state == "broken"
+    assert "cannot be written to" in found.detail
+
+
+def test_a_driver_too_old_for_cuda_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cuda, "versions", lambda self: ("12.4", "13.0"))
+    report = examine()
+    found = by_name(report.machine)["CUDA"]
+    assert (found.state, found.fix) == ("broken", "install a newer NVIDIA driver")
+
+
+def test_an_engine_without_its_sidecar_is_one_row(tiny: TinyModel, tmp_path: Path) -> None:
+    bundle = Bundle.open(tiny.copy(tmp_path))
+    (bundle.path / "engines" / "0123").mkdir(parents=True)
+    rows = [one for one in examine(str(bundle.path)).model if one.name.startswith("engine")]
+    assert [row.state for row in rows] == ["broken"]
+    assert "its sidecar cannot be read" in rows[0].detail

@@ -133,7 +133,21 @@ def test_each_engine_says_what_it_lacks_and_the_line(monkeypatch: pytest.MonkeyP
         choose("trt")
     monkeypatch.setattr(select, "installed", lambda: {"trt": "11.4", "trt-rtx": "1.7"})
     monkeypatch.setattr(Cuda, "gpus", lambda self: ())
-    assert missing("trt") == "the NVIDIA driver shows no GPU (see nvidia-smi)"
+    for versions, why in (
+        (("0.0", "13.0"), "the NVIDIA driver shows no GPU (see nvidia-smi)"),
+        (("13.1", "13.5"), "the NVIDIA driver shows no GPU (see nvidia-smi)"),
+        (("12.8", "13.0"), "the NVIDIA driver (CUDA 12.8) is too old for CUDA 13.0: install a "
+                           "newer driver"),
+    ):  # fmt: skip
+        monkeypatch.setattr(Cuda, "versions", lambda self, versions=versions: versions)
+        assert missing("trt") == why
+
+    def broken(self: Cuda) -> None:
+        raise EngineError("CUDA failed: cudaErrorUnknown.")
+
+    monkeypatch.setattr(Cuda, "gpus", broken)
+    assert missing("trt") == "CUDA failed: cudaErrorUnknown"
+    assert choose().name == "ort-cpu"  # a broken GPU is a reason, not the end
     monkeypatch.setattr(Cuda, "gpus", lambda self: (HOPPER,))
 
     def unknown(flavour: str) -> None:

@@ -6,21 +6,22 @@ import dataclasses
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tests.fakes.cuda_runtime import FakeRuntime
+from tests.fakes.machine import expected, inputs
 from tests.fakes.onnxruntime_module import FakeOnnxRuntime
 from tests.support import TinyModel
 from tlp_runtime.engines.cuda import Cuda
 from tlp_runtime.engines.onnx_cuda import OnnxDeviceEngine, OrtName
-from tlp_runtime.engines.plans import BatchProfile, caches_folder
+from tlp_runtime.engines.options import BatchProfile
+from tlp_runtime.engines.plans import caches_folder
 from tlp_runtime.errors import DeviceUnavailable, EngineError, MemoryExhausted
 from tlp_runtime.spec import SizeSpec
 
 CUDA, TRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 
-class Machine:
+class OrtMachine:
     """A GPU and an ONNX Runtime for it that are not there."""
 
     def __init__(self, tiny: TinyModel, *providers: str) -> None:
@@ -37,25 +38,14 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tiny: TinyModel) -> Machine:
-    return Machine(tiny, CUDA, TRT)
-
-
-def inputs(batch: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    rng = np.random.default_rng(seed)
-    shape = (batch, 1, 192, 160)
-    return {name: rng.uniform(-1, 1, shape).astype(np.float32) for name in ("t1", "prompt")}
-
-
-def expected(tensors: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    image: NDArray[np.float32] = np.clip(tensors["t1"] / 2 + tensors["prompt"] / 4, -1, 1)
-    return image
+def machine(tiny: TinyModel) -> OrtMachine:
+    return OrtMachine(tiny, CUDA, TRT)
 
 
 @pytest.mark.parametrize("name", ["ort-cuda", "ort-trt"])
 @pytest.mark.parametrize("seed", range(4))
 def test_batches_overlap_and_graphs_are_replayed_on_their_own_buffers(
-    machine: Machine, name: OrtName, seed: int
+    machine: OrtMachine, name: OrtName, seed: int
 ) -> None:
     machine.cuda.random.seed(seed)
     machine.cuda.eagerness = (0.0, 0.3, 0.8)[seed % 3]
@@ -71,7 +61,7 @@ def test_batches_overlap_and_graphs_are_replayed_on_their_own_buffers(
     assert machine.cuda.used == 0
 
 
-def test_what_the_issue_asks_of_the_provider_is_set(machine: Machine) -> None:
+def test_what_the_issue_asks_of_the_provider_is_set(machine: OrtMachine) -> None:
     with machine.open():
         options = machine.module.sessions[0].options
     assert options["prefer_nhwc"] == options["enable_cuda_graph"] == "1"
@@ -87,12 +77,12 @@ def test_what_the_issue_asks_of_the_provider_is_set(machine: Machine) -> None:
 
 def test_a_library_without_the_provider_is_refused(tiny: TinyModel) -> None:
     with pytest.raises(DeviceUnavailable, match=r"has no CUDAExecutionProvider.*tlp-mri\[gpu\]"):
-        Machine(tiny).open()
+        OrtMachine(tiny).open()
     with pytest.raises(DeviceUnavailable, match="has no TensorrtExecutionProvider"):
-        Machine(tiny, CUDA).open("ort-trt")
+        OrtMachine(tiny, CUDA).open("ort-trt")
 
 
-def test_a_provider_that_cannot_be_loaded_never_ends_on_the_cpu(machine: Machine) -> None:
+def test_a_provider_that_cannot_be_loaded_never_ends_on_the_cpu(machine: OrtMachine) -> None:
     machine.module.loads = False
     said = r"would run on CPUExecutionProvider.*pip install 'tlp-mri\[gpu\]'"
     with pytest.raises(DeviceUnavailable, match=said) as e:
@@ -100,13 +90,13 @@ def test_a_provider_that_cannot_be_loaded_never_ends_on_the_cpu(machine: Machine
     assert e.value.exit_code == 5
 
 
-def test_a_graph_that_would_compute_on_the_cpu_in_part_is_refused(machine: Machine) -> None:
+def test_a_graph_that_would_compute_on_the_cpu_in_part_is_refused(machine: OrtMachine) -> None:
     machine.module.on_cpu = ("Shape", "LayerNormalization", "Conv")
     with pytest.raises(EngineError, match="would run Conv, LayerNormalization on the CPU"):
         machine.open()
 
 
-def test_no_gpu_is_refused(machine: Machine) -> None:
+def test_no_gpu_is_refused(machine: OrtMachine) -> None:
     machine.cuda.gpus = 0
     with pytest.raises(DeviceUnavailable, match="CUDA sees none"):
         machine.open()
@@ -120,7 +110,7 @@ def test_no_gpu_is_refused(machine: Machine) -> None:
         "BFCArena::AllocateRawInternal Available memory of 0 is smaller; bad_alloc",
     ],
 )
-def test_running_out_of_memory_is_exit_6(machine: Machine, words: str) -> None:
+def test_running_out_of_memory_is_exit_6(machine: OrtMachine, words: str) -> None:
     with machine.open() as engine:
         machine.module.says = words
         with pytest.raises(MemoryExhausted, match="batch of 3 slices"):
@@ -132,7 +122,7 @@ def test_running_out_of_memory_is_exit_6(machine: Machine, words: str) -> None:
         engine.run(inputs(3))
 
 
-def test_the_tensorrt_provider_pads_to_its_profile(machine: Machine) -> None:
+def test_the_tensorrt_provider_pads_to_its_profile(machine: OrtMachine) -> None:
     with machine.open("ort-trt", BatchProfile(4, 4, 8)) as engine:
         tensors = inputs(3)
         np.testing.assert_array_equal(engine.run(tensors), expected(tensors))
@@ -140,7 +130,7 @@ def test_the_tensorrt_provider_pads_to_its_profile(machine: Machine) -> None:
             engine.run(inputs(9))
 
 
-def test_graphs_are_off_where_slices_vary_in_size(machine: Machine) -> None:
+def test_graphs_are_off_where_slices_vary_in_size(machine: OrtMachine) -> None:
     """Their shapes are computed on the CPU, which a graph cannot hold."""
     spec = dataclasses.replace(
         machine.bundle.spec, sizes=SizeSpec(smallest=(64, 64), largest=(240, 240))

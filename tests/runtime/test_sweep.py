@@ -12,8 +12,12 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import matmul_models
+
 from tests.support import FakeEngine, TinyModel
-from tlp_runtime.bench import SweepOptions, limit, sweep
+from tlp_runtime.bench import SweepOptions, limit, measure
+from tlp_runtime.bench import sweep as module
 from tlp_runtime.bench.limit import Limit, matrix_rate
 from tlp_runtime.bench.machine import Nvml
 from tlp_runtime.bundle import Bundle
@@ -21,9 +25,6 @@ from tlp_runtime.engines.base import Engine, RunTime, Slices
 from tlp_runtime.engines.cuda import Gpu
 from tlp_runtime.engines.select import Choice
 from tlp_runtime.errors import EngineError, UsageError
-
-module = sys.modules["tlp_runtime.bench.sweep"]
-matmul_models = pytest.importorskip("benchmarks.matmul_models")
 
 
 class Paced(FakeEngine):
@@ -68,7 +69,7 @@ def paced(monkeypatch: pytest.MonkeyPatch) -> type[Paced]:
 def test_the_figures_follow_from_the_runs(tiny: TinyModel, paced: type[Paced]) -> None:
     options = SweepOptions(batches=(1, 4), concurrency=(1, 2), runs=6)
     steps: list[int] = []
-    found = sweep(tiny.bundle, "ort-cuda", "cuda", options, on_step=lambda: steps.append(1))
+    found = measure(tiny.bundle, "ort-cuda", "cuda", options, on_step=lambda: steps.append(1))
     assert found.error == ""
     assert [(p.concurrency, p.batch) for p in found.points] == [(1, 1), (1, 4), (2, 1), (2, 4)]
     assert len(steps) == 4
@@ -95,7 +96,7 @@ def test_the_figures_follow_from_the_runs(tiny: TinyModel, paced: type[Paced]) -
 def test_a_point_that_fails_is_said_and_the_others_stay(
     tiny: TinyModel, paced: type[Paced]
 ) -> None:
-    found = sweep(tiny.bundle, "trt", "cuda", SweepOptions(batches=(16, 2), runs=2))
+    found = measure(tiny.bundle, "trt", "cuda", SweepOptions(batches=(16, 2), runs=2))
     assert [point.batch for point in found.points] == [2]
     assert found.error == "batch 16, 1 at once: too many"
 
@@ -121,15 +122,15 @@ def test_memory_and_energy_are_the_gpus(
     gpu = Gpu(0, "x", (9, 0), 1000, "GPU-0")
     monkeypatch.setattr(module, "visible_gpu", lambda index: gpu)
     monkeypatch.setattr(module, "Cuda", Cuda)
-    monkeypatch.setattr(module.Nvml, "open", lambda gpu: counter)
-    (point,) = sweep(tiny.bundle, "trt", "cuda", SweepOptions(batches=(2,), runs=3)).points
+    monkeypatch.setattr(Nvml, "open", lambda gpu: counter)
+    (point,) = measure(tiny.bundle, "trt", "cuda", SweepOptions(batches=(2,), runs=3)).points
     assert point.memory_mib == 250
     assert point.energy_mj == pytest.approx(600 / 6)
 
 
 def test_an_engine_that_cannot_run_says_why_and_is_not_replaced(tiny: TinyModel) -> None:
     for name in ("ort-cuda", "trt", "trt-rtx"):
-        found = sweep(tiny.bundle, name, "auto", SweepOptions(runs=1))
+        found = measure(tiny.bundle, name, "auto", SweepOptions(runs=1))
         assert found.engine == name
         assert found.points == ()
         assert "was asked for" in found.error
@@ -137,7 +138,7 @@ def test_an_engine_that_cannot_run_says_why_and_is_not_replaced(tiny: TinyModel)
 
 def test_a_real_engine_is_measured(tiny: TinyModel) -> None:
     options = SweepOptions(batches=(1,), concurrency=(2,), runs=2, most_warmup=10)
-    found = sweep(tiny.bundle, "ort-cpu", "auto", options)
+    found = measure(tiny.bundle, "ort-cpu", "auto", options)
     (point,) = found.points
     assert found.error == ""
     assert found.library.startswith("onnxruntime")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,66 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.fakes.cuda_runtime import FakeRuntime, cudaError_t
-from tests.fakes.tensorrt_binding import VERSIONS, FakeBinding
-from tests.support import TinyModel
-from tlp_runtime.bundle import Bundle
-from tlp_runtime.engines.builds import build_engine
-from tlp_runtime.engines.cuda import Cuda
-from tlp_runtime.engines.plans import BatchProfile, EngineOptions, caches_folder
-from tlp_runtime.engines.tensorrt.binding import TensorRT
-from tlp_runtime.engines.tensorrt.flavours import FlavourName
-from tlp_runtime.engines.trt import TensorRTEngine
+from tests.fakes.machine import Machine, expected, inputs
+from tlp_runtime.engines.options import BatchProfile
+from tlp_runtime.engines.plans import caches_folder
 from tlp_runtime.errors import DeviceUnavailable, EngineError, MemoryExhausted
-
-Arrays = dict[str, NDArray[np.float32]]
-
-
-@dataclass
-class Machine:
-    """A GPU and TensorRT of one version that are not there, and a bundle."""
-
-    cuda: FakeRuntime
-    module: FakeBinding
-    bundle: Bundle
-
-    @property
-    def flavour(self) -> FlavourName:
-        return "trt" if self.module.flavour == "trt" else "trt-rtx"
-
-    @property
-    def binding(self) -> TensorRT:
-        return TensorRT(self.flavour, self.module)
-
-    def build(self, options: EngineOptions | None = None) -> Any:
-        gpu = Cuda(self.cuda).gpus()[0]
-        return build_engine(self.bundle, options or EngineOptions(), self.binding, gpu)
-
-    def open(self, **options: Any) -> TensorRTEngine:
-        return TensorRTEngine(
-            self.bundle,
-            flavour=self.flavour,
-            cuda=Cuda(self.cuda),
-            binding=self.binding,
-            **options,
-        )
-
-
-@pytest.fixture(params=VERSIONS)
-def machine(request: pytest.FixtureRequest, tiny: TinyModel, tmp_path: Path) -> Machine:
-    cuda = FakeRuntime()
-    module = FakeBinding(request.param, cuda)
-    return Machine(cuda, module, Bundle.open(tiny.copy(tmp_path)))
-
-
-def inputs(batch: int, seed: int = 0) -> Arrays:
-    rng = np.random.default_rng(seed)
-    shape = (batch, 1, 192, 160)
-    return {name: rng.uniform(-1, 1, shape).astype(np.float32) for name in ("t1", "prompt")}
-
-
-def expected(tensors: Arrays) -> NDArray[np.float32]:
-    image: NDArray[np.float32] = np.clip(tensors["t1"] / 2 + tensors["prompt"] / 4, -1, 1)
-    return image
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -171,7 +113,7 @@ def test_a_gpu_that_cannot_capture_is_told_of_and_runs(
 
 
 def test_the_profile_that_fits_best_is_taken_and_padding_is_cut_off(machine: Machine) -> None:
-    machine.build(EngineOptions(profiles=(BatchProfile(1, 1, 2), BatchProfile(8, 8, 16))))
+    machine.build(profiles=(BatchProfile(1, 1, 2), BatchProfile(8, 8, 16)))
     with machine.open() as engine:
         assert [engine._profile(batch) for batch in (1, 2, 3, 8, 9, 16)] == [
             (0, 1), (0, 2), (1, 8), (1, 8), (1, 9), (1, 16)

@@ -2,7 +2,7 @@
 
 from tlp_runtime.bench.latency import Latency
 from tlp_runtime.bench.machine import environment, peak_memory_mib
-from tlp_runtime.bench.sweep import Contender, Point, SweepOptions, sweep
+from tlp_runtime.bench.sweep import Contender, Point, SweepOptions, measure
 from tlp_runtime.bench.volume import STAGES, BenchReport, bench, write_stand_in
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "SweepOptions",
     "bench",
     "environment",
+    "measure",
     "peak_memory_mib",
-    "sweep",
     "write_stand_in",
 ]

@@ -48,7 +48,7 @@ def _cpu_name() -> str:
 def gpu_environment(gpu: Gpu) -> dict[str, str]:
     """The GPU, its driver and CUDA."""
     found = {"gpu": gpu.name, "gpu_memory_mib": str(gpu.memory_mib)}
-    found["compute_capability"] = ".".join(str(part) for part in gpu.compute_capability)
+    found["compute_capability"] = gpu.capability
     found["cuda_driver"], found["cuda_runtime"] = Cuda().versions()
     nvml = Nvml.open(gpu)
     if nvml is not None:

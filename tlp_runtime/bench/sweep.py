@@ -129,7 +129,7 @@ class Contender:
         return asdict(self)
 
 
-def sweep(
+def measure(
     bundle: Bundle,
     engine: str,
     device: str,
@@ -150,12 +150,12 @@ def sweep(
     opening = opening or Opening()
     try:
         choice = choose(engine, device if engine != "ort-cpu" else "cpu")
-        return _measure(choice, bundle, options, opening, on_step)
+        return _measured(choice, bundle, options, opening, on_step)
     except TLPError as error:
         return Contender(engine, bundle.name, bundle.precision, error=str(error))
 
 
-def _measure(
+def _measured(
     choice: Choice,
     bundle: Bundle,
     options: SweepOptions,

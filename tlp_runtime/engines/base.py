@@ -51,7 +51,7 @@ class Engine(ABC):
     concurrent
         Whether runs called from several threads proceed side by side; else they take turns.
     opening
-        Seconds spent before the first run, by what they were spent on: ``build``, ``load``.
+        Seconds spent before the first run: ``open``, and ``build`` if an engine had to be built.
     """
 
     name: str

@@ -9,20 +9,22 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from filelock import FileLock, Timeout
 
 from tlp_runtime.bundle import ENGINES, Bundle
 from tlp_runtime.engines import plans
 from tlp_runtime.engines.cuda import Cuda, Gpu
-from tlp_runtime.engines.plans import EngineOptions, StoredEngine
+from tlp_runtime.engines.options import EngineOptions
+from tlp_runtime.engines.plans import StoredEngine
 from tlp_runtime.engines.tensorrt.binding import TensorRT, installed, load
 from tlp_runtime.engines.tensorrt.build import BuildProgress, build_plan
 from tlp_runtime.engines.tensorrt.flavours import FlavourName
+from tlp_runtime.engines.tensorrt.layers import require_precision
 from tlp_runtime.errors import (
     DependencyMissing,
     DeviceUnavailable,
@@ -35,6 +37,15 @@ from tlp_runtime.io.atomic import atomic_file, atomic_folder, make_folder, write
 logger = logging.getLogger(__name__)
 
 Opened = TypeVar("Opened")
+
+
+@dataclass(frozen=True)
+class Obtained(Generic[Opened]):
+    """An engine that was opened, the files it came from, and the seconds its building took here."""
+
+    opened: Opened
+    stored: StoredEngine
+    build_s: float = 0.0
 
 
 def pick_flavour(gpu: Gpu | None) -> FlavourName:
@@ -109,9 +120,16 @@ def build_engine(
     timings = _timing_cache(binding, gpu)
     began = time.perf_counter()
     known = timings.read_bytes() if timings is not None and timings.is_file() else b""
-    result = build_plan(binding, bundle.onnx, options.request(bundle.spec, known), progress)
+    result = build_plan(
+        binding,
+        bundle.onnx,
+        options.shapes(bundle.spec),
+        options,
+        timings=known,
+        progress=progress,
+    )
     seconds = time.perf_counter() - began
-    plans.require_precision(result.layers, bundle.precision)
+    require_precision(result.layers, bundle.precision)
     folder = (root or bundle.path / ENGINES) / name
     sidecar = {
         **identity,
@@ -121,7 +139,7 @@ def build_engine(
         "engine_sha256": hashlib.sha256(result.plan).hexdigest(),
         "engine_bytes": len(result.plan),
         "cuda": _cuda_versions(),
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 3),
         "built": datetime.now().astimezone().isoformat(timespec="seconds"),
         "built_on": platform.platform(),
     }
@@ -143,7 +161,7 @@ def obtain(
     build: bool = True,
     binding: TensorRT | None = None,
     progress: BuildProgress | None = None,
-) -> tuple[Opened, StoredEngine]:
+) -> Obtained[Opened]:
     """Open an engine of ``bundle`` that fits this machine; build one if there is none.
 
     Engines built here go to ``TLP_HOME``, under a lock, so that of several processes one builds
@@ -164,9 +182,9 @@ def obtain(
         No engine fits and none may or can be built; every reason is in the message.
     """
     binding = binding or load(flavour)
-    opened, reasons, nearest = _open_first(bundle, binding, gpu, attempt)
-    if opened is not None:
-        return opened
+    found, reasons, nearest = _open_first(bundle, binding, gpu, attempt)
+    if found is not None:
+        return found
     product = binding.product
     if reasons:
         why = f"no {product} engine of {bundle.name} can be used here: {'; '.join(reasons)}."
@@ -183,15 +201,15 @@ def obtain(
     name = plans.fingerprint(plans.identity(bundle, binding, options, gpu))
     root = make_folder(plans.engines_folder())
     with _held(root / f"{name}.lock"):
-        opened, _, _ = _open_first(bundle, binding, gpu, attempt)  # another process may have built
-        if opened is not None:
-            return opened
+        found, _, _ = _open_first(bundle, binding, gpu, attempt)  # another process may have built
+        if found is not None:
+            return found
         logger.warning("%s Building one; this is done once, and can take minutes.", why)
         try:
             stored = build_engine(bundle, options, binding, gpu, root=root, progress=progress)
         except EngineError as error:
             raise EngineError(f"{why} Building one failed: {error}") from error
-        return attempt(binding, stored.read()), stored
+        return Obtained(attempt(binding, stored.read()), stored, stored.sidecar["seconds"])
 
 
 @contextmanager
@@ -224,7 +242,7 @@ def _open_first(
     binding: TensorRT,
     gpu: Gpu,
     attempt: Callable[[TensorRT, bytes], Opened],
-) -> tuple[tuple[Opened, StoredEngine] | None, list[str], StoredEngine | None]:
+) -> tuple[Obtained[Opened] | None, list[str], StoredEngine | None]:
     """The first engine that fits and opens; else why none does, and the nearest of them."""
     reasons: list[str] = []
     nearest: StoredEngine | None = None
@@ -235,7 +253,7 @@ def _open_first(
         try:
             reason = stored.misfit(bundle, binding, gpu)
             if reason is None:
-                return (attempt(binding, stored.read()), stored), reasons, stored
+                return Obtained(attempt(binding, stored.read()), stored), reasons, stored
         except EngineError as error:
             reason = str(error)
         reasons.append(f"{stored.folder.name}: {reason}")

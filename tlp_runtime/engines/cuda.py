@@ -43,6 +43,11 @@ class Gpu:
     memory_mib: int
     uuid: str
 
+    @property
+    def capability(self) -> str:
+        """Such as ``8.6``."""
+        return ".".join(str(part) for part in self.compute_capability)
+
 
 class Cuda:
     """The CUDA runtime with its statuses turned into errors.
@@ -96,6 +101,16 @@ class Cuda:
         except DeviceUnavailable:
             return ()
         return tuple(self._gpu(index) for index in range(count))
+
+    def why_none(self) -> str:
+        """Why :meth:`gpus` is empty."""
+        driver, runtime = self.versions()
+        if 0 < int(driver.split(".")[0]) < int(runtime.split(".")[0]):
+            return (
+                f"the NVIDIA driver (CUDA {driver}) is too old for CUDA {runtime}: install a newer "
+                "driver"
+            )
+        return "the NVIDIA driver shows no GPU (see nvidia-smi)"
 
     def _gpu(self, index: int) -> Gpu:
         properties = self.call("cudaGetDeviceProperties", index)
@@ -238,7 +253,7 @@ def _bindings() -> Any:
     if importlib.util.find_spec("cuda") is None or not importlib.util.find_spec("cuda.bindings"):
         raise DependencyMissing(
             "cuda-bindings is not installed, by which GPUs are used. Install it with: "
-            "pip install 'tlp-mri[gpu]' (or [trt], [trt-rtx])"
+            "pip install 'cuda-bindings>=13'"
         )
     from cuda.bindings import runtime
 

@@ -16,7 +16,8 @@ from tlp_runtime.bundle import Bundle
 from tlp_runtime.engines.cuda import Cuda, require_gpu
 from tlp_runtime.engines.device import DeviceEngine
 from tlp_runtime.engines.onnx import check_graph, failure, reason, require_onnxruntime
-from tlp_runtime.engines.plans import BatchProfile, caches_folder
+from tlp_runtime.engines.options import BatchProfile
+from tlp_runtime.engines.plans import caches_folder
 from tlp_runtime.errors import DeviceUnavailable, EngineError, MemoryExhausted
 from tlp_runtime.io.atomic import make_folder
 
@@ -150,16 +151,10 @@ class OnnxDeviceEngine(DeviceEngine):
         }
         if self.name == "ort-cuda":
             return [("CUDAExecutionProvider", cuda)]
-        spec, caches = self.bundle.spec, make_folder(caches_folder() / "ort-trt")
-        height, width = spec.crop.height, spec.crop.width
-        sizes = spec.sizes
-        sides = ((height, width),) * 3
-        if sizes is not None:
-            sides = (sizes.smallest, (height, width), sizes.largest)
-        batches = (self._profile.minimum, self._profile.optimum, self._profile.maximum)
+        caches = make_folder(caches_folder() / "ort-trt")
         smallest, usual, largest = (
-            ",".join(f"{name}:{batch}x1x{side[0]}x{side[1]}" for name in spec.tensor_names)
-            for batch, side in zip(batches, sides, strict=True)
+            ",".join(f"{name}:{'x'.join(map(str, shape))}" for name in self.spec.tensor_names)
+            for shape in self._profile.shapes(self.spec)
         )
         trt = {
             "device_id": str(self._index),

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tlp_runtime.bundle import ENGINES, Bundle, Precision
+from tlp_runtime.bundle import ENGINES, Bundle
 from tlp_runtime.engines.cuda import Gpu
+from tlp_runtime.engines.options import EngineOptions
 from tlp_runtime.engines.tensorrt.binding import TensorRT
-from tlp_runtime.engines.tensorrt.flavours import BuildRequest, FlavourName
+from tlp_runtime.engines.tensorrt.flavours import FlavourName
 from tlp_runtime.errors import EngineError, UsageError
-from tlp_runtime.spec import ModelSpec
 from tlp_runtime.store import home
 
 ENGINE_FILE = "generator.engine"
@@ -30,99 +31,6 @@ SIDECAR_FILE = "engine.json"
 LOG_FILE = "build.log"
 
 SCHEMA = {"major": 2, "minor": 0}
-
-HARDWARE = ("none", "same-cc", "ampere+")
-
-
-@dataclass(frozen=True)
-class BatchProfile:
-    """Batch sizes an engine accepts and is tuned for."""
-
-    minimum: int = 1
-    optimum: int = 4
-    maximum: int = 16
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.minimum <= self.optimum <= self.maximum:
-            raise UsageError(f"--batch {self}: expected 1 <= MIN <= OPT <= MAX.")
-
-    @classmethod
-    def parse(cls, text: str) -> BatchProfile:
-        """Read ``MIN,OPT,MAX``. Raises :class:`UsageError`."""
-        parts = text.split(",")
-        if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-            raise UsageError(f"--batch {text}: expected MIN,OPT,MAX such as 1,4,16.")
-        return cls(*(int(part) for part in parts))
-
-    def __str__(self) -> str:
-        return f"{self.minimum},{self.optimum},{self.maximum}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """How an engine is built. Valid once constructed.
-
-    Parameters
-    ----------
-    profiles
-        One or more; a run takes the one that fits its batch best.
-    workspace_mib
-        Limit of the builder's temporary GPU memory; None leaves it to TensorRT.
-    level
-        Builder optimisation level, 0 to 5; None leaves it to TensorRT (3).
-    targets
-        TensorRT-RTX: compute capabilities such as ``8.6``, or ``current``; none builds for all.
-    hardware
-        Enterprise: ``none`` (this GPU model), ``same-cc``, or ``ampere+``.
-    version_compatible
-        Enterprise: later versions of the same major may open it.
-    """
-
-    profiles: tuple[BatchProfile, ...] = (BatchProfile(),)
-    workspace_mib: int | None = None
-    level: int | None = None
-    targets: tuple[str, ...] = ()
-    hardware: str = "none"
-    version_compatible: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.profiles:
-            raise UsageError("--batch: expected at least one MIN,OPT,MAX.")
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise UsageError(f"--workspace {self.workspace_mib}: expected at least 1 MiB.")
-        if self.level is not None and not 0 <= self.level <= 5:
-            raise UsageError(f"--builder-level {self.level}: expected 0 to 5.")
-        if self.hardware not in HARDWARE:
-            raise UsageError(f"--hardware {self.hardware}: expected one of {', '.join(HARDWARE)}.")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> EngineOptions:
-        """The inverse of ``dataclasses.asdict``."""
-        profiles = tuple(BatchProfile(**profile) for profile in values["profiles"])
-        rest = {name: value for name, value in values.items() if name != "profiles"}
-        return cls(profiles=profiles, **(rest | {"targets": tuple(rest["targets"])}))
-
-    def request(self, spec: ModelSpec, timing_cache: bytes = b"") -> BuildRequest:
-        """The same with the shapes of ``spec``'s inputs in it."""
-        tuned = (spec.crop.height, spec.crop.width)
-        sizes = spec.sizes
-        sides = (tuned, tuned, tuned) if sizes is None else (sizes.smallest, tuned, sizes.largest)
-        profiles = []
-        for profile in self.profiles:
-            batches = (profile.minimum, profile.optimum, profile.maximum)
-            smallest, usual, largest = (
-                (batch, 1, *side) for batch, side in zip(batches, sides, strict=True)
-            )
-            profiles.append(dict.fromkeys(spec.tensor_names, (smallest, usual, largest)))
-        return BuildRequest(
-            profiles=profiles,
-            workspace_mib=self.workspace_mib,
-            level=self.level,
-            targets=self.targets,
-            hardware=self.hardware,
-            version_compatible=self.version_compatible,
-            timing_cache=timing_cache,
-        )
 
 
 @dataclass(frozen=True)
@@ -189,13 +97,13 @@ class StoredEngine:
                 f"it was built from another graph ({said['onnx_sha256'][:12]}…, the bundle's is "
                 f"{bundle.onnx_sha256[:12]}…)"
             )
-        same_major = said["version"].split(".")[0] == binding.version.split(".")[0]
-        if said["version"] != binding.version and not (options.version_compatible and same_major):
+        later = options.version_compatible and _later(said["version"], binding.version)
+        if said["version"] != binding.version and not later:
             return (
                 f"it was built by {binding.product} {said['version']}, {binding.version} is "
                 "installed"
             )
-        have = _capability(gpu)
+        have = gpu.capability
         if binding.flavour == "trt-rtx":
             targets = said["compute_capabilities"]
             if targets and have not in targets:
@@ -260,10 +168,10 @@ def identity(
     rtx = binding.flavour == "trt-rtx"
     targets = list(options.targets)
     if targets == ["current"] and gpu is not None:
-        targets = [_capability(gpu)]
+        targets = [gpu.capability]
     built_on = None
     if not rtx and gpu is not None:
-        built_on = {"name": gpu.name, "compute_capability": _capability(gpu)}
+        built_on = {"name": gpu.name, "compute_capability": gpu.capability}
     return {
         "schema": SCHEMA,
         "flavour": binding.flavour,
@@ -282,37 +190,7 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def require_precision(layers: Mapping[str, Mapping[str, int]], precision: Precision) -> None:
-    """The built engine's convolutions must compute in the bundle's precision.
-
-    Raises
-    ------
-    EngineError
-        They do not, or none is told of.
-    """
-    found: dict[str, int] = {}
-    for kind, types in layers.items():
-        if "conv" in kind.lower() or kind.lower() == "correlation":
-            for dtype, count in types.items():
-                found[dtype.lower()] = found.get(dtype.lower(), 0) + count
-    wanted = _CONVOLUTION_TYPES[precision]
-    right = sum(count for dtype, count in found.items() if dtype in wanted)
-    # int8 leaves convolutions that cost accuracy in float32.
-    if not right or (precision != "int8" and right != sum(found.values())):
-        raise EngineError(
-            f"the built engine is not {precision}: its convolutions compute in "
-            f"{found or 'types that it does not tell'}, expected {' or '.join(wanted)}. Nothing "
-            "was kept. Report this with the build log."
-        )
-
-
-_CONVOLUTION_TYPES: Mapping[Precision, tuple[str, ...]] = {
-    "fp32": ("float", "fp32"),
-    "fp16": ("half", "fp16"),
-    "bf16": ("bfloat16", "bf16"),
-    "int8": ("int8",),
-}
-
-
-def _capability(gpu: Gpu) -> str:
-    return ".".join(str(part) for part in gpu.compute_capability)
+def _later(built: str, here: str) -> bool:
+    """Whether ``here`` is a later version of the same major."""
+    old, new = ([int(part) for part in re.findall(r"\d+", text)] for text in (built, here))
+    return old[0] == new[0] and old <= new

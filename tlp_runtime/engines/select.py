@@ -8,17 +8,27 @@ from dataclasses import dataclass
 
 from tlp_runtime.bundle import Bundle
 from tlp_runtime.engines.base import Engine
-from tlp_runtime.engines.cuda import Cuda, Gpu
+from tlp_runtime.engines.cuda import Cuda
 from tlp_runtime.engines.onnx import OnnxEngine, require_onnxruntime
 from tlp_runtime.engines.onnx_cuda import PROVIDERS, OnnxDeviceEngine, OrtName
 from tlp_runtime.engines.tensorrt.binding import installed, load
 from tlp_runtime.engines.tensorrt.build import BuildProgress
 from tlp_runtime.engines.tensorrt.flavours import FlavourName
 from tlp_runtime.engines.trt import TensorRTEngine
-from tlp_runtime.errors import DependencyMissing, DeviceError, DeviceUnavailable, UsageError
+from tlp_runtime.errors import (
+    DependencyMissing,
+    DeviceError,
+    DeviceUnavailable,
+    MemoryExhausted,
+    UsageError,
+)
 
 NAMES = ("trt", "trt-rtx", "ort-trt", "ort-cuda", "ort-cpu")
-"""Every engine, in the order in which ``auto`` prefers them."""
+"""Every engine."""
+
+PREFERRED = ("trt", "trt-rtx", "ort-cuda")
+"""What ``auto`` tries before the CPU, in this order; ``ort-trt`` builds its engines anew for every
+machine inside of ONNX Runtime and is taken only when named."""
 
 RTX_CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1))
 """GPUs that TensorRT-RTX 1.7 names; no Hopper (9.0) and no data-centre Blackwell (10.x)."""
@@ -86,8 +96,7 @@ class Choice:
 def choose(engine: str = "auto", device: str = "auto") -> Choice:
     """Settle engine and device before anything is loaded.
 
-    ``auto`` takes the first of :data:`NAMES` that can run here; of ``ort-trt`` it never thinks,
-    whose engines are built anew for every batch profile.
+    ``auto`` takes the first of :data:`PREFERRED` that can run here, else the CPU.
 
     Raises
     ------
@@ -116,7 +125,7 @@ def choose(engine: str = "auto", device: str = "auto") -> Choice:
             raise kind(f"--engine {engine} on cuda:{wanted} was asked for, but {why}.")
         return Choice(engine, wanted, "as asked")
     reasons: dict[str, str] = {}
-    for name in ("trt", "trt-rtx", "ort-cuda"):
+    for name in PREFERRED:
         why = missing(name, wanted)
         if why is None:
             before = "".join(f"; not {other}: {reason}" for other, reason in reasons.items())
@@ -152,7 +161,7 @@ def _no_rtx(index: int) -> str | None:
     gpu = Cuda().gpus()[index]
     if gpu.compute_capability not in RTX_CAPABILITIES:
         return (
-            f"TensorRT-RTX does not support {gpu.name} (compute capability {_capability(gpu)}); "
+            f"TensorRT-RTX does not support {gpu.name} (compute capability {gpu.capability}); "
             "enterprise TensorRT does"
         )
     return None
@@ -195,14 +204,15 @@ def _no_ort_gpu(engine: str, index: int) -> str | None:
 
 def _no_gpu(index: int) -> str | None:
     try:
-        gpus = Cuda().gpus()
-    except DependencyMissing:
-        return "cuda-bindings is not installed (pip install 'tlp-mri[gpu]')"
+        cuda = Cuda()
+        gpus = cuda.gpus()
+        if not gpus:
+            return cuda.why_none()
+    except (DeviceError, MemoryExhausted) as error:
+        return str(error).rstrip(".")
     if index < len(gpus):
         return None
-    if not gpus:
-        return "the NVIDIA driver shows no GPU (see nvidia-smi)"
-    return f"there is no cuda:{index}, only {', '.join(f'cuda:{g.index}' for g in gpus)}"
+    return f"there is no cuda:{index}, only {', '.join(f'cuda:{gpu.index}' for gpu in gpus)}"
 
 
 _MISSING: Mapping[str, Callable[[int], str | None]] = {
@@ -212,10 +222,6 @@ _MISSING: Mapping[str, Callable[[int], str | None]] = {
     "ort-cuda": lambda index: _no_ort_gpu("ort-cuda", index),
     "ort-cpu": _no_ort_cpu,
 }
-
-
-def _capability(gpu: Gpu) -> str:
-    return ".".join(str(part) for part in gpu.compute_capability)
 
 
 def _cuda_index(device: str) -> int | None:

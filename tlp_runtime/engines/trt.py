@@ -63,7 +63,7 @@ class TensorRTEngine(DeviceEngine):
         gpu = require_gpu(cuda, cuda_index)
         cuda.use(cuda_index)
         began = time.perf_counter()
-        self._opened, self.stored = builds.obtain(
+        found = builds.obtain(
             bundle,
             flavour,
             gpu,
@@ -74,7 +74,10 @@ class TensorRTEngine(DeviceEngine):
         )
         super().__init__(bundle, cuda, cuda_index)
         self.name = flavour
-        self.opening["open"] = time.perf_counter() - began
+        self._opened, self.stored = found.opened, found.stored
+        self.opening["open"] = time.perf_counter() - began - found.build_s
+        if found.build_s:
+            self.opening["build"] = found.build_s
         owner = self._opened.owner
         self.library = f"{owner.product} {owner.version}"
         self._profiles = [
@@ -180,6 +183,7 @@ class TensorRTEngine(DeviceEngine):
         """Release everything; keep what TensorRT-RTX compiled for the next process."""
         if self._closed:
             return
+        self._cuda.use(self._index)
         for index, context in self._contexts.items():
             kernels = context.cache()
             if kernels:

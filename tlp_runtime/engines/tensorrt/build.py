@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tlp_runtime.engines.options import EngineOptions, Shapes
 from tlp_runtime.engines.tensorrt.binding import TensorRT
-from tlp_runtime.engines.tensorrt.flavours import BuildRequest
+from tlp_runtime.engines.tensorrt.layers import Layers, layers_of_log
 from tlp_runtime.engines.tensorrt.names import (
     Builder,
     IBuilderConfig,
@@ -21,7 +21,7 @@ from tlp_runtime.engines.tensorrt.names import (
     IOptimizationProfile,
     OnnxParser,
 )
-from tlp_runtime.engines.tensorrt.run import count_layer, open_plan
+from tlp_runtime.engines.tensorrt.run import open_plan
 from tlp_runtime.errors import EngineError, MemoryExhausted
 
 
@@ -52,27 +52,38 @@ class BuildResult:
 
     Parameters
     ----------
-    layers
-        Kinds of layer in the built engine, and how many compute in which types.
     layers_from
-        Where that was read: the engine itself, or the builder's log where no GPU can open it.
+        Where ``layers`` was read: the engine itself, or the builder's log where no GPU can open it.
     timing_cache
         To be kept for the next build; empty where the flavour has none.
     """
 
     plan: bytes
     log: tuple[str, ...]
-    layers: Mapping[str, Mapping[str, int]]
+    layers: Layers
     layers_from: str
     timing_cache: bytes
 
 
 def build_plan(
-    binding: TensorRT, onnx: Path, request: BuildRequest, progress: BuildProgress | None = None
+    binding: TensorRT,
+    onnx: Path,
+    shapes: Sequence[Mapping[str, Shapes]],
+    options: EngineOptions,
+    *,
+    timings: bytes = b"",
+    progress: BuildProgress | None = None,
 ) -> BuildResult:
     """Build a strongly typed engine: the types are the graph's.
 
     A KeyboardInterrupt cancels the build at its next step and is raised again here.
+
+    Parameters
+    ----------
+    shapes
+        Of every input, for each profile of ``options``.
+    timings
+        Enterprise: the cache of an earlier build.
 
     Raises
     ------
@@ -94,17 +105,17 @@ def build_plan(
         raise EngineError(f"{binding.product} cannot read {onnx}: {errors}")
     config: IBuilderConfig = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    for shapes in request.profiles:
+    for inputs in shapes:
         profile: IOptimizationProfile = builder.create_optimization_profile()
-        for name, (smallest, usual, largest) in shapes.items():
+        for name, (smallest, usual, largest) in inputs.items():
             profile.set_shape(name, smallest, usual, largest)
         config.add_optimization_profile(profile)
-    if request.workspace_mib is not None:
-        limit = request.workspace_mib * 2**20
+    if options.workspace_mib is not None:
+        limit = options.workspace_mib * 2**20
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limit)
-    if request.level is not None:
-        config.builder_optimization_level = request.level
-    binding.own.configure(config, request)
+    if options.level is not None:
+        config.builder_optimization_level = options.level
+    binding.own.configure(config, options, timings)
     monitor = _monitor(trt, progress or NoProgress())
     config.progress_monitor = monitor
     with monitor.interruptible():
@@ -116,28 +127,12 @@ def build_plan(
     return BuildResult(plan, log_lines, layers, source, binding.own.timings(config))
 
 
-def _layers(
-    binding: TensorRT, plan: bytes, log: Sequence[str]
-) -> tuple[Mapping[str, Mapping[str, int]], str]:
+def _layers(binding: TensorRT, plan: bytes, log: Sequence[str]) -> tuple[Layers, str]:
     """What the built engine computes in; a machine without a GPU cannot open it to look."""
     try:
         return open_plan(binding, plan).layers(), "engine"
     except (EngineError, MemoryExhausted):
         return layers_of_log(log), "build log"
-
-
-def layers_of_log(lines: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Kinds of layer and their types, from the list that a verbose build ends with."""
-    listed = [
-        line for line in lines if re.match(r"VERBOSE (Engine Layer Information|Layers):", line)
-    ]
-    counts: dict[str, dict[str, int]] = {}
-    for line in listed[-1].splitlines() if listed else ():
-        kind = re.search(r"LayerType: (\w+)", line)
-        types = re.search(r"Inputs: \[ ?\{[^}]*?Datatype: (\w+)", line)
-        if kind and types:
-            count_layer(counts, kind[1], types[1])
-    return counts
 
 
 def _monitor(trt: Any, progress: BuildProgress) -> Any:

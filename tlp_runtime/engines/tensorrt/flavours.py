@@ -1,12 +1,11 @@
-"""What enterprise TensorRT and TensorRT-RTX do differently, and the options of a build."""
+"""What enterprise TensorRT and TensorRT-RTX do differently."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from tlp_runtime.engines.options import EngineOptions
 from tlp_runtime.engines.tensorrt.names import (
     IBuilderConfig,
     IRuntimeCache,
@@ -19,39 +18,6 @@ from tlp_runtime.errors import EngineError
 FlavourName = Literal["trt", "trt-rtx"]
 FLAVOURS: tuple[FlavourName, ...] = get_args(FlavourName)
 
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildRequest:
-    """What the builder is asked for. Options a flavour does not know are refused, not dropped.
-
-    Parameters
-    ----------
-    profiles
-        Optimisation profiles: for each input its smallest, usual and largest shape.
-    workspace_mib
-        Limit of temporary GPU memory; None leaves TensorRT's own (all of it).
-    level
-        Builder optimisation level, 0 to 5; None leaves TensorRT's own (3).
-    targets
-        TensorRT-RTX: compute capabilities such as ``8.6``; none builds for all it supports.
-    hardware
-        Enterprise: ``none``, ``same-cc`` (any GPU of this compute capability), ``ampere+``.
-    version_compatible
-        Enterprise: the engine may be opened by later versions of the same major.
-    timing_cache
-        Enterprise: timings of earlier builds.
-    """
-
-    profiles: Sequence[Mapping[str, tuple[Shape, Shape, Shape]]]
-    workspace_mib: int | None = None
-    level: int | None = None
-    targets: Sequence[str] = ()
-    hardware: str = "none"
-    version_compatible: bool = False
-    timing_cache: bytes = b""
-
 
 class Own(ABC):
     """What a flavour does in its own way."""
@@ -63,8 +29,11 @@ class Own(ABC):
         self._trt = module
 
     @abstractmethod
-    def configure(self, config: IBuilderConfig, request: BuildRequest) -> None:
-        """Set the flavour's own builder options."""
+    def configure(self, config: IBuilderConfig, options: EngineOptions, timings: bytes) -> None:
+        """Set the flavour's own builder options.
+
+        Options it does not know are refused, not dropped; ``timings`` is an earlier build's cache.
+        """
 
     @abstractmethod
     def timings(self, config: IBuilderConfig) -> bytes:
@@ -89,22 +58,22 @@ class Enterprise(Own):
     captures_itself = False
     uses_version_compatible = True
 
-    def configure(self, config: IBuilderConfig, request: BuildRequest) -> None:
+    def configure(self, config: IBuilderConfig, options: EngineOptions, timings: bytes) -> None:
         trt = self._trt
-        if request.targets:
+        if options.targets:
             raise EngineError(
-                f"compute capabilities {', '.join(request.targets)}: enterprise TensorRT builds "
-                "for the GPU it runs on. Use --hardware-compatible, or TensorRT-RTX."
+                f"compute capabilities {', '.join(options.targets)}: enterprise TensorRT builds "
+                "for the GPU it runs on. Use --hardware same-cc or ampere+, or TensorRT-RTX."
             )
         level = {
             "none": trt.HardwareCompatibilityLevel.NONE,
             "same-cc": trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
             "ampere+": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
-        }[request.hardware]
+        }[options.hardware]
         config.hardware_compatibility_level = level
-        if request.version_compatible:
+        if options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        cache: ITimingCache = config.create_timing_cache(request.timing_cache)
+        cache: ITimingCache = config.create_timing_cache(timings)
         if cache is None:  # of another version or GPU
             cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
@@ -129,28 +98,28 @@ class Rtx(Own):
     captures_itself = True
     uses_version_compatible = False
 
-    def configure(self, config: IBuilderConfig, request: BuildRequest) -> None:
+    def configure(self, config: IBuilderConfig, options: EngineOptions, timings: bytes) -> None:
         trt = self._trt
-        if request.hardware != "none" or request.version_compatible:
+        if options.hardware != "none" or options.version_compatible:
             raise EngineError(
                 "hardware-compatible and version-compatible engines are of enterprise TensorRT; "
                 "for TensorRT-RTX name --target compute capabilities, or none for all."
             )
-        if not request.targets:
+        if not options.targets:
             return
         known = {
             f"{int(item) // 10}.{int(item) % 10}": item
             for item in trt.ComputeCapability.__members__.values()
             if item.name.startswith("SM")
         } | {"current": trt.ComputeCapability.CURRENT}
-        unknown = [target for target in request.targets if target not in known]
-        if unknown or ("current" in request.targets and len(request.targets) > 1):
+        unknown = [target for target in options.targets if target not in known]
+        if unknown or ("current" in options.targets and len(options.targets) > 1):
             raise EngineError(
-                f"compute capabilities {', '.join(request.targets)}: TensorRT-RTX builds for "
+                f"compute capabilities {', '.join(options.targets)}: TensorRT-RTX builds for "
                 f"{', '.join(sorted(known))} (current alone)."
             )
-        config.num_compute_capabilities = len(request.targets)
-        for index, target in enumerate(request.targets):
+        config.num_compute_capabilities = len(options.targets)
+        for index, target in enumerate(options.targets):
             config.set_compute_capability(known[target], index)
 
     def timings(self, config: IBuilderConfig) -> bytes:

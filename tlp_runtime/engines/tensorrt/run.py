@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tlp_runtime.engines.options import Shape, Shapes
 from tlp_runtime.engines.tensorrt.binding import TensorRT
-from tlp_runtime.engines.tensorrt.flavours import Shape
+from tlp_runtime.engines.tensorrt.layers import Layers, layers_of_json
 from tlp_runtime.engines.tensorrt.names import (
     EngineInspector,
     ICudaEngine,
@@ -56,7 +56,7 @@ class OpenEngine:
             for name in names
         }
 
-    def profiles(self, name: str) -> list[tuple[Shape, Shape, Shape]]:
+    def profiles(self, name: str) -> list[Shapes]:
         """Smallest, usual and largest shape of input ``name`` in every profile."""
         engine: ICudaEngine = self._engine
         found = []
@@ -65,7 +65,7 @@ class OpenEngine:
             found.append((tuple(smallest), tuple(usual), tuple(largest)))
         return found
 
-    def layers(self) -> Mapping[str, Mapping[str, int]]:
+    def layers(self) -> Layers:
         """Kinds of layer, and how many compute in which types."""
         engine: ICudaEngine = self._engine
         inspector: EngineInspector = engine.create_engine_inspector()
@@ -136,20 +136,3 @@ class Context:
     def cache(self) -> bytes:
         """TensorRT-RTX: the kernels compiled so far; empty otherwise."""
         return self._owner.own.kernels(self._kernels)
-
-
-def layers_of_json(text: str) -> dict[str, dict[str, int]]:
-    """The same from the engine inspector's JSON."""
-    counts: dict[str, dict[str, int]] = {}
-    for layer in json.loads(text).get("Layers", ()):
-        inputs = layer.get("Inputs") if isinstance(layer, dict) else None
-        if inputs:
-            first = inputs[0].get("Datatype") or inputs[0].get("Format/Datatype", "unknown")
-            count_layer(counts, layer.get("LayerType", "unknown"), str(first).split()[-1])
-    return counts
-
-
-def count_layer(counts: dict[str, dict[str, int]], kind: str, dtype: str) -> None:
-    """One more layer of that kind, computing in that type."""
-    types = counts.setdefault(kind, {})
-    types[dtype] = types.get(dtype, 0) + 1

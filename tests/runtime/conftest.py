@@ -1,0 +1,26 @@
+"""Machines that several tests of the runtime share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.machine import Machine
+from tests.fakes.tensorrt_binding import VERSIONS
+from tests.support import TinyModel
+
+
+@pytest.fixture(params=VERSIONS)
+def machine(request: pytest.FixtureRequest, tiny: TinyModel, tmp_path: Path) -> Machine:
+    return Machine(request.param, tmp_path, tiny.bundle)
+
+
+@pytest.fixture
+def rtx(tiny: TinyModel, tmp_path: Path) -> Machine:
+    return Machine("1.7.1", tmp_path, tiny.bundle)
+
+
+@pytest.fixture
+def enterprise(tiny: TinyModel, tmp_path: Path) -> Machine:
+    return Machine("11.4.0", tmp_path, tiny.bundle)
