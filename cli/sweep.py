@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from .console import Output, require, write_json
+from .model import BuildBar
 
 if TYPE_CHECKING:
     from tlp_runtime.bench import Contender, Point, SweepOptions
@@ -74,6 +75,7 @@ def run_sweep(
         bundles.append(bundle)
     found = []
     with output.progress("measuring", named=True) as bar:
+        opening = replace(opening, progress=BuildBar(bar))
         task = bar.add_task(
             "", total=len(names) * len(bundles) * len(options.batches) * len(options.concurrency)
         )

@@ -184,8 +184,11 @@ class Cuda:
             self.call("cudaGraphDestroy", graph)
 
 
-class DeviceMemory:
-    """Memory of the current device that grows when more is asked for."""
+class _Memory:
+    """A block that grows when more is asked for."""
+
+    _allocate: tuple[Any, ...]
+    _free: str
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
@@ -196,45 +199,38 @@ class DeviceMemory:
         """Hold at least ``size`` bytes; address and content change if it must grow."""
         if size > self.size:
             self.free()
-            self.address = int(self._cuda.call("cudaMalloc", size))
+            name, *flags = self._allocate
+            self.address = int(self._cuda.call(name, size, *flags))
             self.size = size
 
     def free(self) -> None:
         """Give it back."""
         if self.address:
             address, self.address, self.size = self.address, 0, 0
-            self._cuda.call("cudaFree", address)
+            self._cuda.call(self._free, address)
 
 
-class PinnedMemory:
+class DeviceMemory(_Memory):
+    """Memory of the current device."""
+
+    _allocate = ("cudaMalloc",)
+    _free = "cudaFree"
+
+
+class PinnedMemory(_Memory):
     """Page-locked memory of the host, the only kind whose copies overlap with compute."""
 
-    def __init__(self, cuda: Cuda) -> None:
-        self._cuda = cuda
-        self.address = 0
-        self._size = 0
-
-    def reserve(self, size: int) -> None:
-        """Hold at least ``size`` bytes; what was there is lost if it must grow."""
-        if size > self._size:
-            self.free()
-            self.address = int(self._cuda.call("cudaHostAlloc", size, 0))
-            self._size = size
+    _allocate = ("cudaHostAlloc", 0)
+    _free = "cudaFreeHost"
 
     def array(self, shape: Sequence[int]) -> NDArray[np.float32]:
-        """A view as float32."""
+        """A view as float32, not to be used after :meth:`free`."""
         count = math.prod(shape)
-        if count * 4 > self._size:
-            raise ValueError(f"{count * 4} bytes asked of {self._size}")
+        if count * 4 > self.size:
+            raise ValueError(f"{count * 4} bytes asked of {self.size}")
         buffer = (ctypes.c_float * count).from_address(self.address)
         flat: NDArray[np.float32] = np.ctypeslib.as_array(buffer)
         return flat.reshape(shape)
-
-    def free(self) -> None:
-        """Give it back; no view may be used afterwards."""
-        if self.address:
-            address, self.address, self._size = self.address, 0, 0
-            self._cuda.call("cudaFreeHost", address)
 
 
 def require_gpu(cuda: Cuda, index: int) -> Gpu:

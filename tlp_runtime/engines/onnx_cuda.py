@@ -53,8 +53,6 @@ class OnnxDeviceEngine(DeviceEngine):
         ``ort-cuda``, or ``ort-trt`` where ONNX Runtime finds TensorRT's libraries.
     cuda_index
         The GPU.
-    graphs
-        Capture CUDA graphs.
     profile
         ``ort-trt``: the batches its engine is built for.
     cuda, runtime
@@ -74,7 +72,6 @@ class OnnxDeviceEngine(DeviceEngine):
         *,
         name: OrtName = "ort-cuda",
         cuda_index: int = 0,
-        graphs: bool = True,
         profile: BatchProfile | None = None,
         cuda: Cuda | None = None,
         runtime: Any = None,
@@ -92,7 +89,7 @@ class OnnxDeviceEngine(DeviceEngine):
         require_gpu(cuda, cuda_index)
         super().__init__(bundle, cuda, cuda_index)
         self._profile = profile or BatchProfile()
-        self._use_graphs = graphs and name == "ort-cuda" and bundle.spec.sizes is None
+        self._use_graphs = name == "ort-cuda" and bundle.spec.sizes is None
         began = time.perf_counter()
         self._session = self._open()
         self.opening["open"] = time.perf_counter() - began
