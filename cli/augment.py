@@ -68,7 +68,9 @@ def command(
     from tlp_runtime.engines.onnx import require_onnxruntime
     from tlp_runtime.io.atomic import make_folder, require_writable
     from tlp_runtime.io.nifti import read_volume, stem, write_volume
-    from tlp_runtime.synthesize import Synthesizer, prepare
+    from tlp_runtime.prepare import prepare
+    from tlp_runtime.prompt import Prompt
+    from tlp_runtime.synthesize import Synthesizer
 
     require_onnxruntime()
     images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}
@@ -96,7 +98,7 @@ def command(
     # Every prompt is checked, and every name, before the first synthesis.
     labels = [] if prompts is None else prompt_labels or []
     for _, volume in drawn:
-        prepare(volumes, volume, spec, labels)
+        prepare(volumes, spec, prompt=Prompt(volume, tuple(labels)))
     make_folder(out)
     name = stem(next(iter(images.values())))
     targets = [
@@ -161,11 +163,12 @@ def _made(
 ) -> list[tuple[str, Volume]]:
     import numpy as np
 
-    from tlp_runtime.grid import require_model_grid, require_same_grid
+    from tlp_runtime.crop import require_model_grid
     from tlp_runtime.prompt import with_labels
+    from tlp_runtime.volume import require_same_grid
     from tlp_train.augmentation import fuzzy_variant, random_lesion
 
-    require_model_grid(reference.reoriented(spec.crop.orientation), spec.crop)
+    require_model_grid(reference, spec.crop)
     made = []
     for number in range(1, count + 1):
         rng = np.random.default_rng((seed, number))

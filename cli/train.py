@@ -16,6 +16,7 @@ from .console import Output, Quiet, Verbose, error_console, require
 from .phantom import generate
 
 if TYPE_CHECKING:
+    from tlp_runtime.spec import IntensitySpec
     from tlp_train.config import TrainConfig
     from tlp_train.runs import Run
 
@@ -79,6 +80,15 @@ def command(
     ] = None,
     ffn: Annotated[
         str | None, typer.Option("--ffn", help="conv (published code) or gdfn (Restormer).")
+    ] = None,
+    intensity_percentiles: Annotated[
+        str | None,
+        typer.Option(
+            "--intensity-percentiles",
+            metavar="LOW,HIGH",
+            help="Scale between percentiles of the brain, such as 0.5,99.5: one bright vessel then "
+            "moves nothing. Default: the published minimum and maximum.",
+        ),
     ] = None,
     split_list: Annotated[
         Path | None, typer.Option("--split", help="List of case ids: train, validation, test.")
@@ -149,6 +159,7 @@ def command(
         others = {
             "data": data, "inputs": inputs, "preset": preset, "out": out,
             "split": split_list, "split_sizes": split_sizes,
+            "intensity_percentiles": intensity_percentiles,
         }  # fmt: skip
         given = [name for name, v in (options | network | others).items() if v is not None]
         if given:
@@ -169,7 +180,7 @@ def command(
             from tlp_train.trainer import fast_precision
 
             options["precision"] = fast_precision()
-        config = _configure(preset.value, inputs.names, options, network)
+        config = _configure(preset.value, inputs.names, options, network, intensity_percentiles)
         if precision is None:
             output.default("precision", config.precision, "default")
         if data is None:
@@ -183,6 +194,7 @@ def _configure(
     inputs: tuple[str, ...],
     options: dict[str, Any],
     network: dict[str, Any],
+    percentiles: str | None,
 ) -> TrainConfig:
     from dataclasses import asdict, replace
 
@@ -197,7 +209,7 @@ def _configure(
     levels = chosen.pop("levels", published["levels"])
     try:
         network_spec = NetworkSpec.with_levels(levels, **{**kept, **chosen})
-        spec = replace(config.spec, network=network_spec)
+        spec = replace(config.spec, network=network_spec, intensity=_intensity(percentiles))
     except SpecError as error:
         raise UsageError(f"these options make no model: {error}") from error
     changes = {key: value for key, value in options.items() if value is not None}
@@ -206,6 +218,20 @@ def _configure(
         share = config.constant_epochs / config.epochs
         changes["constant_epochs"] = round(changes["epochs"] * share)
     return replace(config, spec=spec, **changes)
+
+
+def _intensity(percentiles: str | None) -> IntensitySpec:
+    from tlp_runtime.spec import IntensitySpec
+
+    if percentiles is None:
+        return IntensitySpec()
+    try:
+        low, high = (float(part) for part in percentiles.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"--intensity-percentiles {percentiles!r}: expected two numbers such as 0.5,99.5."
+        ) from error
+    return IntensitySpec(rule="percentile-crop", percentiles=(low, high))
 
 
 def _phantom(output: Output) -> Path:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tlp_runtime.io.nifti import read_volume
+from tlp_runtime.prepare import Prepared, prepare_published
+from tlp_runtime.prompt import Prompt
 from tlp_runtime.spec import PROMPT_NAME, ModelSpec
-from tlp_runtime.synthesize import Prepared, prepare
 from tlp_runtime.volume import Volume
 from tlp_train.brats import CaseFiles
 from tlp_train.phantom import PhantomCase, make_case
@@ -39,7 +40,10 @@ def phantom_slices(spec: ModelSpec, count: int, *, seed: int = 7) -> Tensors:
     """The ``count`` slices with most prompt of the first phantom case of ``seed`` with any."""
     case = _phantom_with_tumour(seed)
     volumes = {n: Volume(getattr(case, n), case.affine, name=n) for n in spec.inputs}
-    return _chosen(prepare(volumes, Volume(case.seg, case.affine, name="seg"), spec), count)
+    return _chosen(
+        prepare_published(volumes, spec, prompt=Prompt(Volume(case.seg, case.affine, name="seg"))),
+        count,
+    )
 
 
 def case_slices(case: CaseFiles, spec: ModelSpec, count: int) -> Tensors:
@@ -52,7 +56,7 @@ def case_slices(case: CaseFiles, spec: ModelSpec, count: int) -> Tensors:
     """
     volumes = {name: read_volume(case.files[name]) for name in spec.inputs}
     labels = read_volume(case.files["seg"]) if "seg" in case.files else None
-    return _chosen(prepare(volumes, labels, spec), count)
+    return _chosen(prepare_published(volumes, spec, prompt=Prompt(labels)), count)
 
 
 def calibration_slices(

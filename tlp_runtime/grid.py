@@ -1,93 +1,146 @@
-"""Grids: are two the same, does one suit the model, and the crop the network sees."""
+"""Grids: where a volume's voxels lie, and how two grids differ."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Self
 
+import nibabel as nib
 import numpy as np
+from nibabel.orientations import (
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import GeometryError
-from tlp_runtime.spec import CropSpec
-from tlp_runtime.volume import Volume, shape_text
 
 SAME_GRID_TOLERANCE_MM = 1e-3
-SPACING_TOLERANCE_MM = 1e-3
 
 
-def corners_ras(volume: Volume) -> NDArray[np.float64]:
-    """The (8, 3) RAS+ millimetre coordinates of the corner voxels' centres."""
-    indices = np.array(list(product(*((0, n - 1) for n in volume.shape))), dtype=np.float64)
-    corners: NDArray[np.float64] = indices @ volume.affine[:3, :3].T + volume.affine[:3, 3]
-    return corners
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Shape and affine of a volume, without its voxels.
 
-
-def require_same_grid(reference: Volume, other: Volume) -> None:
-    """Raise unless both lie on one grid, whatever the order of their axes.
-
-    Two grids are the same when, in one axis order, their shapes are equal and their corners
-    agree to 1e-3 mm.
+    Parameters
+    ----------
+    shape
+        (I, J, K), none of them 0.
+    affine
+        (4, 4) float64: voxel indices to RAS+ millimetres.
 
     Raises
     ------
     GeometryError
-        Naming both shapes, or the largest distance between corners.
+        Not three axes, an empty one, or an affine that does not span three dimensions.
     """
-    a, b = reference.reoriented("LPS"), other.reoriented("LPS")
-    if a.shape != b.shape:
-        raise GeometryError(
-            f"{other.name}: shape {shape_text(b.shape)} (as LPS), but {reference.name} has "
-            f"{shape_text(a.shape)}. Both must lie on one grid: resample one onto the other."
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or 0 in self.shape:
+            raise GeometryError(
+                f"shape {shape_text(self.shape)}, expected one 3-D volume. "
+                "Extract a single volume first."
+            )
+        affine = np.asarray(self.affine, dtype=np.float64)
+        if (
+            affine.shape != (4, 4)
+            or not np.isfinite(affine).all()
+            or abs(np.linalg.det(affine[:3, :3])) < 1e-9
+        ):
+            raise GeometryError(
+                f"its affine does not place voxels in space:\n{affine}\n"
+                "Repair the sform or qform of the file."
+            )
+        object.__setattr__(self, "affine", affine)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel sizes along I, J, K."""
+        x, y, z = (float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return x, y, z
+
+    @property
+    def orientation(self) -> str:
+        """Axis codes such as ``LPS``: the direction each axis increases towards."""
+        return "".join(nib.aff2axcodes(self.affine))
+
+    @property
+    def directions(self) -> NDArray[np.float64]:
+        """(3, 3): the nearest rotation (or reflection) to the axes' unit vectors, in columns."""
+        u, _, vt = np.linalg.svd(self.affine[:3, :3] / self.spacing_mm)
+        nearest: NDArray[np.float64] = u @ vt
+        return nearest
+
+    def world(self, indices: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float64]:
+        """(N, 3) voxel indices to RAS+ millimetres."""
+        points: NDArray[np.float64] = indices @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return points
+
+    def voxels(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N, 3) RAS+ millimetres to voxel indices, not rounded."""
+        inverse = np.linalg.inv(self.affine)
+        indices: NDArray[np.float64] = points @ inverse[:3, :3].T + inverse[:3, 3]
+        return indices
+
+    @property
+    def corners_ras(self) -> NDArray[np.float64]:
+        """The (8, 3) RAS+ millimetre coordinates of the corner voxels' centres."""
+        return self.world(np.array(list(product(*((0, n - 1) for n in self.shape)))))
+
+    def reoriented(self, orientation: str) -> Self:
+        """The same voxels with axes permuted and flipped to ``orientation``."""
+        transform = ornt_transform(io_orientation(self.affine), axcodes2ornt(orientation))
+        shape = [0, 0, 0]
+        for axis, (target, _) in enumerate(transform):
+            shape[int(target)] = self.shape[axis]
+        return type(self)(
+            (shape[0], shape[1], shape[2]), self.affine @ inv_ornt_aff(transform, self.shape)
         )
-    apart = float(np.abs(corners_ras(a) - corners_ras(b)).max())
-    if apart > SAME_GRID_TOLERANCE_MM:
-        raise GeometryError(
-            f"{other.name}: lies elsewhere than {reference.name}: corners up to {apart:.3g} mm "
-            f"apart (spacing {_mm(b.spacing_mm)} against {_mm(a.spacing_mm)} mm). Both must lie "
-            "on one grid: resample one onto the other."
-        )
+
+    def angle_to(self, other: Grid) -> float:
+        """Degrees between the two systems of axes, both in one axis order."""
+        a, b = self.reoriented("LPS").directions, other.reoriented("LPS").directions
+        cosine = (np.trace(a.T @ b) - 1) / 2
+        return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
-def require_model_grid(volume: Volume, crop: CropSpec) -> None:
-    """Raise unless ``volume``, already in the crop's orientation, can be cropped unresampled.
+def difference(a: Grid, b: Grid) -> str | None:
+    """How ``b`` differs from ``a``: shape, spacing, origin and angle; None when they are the same.
 
-    Raises
-    ------
-    GeometryError
-        The spacing is not the model's, or the crop does not fit into the axial plane.
+    Two grids are the same when, in one axis order, their shapes are equal and their corners agree
+    to 1e-3 mm.
     """
-    if any(
-        abs(got - want) > SPACING_TOLERANCE_MM
-        for got, want in zip(volume.spacing_mm, crop.spacing_mm, strict=True)
-    ):
-        raise GeometryError(
-            f"{volume.name}: spacing {_mm(volume.spacing_mm)} mm, the model needs "
-            f"{_mm(crop.spacing_mm)} mm. Resample the scan to the model's grid first."
-        )
-    columns, rows, _ = volume.shape
-    if rows < crop.rows[1] or columns < crop.columns[1]:
-        raise GeometryError(
-            f"{volume.name}: axial slices of {columns} x {rows} voxels do not hold the model's "
-            f"crop (columns {crop.columns[0]}..{crop.columns[1] - 1}, rows {crop.rows[0]}.."
-            f"{crop.rows[1] - 1}). Pad or resample the scan to the BraTS grid, 240 x 240."
-        )
+    first, second = a.reoriented("LPS"), b.reoriented("LPS")
+    same_shape = first.shape == second.shape
+    apart = float(np.abs(first.corners_ras - second.corners_ras).max())
+    if same_shape and apart <= SAME_GRID_TOLERANCE_MM:
+        return None
+    parts = [
+        f"shape {shape_text(second.shape)} against {shape_text(first.shape)} (as LPS)",
+        f"spacing {spacing_text(second.spacing_mm)} against {spacing_text(first.spacing_mm)} mm",
+        f"origin ({_point(second)}) against ({_point(first)}) mm RAS",
+        f"axes turned by {a.angle_to(b):.2f} degrees",
+    ]
+    if same_shape:
+        parts.append(f"corners up to {apart:.3g} mm apart")
+    return ", ".join(parts)
 
 
-def crop_slices(volume: Volume, crop: CropSpec) -> NDArray[Any]:
-    """The in-plane crop of every axial slice: a (Z, height, width) view."""
-    rows, columns = slice(*crop.rows), slice(*crop.columns)
-    return volume.data.transpose(2, 1, 0)[:, rows, columns]
+def shape_text(shape: tuple[int, ...]) -> str:
+    """``240 x 240 x 155``, as messages write shapes."""
+    return " x ".join(str(n) for n in shape)
 
 
-def uncrop_slices(
-    slices: NDArray[np.float32], shape: tuple[int, int, int], crop: CropSpec
-) -> NDArray[np.float32]:
-    """Put (Z, height, width) slices back where :func:`crop_slices` took them; 0 elsewhere."""
-    data = np.zeros(shape[::-1], dtype=np.float32)
-    data[:, slice(*crop.rows), slice(*crop.columns)] = slices
-    return data.transpose(2, 1, 0)
+def spacing_text(spacing: tuple[float, ...]) -> str:
+    """``1 x 1 x 3``, as messages write voxel sizes."""
+    return " x ".join(f"{s:.6g}" for s in spacing)
 
 
-def _mm(spacing: tuple[float, float, float]) -> str:
-    return " x ".join(f"{s:.4g}" for s in spacing)
+def _point(grid: Grid) -> str:
+    return ", ".join(f"{value:.4f}" for value in grid.affine[:3, 3])

@@ -1,4 +1,4 @@
-"""Voxel values to network values and back, by the published rule."""
+"""Voxel values to network values and back, by the rule of the model's specification."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from tlp_runtime.errors import ContentError
 from tlp_runtime.spec import IntensitySpec
 
 
-def require_finite(data: NDArray[Any], name: str) -> None:
-    """Raise :class:`ContentError` when any voxel is NaN or infinite."""
+def require_numbers(data: NDArray[Any], name: str) -> None:
+    """Raise :class:`ContentError` unless every voxel is one finite real number."""
+    if not (np.issubdtype(data.dtype, np.number) or data.dtype == np.bool_) or np.iscomplexobj(
+        data
+    ):
+        raise ContentError(
+            f"{name}: its voxels are {data.dtype}, expected one real number each. Convert colour "
+            "or complex data to a grey-scale magnitude image first."
+        )
     if not np.issubdtype(data.dtype, np.floating):
         return
     bad = int(data.size - np.count_nonzero(np.isfinite(data)))
@@ -23,26 +30,64 @@ def require_finite(data: NDArray[Any], name: str) -> None:
         )
 
 
+def background(data: NDArray[Any]) -> float:
+    """The value around the head: that of the eight corners where they agree, else 0."""
+    corners = np.unique(
+        data[:: max(1, data.shape[0] - 1)][:, :: max(1, data.shape[1] - 1)][
+            :, :, :: max(1, data.shape[2] - 1)
+        ]
+    )
+    return float(corners[0]) if len(corners) == 1 else 0.0
+
+
+def limits(slices: NDArray[Any], spec: IntensitySpec, name: str) -> tuple[float, float]:
+    """The two voxel values that become the ends of ``spec.range``.
+
+    Parameters
+    ----------
+    slices
+        The cropped slices of one whole volume, (Z, H, W), background 0.
+
+    Raises
+    ------
+    ContentError
+        An image that is zero or constant throughout.
+    """
+    if spec.percentiles is None:
+        low, high = float(slices.min()), float(slices.max())
+    else:
+        held = slices[slices != 0].astype(np.float64)
+        low, high = (
+            (float(v) for v in np.percentile(held, spec.percentiles)) if held.size else (0.0, 0.0)
+        )
+    if low == high:
+        what = "is zero everywhere" if low == 0 else f"has the one value {low:g} everywhere"
+        raise ContentError(f"{name}: {what} inside the model's crop, expected a brain there.")
+    return low, high
+
+
+def scale_between(
+    slices: NDArray[Any], between: tuple[float, float], spec: IntensitySpec
+) -> NDArray[np.float32]:
+    """Voxel values to ``spec.range``, given their :func:`limits`; beyond them clipped."""
+    (low, high), (start, stop) = between, spec.range
+    values = slices.astype(np.float64)
+    if spec.percentiles is not None:
+        np.clip(values, low, high, out=values)
+    scaled: NDArray[np.float64] = (values - low) / (high - low) * (stop - start) + start
+    return scaled.astype(np.float32)
+
+
 def scale(slices: NDArray[Any], spec: IntensitySpec, name: str) -> NDArray[np.float32]:
     """Scale the cropped slices of one whole volume, (Z, H, W), into ``spec.range``.
-
-    The minimum and maximum are taken over all the slices given, in float64; the result is
-    float32.
 
     Raises
     ------
     ContentError
         NaN or infinite voxels, or an image that is zero or constant throughout.
     """
-    require_finite(slices, name)
-    values = slices.astype(np.float64)
-    low, high = float(values.min()), float(values.max())
-    if low == high:
-        what = "is zero everywhere" if low == 0 else f"has the one value {low:g} everywhere"
-        raise ContentError(f"{name}: {what} inside the model's crop, expected a brain there.")
-    start, stop = spec.range
-    scaled: NDArray[np.float64] = (values - low) / (high - low) * (stop - start) + start
-    return scaled.astype(np.float32)
+    require_numbers(slices, name)
+    return scale_between(slices, limits(slices, spec, name), spec)
 
 
 def to_unit(values: NDArray[np.float32]) -> NDArray[np.float32]:

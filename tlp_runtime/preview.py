@@ -26,8 +26,7 @@ def render_preview(synthesis: Synthesis, spec: ModelSpec) -> Image.Image:
     image, prompt = tensors[spec.inputs[0]], tensors[PROMPT_NAME]
     weight = (prompt > 0).sum(axis=(1, 2)) if prompt.any() else (image > image.min()).sum((1, 2))
     z = int(weight.argmax())
-    output = synthesis.volume.reoriented(spec.crop.orientation)
-    made = output.data[slice(*spec.crop.columns), slice(*spec.crop.rows), z].T
+    made = synthesis.slices[z]
     plain = _grey((image[z] + 1) / 2)
     outlined = plain.copy()
     for value, colour in (

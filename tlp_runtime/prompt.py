@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import ContentError, UsageError
-from tlp_runtime.intensity import require_finite
+from tlp_runtime.intensity import require_numbers
+from tlp_runtime.shapes import Shape
 from tlp_runtime.spec import PromptSpec
+from tlp_runtime.volume import Volume
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the radiologist marked; nothing at all is a prompt too.
+
+    Parameters
+    ----------
+    labels
+        A label map.
+    meaning
+        What its labels mean, if not as in BraTS: ``tumour=1,4``, ``oedema=2``.
+    shapes
+        Regions drawn by numbers, besides the map.
+    """
+
+    labels: Volume | None = None
+    meaning: tuple[str, ...] = ()
+    shapes: tuple[Shape, ...] = ()
 
 
 def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.float32]:
@@ -23,7 +44,7 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
     ContentError
         A value that is not a whole number, or a label that ``spec`` does not know.
     """
-    require_finite(labels, name)
+    require_numbers(labels, name)
     found = np.unique(labels)
     known = {0, *spec.tumour_labels, *spec.oedema_labels}
     unknown = [value for value in found.tolist() if value not in known]
@@ -33,7 +54,7 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
             f"{name}: labels {shown}{', …' if len(unknown) > 8 else ''} have no meaning here. "
             f"Expected 0 background, {_list(spec.tumour_labels)} tumour, "
             f"{_list(spec.oedema_labels)} oedema; say what others are with "
-            "--prompt-labels tumour=… --prompt-labels oedema=…"
+            "--prompt-labels 'tumour=… oedema=…'"
         )
     prompt = np.zeros(labels.shape, dtype=np.float32)
     prompt[np.isin(labels, spec.oedema_labels)] = spec.oedema_value
@@ -50,8 +71,8 @@ def with_labels(spec: PromptSpec, assignments: Iterable[str]) -> PromptSpec:
         An assignment of another form, a class named twice, or a label in both classes.
     """
     labels: dict[str, tuple[int, ...]] = {}
-    for text in assignments:
-        match = re.fullmatch(r"\s*(tumour|oedema)\s*=\s*(\d+(?:\s*,\s*\d+)*)\s*", text)
+    for text in (word for words in assignments for word in words.split()):
+        match = re.fullmatch(r"(tumour|oedema)=(\d+(?:,\d+)*)", text)
         if match is None or match[1] in labels:
             raise UsageError(
                 f"--prompt-labels {text!r}: expected tumour=N[,N…] or oedema=N[,N…], each once."

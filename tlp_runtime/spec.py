@@ -20,13 +20,14 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 1
+SCHEMA_MINOR = 2
 
 MODALITIES = ("t1", "t2")
 PROMPT_NAME = "prompt"
 OUTPUT_NAME = "t1ce"
 
 FeedForward = Literal["conv", "gdfn"]
+IntensityRule = Literal["minmax-crop", "percentile-crop"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -153,21 +154,63 @@ class CropSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class IntensitySpec:
-    """How voxel values become network input.
+    """How voxel values become network input: linearly to ``range``, in float64, then float32.
 
-    ``minmax-crop``: minimum and maximum over every slice of the in-plane crop, linearly to
-    ``range``, in float64, then float32 (the published rule).
+    ``minmax-crop`` (the published rule): from the minimum and maximum over every slice of the
+    in-plane crop. ``percentile-crop``: from those two ``percentiles`` of the crop's voxels that
+    are not 0, values beyond them clipped, so that no single bright vessel sets the whole image's
+    level.
     """
 
-    rule: Literal["minmax-crop"] = "minmax-crop"
+    rule: IntensityRule = "minmax-crop"
     range: tuple[float, float] = (-1.0, 1.0)
+    percentiles: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         _require(
-            self.rule == "minmax-crop",
-            f"intensity rule is {self.rule!r}, this version knows minmax-crop",
+            self.rule in get_args(IntensityRule),
+            f"intensity rule is {self.rule!r}, this version knows "
+            f"{' and '.join(get_args(IntensityRule))}",
         )
         _require(self.range[0] < self.range[1], f"intensity range is {self.range}")
+        if self.rule == "percentile-crop":
+            low, high = self.percentiles or (0.0, 0.0)
+            _require(
+                0 <= low < high <= 100,
+                f"intensity percentiles are {self.percentiles}, expected 0 <= low < high <= 100",
+            )
+        else:
+            _require(
+                self.percentiles is None,
+                f"intensity rule {self.rule} has no percentiles, got {self.percentiles}",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrightnessSpec:
+    """What the brains a model was trained on look like, to tell when a scan does not.
+
+    Parameters
+    ----------
+    modality
+        The input they are of.
+    percentiles
+        Of the scaled brain voxels of one volume.
+    mean, spread
+        Of each percentile over the training volumes: mean and standard deviation.
+    """
+
+    modality: str
+    percentiles: tuple[float, ...]
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < len(self.percentiles) == len(self.mean) == len(self.spread),
+            f"brightness of {self.modality}: {len(self.percentiles)} percentiles, {len(self.mean)} "
+            f"means, {len(self.spread)} spreads, expected as many of each",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +259,8 @@ class ModelSpec:
         Modalities in branch order: ``("t1",)``, ``("t2",)`` or ``("t1", "t2")``.
     sizes
         The sizes of a network that was exported for several; None takes the crop's alone.
+    brightness
+        What the training volumes looked like, one an input; empty where it is not known.
     """
 
     inputs: tuple[str, ...]
@@ -224,6 +269,7 @@ class ModelSpec:
     intensity: IntensitySpec = field(default_factory=IntensitySpec)
     prompt: PromptSpec = field(default_factory=PromptSpec)
     sizes: SizeSpec | None = None
+    brightness: tuple[BrightnessSpec, ...] = ()
 
     def __post_init__(self) -> None:
         _require(
@@ -236,6 +282,11 @@ class ModelSpec:
                 "local_fusion=False and global_fusion=False need two inputs; "
                 f"this model has {self.inputs[0]} alone",
             )
+        _require(
+            not self.brightness or tuple(b.modality for b in self.brightness) == self.inputs,
+            f"brightness is of {[b.modality for b in self.brightness]}, the inputs are "
+            f"{list(self.inputs)}",
+        )
         step = 2**self.network.levels
         _require(
             self.crop.height % step == 0 and self.crop.width % step == 0,
@@ -293,6 +344,10 @@ class ModelSpec:
         newer = _check_schema(schema)
         if schema["minor"] < 1:
             body.setdefault("sizes", None)
+        if schema["minor"] < 2:
+            body.setdefault("brightness", ())
+            if isinstance(body.get("intensity"), Mapping):
+                body["intensity"] = {"percentiles": None, **body["intensity"]}
         extra: list[str] = []
         spec = _build(cls, body, "", extra)
         if extra and not newer:
@@ -342,17 +397,24 @@ def _build(kind: type[T], data: Any, path: str, extra: list[str]) -> T:
     if missing:
         raise SpecError(f"model spec: missing keys {', '.join(missing)}")
     extra.extend(path + str(key) for key in data if key not in names)
-    values = {}
+    values: dict[str, Any] = {}
     for name in names:
         hint: Any = hints[name]
         value = data[name]
         if isinstance(hint, UnionType):  # a part that may be absent
             hint = get_args(hint)[0] if value is not None else type(None)
-        values[name] = (
-            _build(hint, value, f"{path}{name}.", extra)
-            if isinstance(hint, type) and is_dataclass(hint)
-            else _plain(hint, value, path + name)
-        )
+        part = (get_args(hint) or (None,))[0]
+        if isinstance(hint, type) and is_dataclass(hint):
+            values[name] = _build(hint, value, f"{path}{name}.", extra)
+        elif isinstance(part, type) and is_dataclass(part):
+            if not isinstance(value, list | tuple):
+                raise SpecError(f"model spec: {path}{name} is {value!r}, expected a list")
+            values[name] = tuple(
+                _build(part, item, f"{path}{name}[{index}].", extra)
+                for index, item in enumerate(value)
+            )
+        else:
+            values[name] = _plain(hint, value, path + name)
     return kind(**values)
 
 

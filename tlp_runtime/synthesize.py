@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,20 +14,16 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime import prompt as prompts
 from tlp_runtime.engines.base import Engine, Slices
 from tlp_runtime.engines.select import Choice, Opening, choose
-from tlp_runtime.errors import ContentError, MemoryExhausted, ModelMismatch, UsageError
-from tlp_runtime.grid import (
-    crop_slices,
-    require_model_grid,
-    require_same_grid,
-    uncrop_slices,
-)
-from tlp_runtime.intensity import require_finite, scale, to_unit
+from tlp_runtime.errors import MemoryExhausted, ModelMismatch, UsageError
+from tlp_runtime.intensity import to_unit
 from tlp_runtime.io.nifti import read_volume, write_volume
 from tlp_runtime.models import find_bundle
-from tlp_runtime.spec import PROMPT_NAME, ModelSpec
+from tlp_runtime.prepare import Prepared, prepare, restore
+from tlp_runtime.prompt import Prompt
+from tlp_runtime.shapes import Shape
+from tlp_runtime.spec import ModelSpec
 from tlp_runtime.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -39,38 +35,18 @@ DESCRIPTION = "SYNTHETIC T1ce by TLP, not acquired, no contrast agent; not for d
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A case as the network sees it.
-
-    Parameters
-    ----------
-    reference
-        The volume whose grid the output takes: the T1, else the T2, as it was given.
-    oriented
-        The same in the model's axis order.
-    tensors
-        (Z, height, width) float32 for each of the model's inputs, prompt included.
-    brain
-        (Z,) whether a slice holds brain; only those are run.
-    """
-
-    reference: Volume
-    oriented: Volume
-    tensors: Mapping[str, NDArray[np.float32]]
-    brain: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
 class Synthesis:
     """A synthesized case.
 
     Parameters
     ----------
     volume
-        float32 in [0, 1] on the reference's grid; exactly 0 outside the crop and in slices
-        without brain.
+        float32 in [0, 1] on the reference's grid; exactly 0 outside the placement and in slices
+        without brain, and outside the brain too if it was interpolated.
+    slices
+        (Z, Y, X) float32: the same on the model's grid, as ``prepared.placement`` lays it.
     slices_run
-        How many slices the network ran.
+        How many slices the network ran, each in all windows of the placement.
     seconds
         Wall time of each stage: ``read``, ``prepare``, ``engine``, ``restore``, and ``write``
         once saved.
@@ -80,6 +56,7 @@ class Synthesis:
 
     volume: Volume
     prepared: Prepared
+    slices: NDArray[np.float32] = field(repr=False)
     slices_run: int
     seconds: dict[str, float]
     batches: tuple[tuple[int, float], ...] = field(default=(), repr=False)
@@ -162,6 +139,9 @@ class Synthesizer:
         *,
         prompt: Source | None = None,
         prompt_labels: Sequence[str] = (),
+        shapes: Sequence[Shape] = (),
+        brain_mask: Source | None = None,
+        resample: bool = False,
         on_slices: Callable[[int, int], None] | None = None,
     ) -> Synthesis:
         """Synthesise one case.
@@ -169,11 +149,19 @@ class Synthesizer:
         Parameters
         ----------
         images
-            The model's modalities, each a NIfTI path or a volume, on one grid.
+            The model's modalities, each a NIfTI path or a volume. The first one's grid is the
+            output's; any orientation, spacing and field of view.
         prompt
-            A label map on the same grid, in any axis order; None prompts nothing.
+            A label map; None prompts nothing.
         prompt_labels
             What labels mean, if not as in BraTS: ``tumour=1,4``, ``oedema=2``.
+        shapes
+            Spheres and boxes to prompt with, besides the map or alone.
+        brain_mask
+            Not 0 where the brain is, for scans with skull.
+        resample
+            Bring images, mask and prompt that lie on other grids over to the first image's; False
+            refuses them.
         on_slices
             Called with (slices done, slices in all).
 
@@ -195,13 +183,21 @@ class Synthesizer:
         with _timed(seconds, "read"):
             volumes = {name: _volume(images[name]) for name in self.spec.inputs}
             labels = None if prompt is None else _volume(prompt)
+            mask = None if brain_mask is None else _volume(brain_mask)
         with _timed(seconds, "prepare"):
-            prepared = prepare(volumes, labels, self.spec, prompt_labels)
+            prepared = prepare(
+                volumes,
+                self.spec,
+                prompt=Prompt(labels, tuple(prompt_labels), tuple(shapes)),
+                brain_mask=mask,
+                resample=resample,
+            )
         with _timed(seconds, "engine"):
             slices, batches = self._run_brain(prepared, on_slices)
         with _timed(seconds, "restore"):
             volume = restore(slices, prepared, self.spec)
-        return Synthesis(volume, prepared, int(prepared.brain.sum()), seconds, tuple(batches))
+        run = int(prepared.brain.sum())
+        return Synthesis(volume, prepared, slices, run, seconds, tuple(batches))
 
     def run_slices(self, tensors: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Run prepared (N, height, width) slices; returns as many, in [-1, 1]."""
@@ -241,16 +237,26 @@ class Synthesizer:
         self, prepared: Prepared, on_slices: Callable[[int, int], None] | None
     ) -> tuple[NDArray[np.float32], list[tuple[int, float]]]:
         """[0, 1] for every slice, 0 where none was run, and the time of each batch."""
-        indices = np.flatnonzero(prepared.brain)
-        chosen = {name: array[indices] for name, array in prepared.tensors.items()}
+        placement, indices = prepared.placement, np.flatnonzero(prepared.brain)
+        height, width = placement.window
         slices = np.zeros_like(next(iter(prepared.tensors.values())))
+        windows = len(placement.corners)
+        weights = placement.weights if windows > 1 else None
         batches, done = [], 0
-        for image, elapsed in self._batches(chosen):
-            slices[indices[done : done + len(image)]] = to_unit(image)
-            done += len(image)
-            batches.append((len(image), elapsed))
-            if on_slices is not None:
-                on_slices(done, len(indices))
+        for number, (top, left) in enumerate(placement.corners):
+            part = (slice(None), slice(top, top + height), slice(left, left + width))
+            chosen = {name: array[part][indices] for name, array in prepared.tensors.items()}
+            first = done
+            for image, elapsed in self._batches(chosen):
+                where = indices[done - first : done - first + len(image)]
+                if weights is None:
+                    slices[where] = to_unit(image)
+                else:
+                    slices[part][where] += to_unit(image) * weights[number]
+                done += len(image)
+                batches.append((len(image), elapsed))
+                if on_slices is not None:
+                    on_slices(done, windows * len(indices))
         return slices, batches
 
     def close(self) -> None:
@@ -269,70 +275,8 @@ class Synthesizer:
         self.close()
 
 
-def prepare(
-    volumes: Mapping[str, Volume],
-    labels: Volume | None,
-    spec: ModelSpec,
-    prompt_labels: Sequence[str] = (),
-) -> Prepared:
-    """Check one case and bring it to the network's axes, crop and scale.
-
-    Raises
-    ------
-    GeometryError, ContentError, UsageError
-        Grids that differ or do not suit the model; voxels or labels that cannot be used.
-    """
-    reference = volumes[spec.inputs[0]]
-    code = prompts.with_labels(spec.prompt, prompt_labels)
-    tensors: dict[str, NDArray[np.float32]] = {}
-    brain = np.zeros(0, dtype=np.bool_)
-    oriented_reference = reference.reoriented(spec.crop.orientation)
-    for name, volume in volumes.items():
-        require_finite(volume.data, volume.name)
-        if not volume.data.any():
-            raise ContentError(f"{volume.name}: is zero everywhere, expected an image of a brain.")
-        require_same_grid(reference, volume)
-        oriented = volume.reoriented(spec.crop.orientation)
-        require_model_grid(oriented, spec.crop)
-        slices = crop_slices(oriented, spec.crop)
-        tensors[name] = scale(slices, spec.intensity, volume.name)
-        held = (slices != 0).any(axis=(1, 2))
-        brain = held if not brain.size else brain | held
-        _warn_outside_crop(oriented, slices)
-    if labels is None:
-        tensors[PROMPT_NAME] = np.zeros_like(tensors[spec.inputs[0]])
-    else:
-        require_same_grid(reference, labels)
-        oriented = labels.reoriented(spec.crop.orientation)
-        # Encoded whole, so that an unknown label outside the crop is refused too.
-        encoded = replace(oriented, data=prompts.encode(oriented.data, code, labels.name))
-        tensors[PROMPT_NAME] = np.ascontiguousarray(crop_slices(encoded, spec.crop))
-        if labels.data.any() and not tensors[PROMPT_NAME].any():
-            raise ContentError(
-                f"{labels.name}: the prompt lies wholly outside the part of the image the model "
-                "sees. Draw it on the brain."
-            )
-    return Prepared(reference, oriented_reference, tensors, brain)
-
-
-def restore(slices: NDArray[np.float32], prepared: Prepared, spec: ModelSpec) -> Volume:
-    """Put (Z, height, width) slices back on the reference's own grid; 0 outside the crop."""
-    data = uncrop_slices(slices, prepared.oriented.shape, spec.crop)
-    return replace(prepared.oriented, data=data).restored_to(prepared.reference)
-
-
 def _volume(source: Source) -> Volume:
     return source if isinstance(source, Volume) else read_volume(source)
-
-
-def _warn_outside_crop(oriented: Volume, slices: NDArray[np.generic]) -> None:
-    total, inside = np.count_nonzero(oriented.data), np.count_nonzero(slices)
-    if inside < total:
-        logger.warning(
-            "%s: %.1f %% of its non-zero voxels lie outside the model's crop and are left 0.",
-            oriented.name,
-            100 * (total - inside) / total,
-        )
 
 
 @contextmanager

@@ -7,16 +7,25 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import (
-    apply_orientation,
-    axcodes2ornt,
-    inv_ornt_aff,
-    io_orientation,
-    ornt_transform,
-)
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import GeometryError
+from tlp_runtime.grid import Grid, difference, shape_text
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The file a volume was read from, or the folder of a DICOM series.
+
+    Parameters
+    ----------
+    sha256
+        Of the file; of a series, of the hashes of its files in the order of their names.
+    """
+
+    path: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,8 @@ class Volume:
         spatial fields to the bit; None for a volume that was reoriented or made in memory.
     name
         What to call it in messages, usually the file's path.
+    origin
+        Where it was read from; None for a volume made in memory.
 
     Raises
     ------
@@ -45,24 +56,19 @@ class Volume:
     affine: NDArray[np.float64]
     header: nib.Nifti1Header | None = field(default=None, repr=False, compare=False)
     name: str = "volume"
+    origin: Origin | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.data.ndim != 3 or 0 in self.data.shape:
-            raise GeometryError(
-                f"{self.name}: shape {shape_text(self.data.shape)}, expected one 3-D volume. "
-                "Extract a single volume first."
-            )
-        affine = np.asarray(self.affine, dtype=np.float64)
-        if (
-            affine.shape != (4, 4)
-            or not np.isfinite(affine).all()
-            or abs(np.linalg.det(affine[:3, :3])) < 1e-9
-        ):
-            raise GeometryError(
-                f"{self.name}: its affine does not place voxels in space:\n{affine}\n"
-                "Repair the sform or qform of the file."
-            )
-        object.__setattr__(self, "affine", affine)
+        try:
+            grid = Grid(self.data.shape, self.affine)
+        except GeometryError as error:
+            raise GeometryError(f"{self.name}: {error}") from None
+        object.__setattr__(self, "affine", grid.affine)
+
+    @property
+    def grid(self) -> Grid:
+        """Where its voxels lie."""
+        return Grid(self.shape, self.affine)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,23 +76,12 @@ class Volume:
         i, j, k = self.data.shape
         return i, j, k
 
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Voxel sizes along I, J, K."""
-        x, y, z = (float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))
-        return x, y, z
-
-    @property
-    def orientation(self) -> str:
-        """Axis codes such as ``LPS``: the direction each axis increases towards."""
-        return "".join(nib.aff2axcodes(self.affine))
-
     def reoriented(self, orientation: str) -> Volume:
         """The same volume with its axes permuted and flipped to ``orientation``; no resampling."""
         transform = ornt_transform(io_orientation(self.affine), axcodes2ornt(orientation))
         return Volume(
             data=apply_orientation(self.data, transform),
-            affine=self.affine @ inv_ornt_aff(transform, self.shape),
+            affine=self.grid.reoriented(orientation).affine,
             name=self.name,
         )
 
@@ -110,6 +105,21 @@ class Volume:
         )
 
 
-def shape_text(shape: tuple[int, ...]) -> str:
-    """``240 x 240 x 155``, as messages write shapes."""
-    return " x ".join(str(n) for n in shape)
+def require_same_grid(reference: Volume, other: Volume, remedy: str = "Resample one.") -> None:
+    """Raise unless both lie on one grid, whatever the order of their axes.
+
+    Parameters
+    ----------
+    remedy
+        What the message tells the user to do.
+
+    Raises
+    ------
+    GeometryError
+        Naming shapes, spacings, origins and the angle between the axes.
+    """
+    differs = difference(reference.grid, other.grid)
+    if differs is not None:
+        raise GeometryError(
+            f"{other.name}: lies on another grid than {reference.name}: {differs}. {remedy}"
+        )

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tlp_runtime.crop import crop_slices, uncrop_slices
 from tlp_runtime.errors import ContentError
-from tlp_runtime.grid import crop_slices, uncrop_slices
 from tlp_runtime.prompt import encode
 from tlp_runtime.spec import ModelSpec, PromptSpec
 from tlp_runtime.volume import Volume

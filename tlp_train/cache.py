@@ -21,41 +21,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tlp_runtime import checks
+from tlp_runtime.crop import crop_slices, require_model_grid
 from tlp_runtime.errors import ContentError, InputError, OutputError, TLPError
-from tlp_runtime.grid import crop_slices, require_model_grid, require_same_grid
-from tlp_runtime.intensity import require_finite
+from tlp_runtime.intensity import limits, require_numbers, scale_between
 from tlp_runtime.io.atomic import atomic_folder, make_folder
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.prompt import encode
-from tlp_runtime.spec import CropSpec, ModelSpec, PromptSpec
+from tlp_runtime.spec import IntensitySpec, ModelSpec, PromptSpec
+from tlp_runtime.volume import require_same_grid
 from tlp_train.brats import CaseFiles
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class CachedCase:
     """The training slices of one case, mapped from disk.
 
-    ``arrays`` are (Z, H, W) raw voxels, ``limits`` the (minimum, maximum) of each image inside
-    the in-plane crop of the whole volume; ``first_slice`` is the z of index 0.
+    ``arrays`` are (Z, H, W) raw voxels; ``limits`` and ``brightness`` are of each image inside the
+    in-plane crop of the whole volume: the values that ``intensity`` makes the ends of its range,
+    and the percentiles of the scaled brain; ``first_slice`` is the z of index 0.
     """
 
     name: str
     first_slice: int
     arrays: Mapping[str, NDArray[Any]]
     limits: Mapping[str, tuple[float, float]]
+    brightness: Mapping[str, tuple[float, ...]]
+    intensity: IntensitySpec
 
     def __len__(self) -> int:
         return int(next(iter(self.arrays.values())).shape[0])
 
     def image(self, name: str, index: int | slice) -> NDArray[np.float32]:
-        """Slices of an image, scaled to [-1, 1] by the published rule."""
-        low, high = self.limits[name]
-        values = self.arrays[name][index].astype(np.float64)
-        return ((values - low) / (high - low) * 2 - 1).astype(np.float32)
+        """Slices of an image, scaled as the model's specification says."""
+        return scale_between(self.arrays[name][index], self.limits[name], self.intensity)
 
     def prompt(self, index: int | slice, spec: PromptSpec) -> NDArray[np.float32]:
         """Slices of the exact prompt."""
@@ -110,40 +113,50 @@ def open_cases(
 
 def _open_case(case: CaseFiles, spec: ModelSpec, folder: Path) -> CachedCase:
     place = folder / case.name
-    identity = _identity(case, spec.crop)
-    cached = _load(case.name, place, identity)
+    identity = _identity(case, spec)
+    cached = _load(case.name, place, identity, spec)
     if cached is None:
         if place.exists():
             logger.info("cache of %s is stale or half-written; made anew", case.name)
-        arrays, limits = _decode(case, spec)
+        arrays, record = _decode(case, spec)
         with atomic_folder(place, overwrite=True) as temporary:
             for name, array in arrays.items():
                 # By way of memory: np.save to a file says of a full disk only how much it wrote.
                 buffer = io.BytesIO()
                 np.save(buffer, array, allow_pickle=False)
                 (temporary / f"{name}.npy").write_bytes(buffer.getbuffer())
-            text = json.dumps({**identity, "limits": limits})
+            text = json.dumps({**identity, **record})
             (temporary / "case.json").write_text(text, encoding="utf-8")
-        cached = _load(case.name, place, identity)
+        cached = _load(case.name, place, identity, spec)
         if cached is None:
             raise InputError(f"{case.name}: its files changed while they were being read.")
     return cached
 
 
-def _identity(case: CaseFiles, crop: CropSpec) -> dict[str, Any]:
+def _identity(case: CaseFiles, spec: ModelSpec) -> dict[str, Any]:
     """What a cached case must have been made from, as JSON gives it back."""
     sources = {
         name: [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
         for name, path in case.files.items()
     }
-    identity = {"format": FORMAT, "sources": sources, "crop": asdict(crop)}
+    identity = {
+        "format": FORMAT,
+        "sources": sources,
+        "crop": asdict(spec.crop),
+        "intensity": asdict(spec.intensity),
+    }
     return dict(json.loads(json.dumps(identity)))
 
 
-def _load(name: str, place: Path, identity: Mapping[str, Any]) -> CachedCase | None:
+def _load(
+    name: str, place: Path, identity: Mapping[str, Any], spec: ModelSpec
+) -> CachedCase | None:
     try:
         record = json.loads((place / "case.json").read_text(encoding="utf-8"))
-        limits = {key: (float(a), float(b)) for key, (a, b) in record.pop("limits").items()}
+        between = {key: (float(a), float(b)) for key, (a, b) in record.pop("limits").items()}
+        brightness = {
+            key: tuple(map(float, values)) for key, values in record.pop("brightness").items()
+        }
         if record != identity:
             return None
         arrays = {
@@ -152,33 +165,33 @@ def _load(name: str, place: Path, identity: Mapping[str, Any]) -> CachedCase | N
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return CachedCase(name, int(identity["crop"]["slices"][0]), arrays, limits)
+    return CachedCase(name, spec.crop.slices[0], arrays, between, brightness, spec.intensity)
 
 
-def _decode(
-    case: CaseFiles, spec: ModelSpec
-) -> tuple[dict[str, NDArray[Any]], dict[str, tuple[float, float]]]:
+def _decode(case: CaseFiles, spec: ModelSpec) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The training slices of every array, and what is kept of the whole volumes."""
     volumes = {name: read_volume(path) for name, path in case.files.items()}
     reference = next(iter(volumes.values()))
     arrays: dict[str, NDArray[Any]] = {}
-    limits: dict[str, tuple[float, float]] = {}
+    record: dict[str, dict[str, tuple[float, ...]]] = {"limits": {}, "brightness": {}}
     start, stop = spec.crop.slices
     for name, volume in volumes.items():
         require_same_grid(reference, volume)
         oriented = volume.reoriented(spec.crop.orientation)
-        require_model_grid(oriented, spec.crop)
+        require_model_grid(volume, spec.crop)
         if oriented.shape[2] < stop:
             raise ContentError(
                 f"{volume.name}: {oriented.shape[2]} axial slices, training needs at least {stop}."
             )
         slices = crop_slices(oriented, spec.crop)
-        require_finite(slices, volume.name)
+        require_numbers(slices, volume.name)
         if name == "seg":
             encode(slices, spec.prompt, volume.name)
         else:
-            low, high = float(slices.min()), float(slices.max())
-            if low == high:
-                raise ContentError(f"{volume.name}: has the one value {low:g} inside the crop.")
-            limits[name] = (low, high)
+            between = limits(slices, spec.intensity, volume.name)
+            record["limits"][name] = between
+            thinned = slices[::2, ::2, ::2]
+            scaled = scale_between(thinned, between, spec.intensity)
+            record["brightness"][name] = checks.brightness(scaled, thinned != 0)
         arrays[name] = np.ascontiguousarray(slices[start:stop])
-    return arrays, limits
+    return arrays, record

@@ -11,13 +11,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tlp_runtime.crop import crop_slices
 from tlp_runtime.errors import ContentError, InputError, InputMissing
-from tlp_runtime.grid import crop_slices, require_same_grid
 from tlp_runtime.intensity import scale
 from tlp_runtime.io.nifti import read_volume
+from tlp_runtime.prepare import prepare_published
+from tlp_runtime.prompt import Prompt
 from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME, ModelSpec
-from tlp_runtime.synthesize import Synthesizer, prepare
-from tlp_runtime.volume import Volume
+from tlp_runtime.synthesize import Synthesizer
+from tlp_runtime.volume import Volume, require_same_grid
 from tlp_train.brats import CaseFiles
 from tlp_train.metrics import (
     COLUMNS,
@@ -216,7 +218,7 @@ def case_slices(
 ) -> tuple[Truth, dict[str, NDArray[np.float32]]]:
     """A case's truth and the network's tensors, (Z, H, W), both of the published slices."""
     volumes = {name: read_volume(case.files[name]) for name in spec.inputs}
-    prepared = prepare(volumes, read_volume(case.files["seg"]), spec)
+    prepared = prepare_published(volumes, spec, prompt=Prompt(read_volume(case.files["seg"])))
     published = slice(*spec.crop.slices)
 
     def image(name: str) -> NDArray[np.float32]:

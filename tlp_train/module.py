@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -123,8 +124,11 @@ class SynthesisModule(L.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # What the training volumes looked like is known once they are read.
+        data = getattr(self.trainer, "datamodule", None)
+        seen = getattr(data, "brightness", ())
         checkpoint["tlp"] = {
-            "spec": self.config.spec.to_json(),
+            "spec": replace(self.config.spec, brightness=seen).to_json(),
             "config": self.config.to_dict(),
             "rng": torch.get_rng_state(),
         }

@@ -6,19 +6,22 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
+from tlp_runtime.checks import BRIGHTNESS_PERCENTILES
 from tlp_runtime.errors import DeviceUnavailable, InputError, MemoryExhausted, UsageError
+from tlp_runtime.spec import BrightnessSpec, ModelSpec
 from tlp_train.brats import find_cases
 from tlp_train.cache import CachedCase, open_cases
 from tlp_train.callbacks import MetricsCsv, SampleImages, SaveOnInterrupt
@@ -56,6 +59,7 @@ class SliceData(L.LightningDataModule):
         count = len(self.run.split.train)
         config, seed = self.config, self.config.seed
         fuzzy = config.fuzzy if config.fpg else None
+        self.brightness = _brightness(opened[:count], config.spec)
         self.train_set = SliceDataset(opened[:count], config.spec, fuzzy=fuzzy, seed=seed)
         self.validation_set = SliceDataset(opened[count:], config.spec, fuzzy=None, seed=seed)
         if len(self.train_set) < config.global_batch:
@@ -234,6 +238,22 @@ def fit(
     finally:
         os.environ.pop(RUN_VARIABLE, None)  # a later program of this one's is another run's
     return _marked(run, "finished")
+
+
+def _brightness(cases: Sequence[CachedCase], spec: ModelSpec) -> tuple[BrightnessSpec, ...]:
+    """What the brains of the training cases look like, for each input."""
+    made = []
+    for name in spec.inputs:
+        found = np.array([case.brightness[name] for case in cases])
+        made.append(
+            BrightnessSpec(
+                modality=name,
+                percentiles=BRIGHTNESS_PERCENTILES,
+                mean=tuple(float(v) for v in found.mean(axis=0)),
+                spread=tuple(float(v) for v in found.std(axis=0)),
+            )
+        )
+    return tuple(made)
 
 
 def is_first_process() -> bool:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tlp_runtime.crop import crop_slices
 from tlp_runtime.errors import ContentError, UsageError
-from tlp_runtime.grid import crop_slices
 from tlp_runtime.intensity import scale, to_unit
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.prompt import encode, with_labels
+from tlp_runtime.prepare import prepare
+from tlp_runtime.prompt import Prompt, encode, with_labels
 from tlp_runtime.spec import IntensitySpec, ModelSpec, PromptSpec
-from tlp_runtime.synthesize import prepare
 
 
 def test_every_published_array_of_the_real_cases_is_reproduced(
@@ -32,7 +32,7 @@ def test_every_published_array_of_the_real_cases_is_reproduced(
             for name in ("t1", "t2", "t1ce", "seg")
         }
         images = {name: volumes[name] for name in spec.inputs}
-        arrays = dict(prepare(images, volumes["seg"], spec).tensors)
+        arrays = dict(prepare(images, spec, prompt=Prompt(volumes["seg"])).tensors)
         target = crop_slices(volumes["t1ce"].reoriented("LPS"), spec.crop)
         arrays["t1ce"] = scale(target, spec.intensity, "t1ce")
         for row in (row for row in rows if row["case"] == case):

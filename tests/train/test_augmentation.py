@@ -48,7 +48,7 @@ def test_a_lesion_is_the_same_in_any_axis_order(scan: Volume) -> None:
     turned = scan.reoriented("PIR")
     first = random_lesion(scan, SPEC, np.random.default_rng(3))
     second = random_lesion(turned, SPEC, np.random.default_rng(3))
-    assert np.array_equal(second.reoriented(scan.orientation).data, first.data)
+    assert np.array_equal(second.reoriented(scan.grid.orientation).data, first.data)
 
 
 def test_no_room_is_an_error(scan: Volume) -> None:

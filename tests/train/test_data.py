@@ -187,7 +187,7 @@ def test_unusable_cases_are_all_reported_before_anything_is_cached(
         open_cases([first, second], SPEC, tmp_path / "cache")
     assert "2 of 2 cases cannot be used" in str(error.value)
     assert "damaged or cut short" in str(error.value)
-    assert "lies elsewhere" in str(error.value)
+    assert "lies on another grid" in str(error.value)
     assert os.listdir(tmp_path / "cache") == []
 
 

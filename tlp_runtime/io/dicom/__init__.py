@@ -1,0 +1,30 @@
+"""DICOM in and out: series, segmentations, derived series. Needs the extra ``dicom``."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from tlp_runtime.errors import DependencyMissing
+
+_PREAMBLE = 128
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether ``path`` is a folder, or a file with DICOM's mark."""
+    if path.is_dir():
+        return True
+    try:
+        with path.open("rb") as handle:
+            return handle.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
+    except OSError:
+        return False
+
+
+def require_dicom() -> None:
+    """Raise :class:`DependencyMissing` unless pydicom and highdicom are installed."""
+    missing = [name for name in ("pydicom", "highdicom") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise DependencyMissing(
+            f"DICOM needs {' and '.join(missing)}. Install with: pip install 'tlp-mri[dicom]'"
+        )

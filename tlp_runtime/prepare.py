@@ -1,0 +1,251 @@
+"""A case on its way to the network and back: grids, crop, scale, prompt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlp_runtime import checks
+from tlp_runtime import prompt as prompts
+from tlp_runtime.crop import require_model_grid
+from tlp_runtime.errors import ContentError, GeometryError
+from tlp_runtime.grid import difference
+from tlp_runtime.intensity import background, limits, require_numbers, scale_between
+from tlp_runtime.placement import Extent, Placement, place, published
+from tlp_runtime.prompt import Prompt
+from tlp_runtime.resample import filled, resampled, resampled_inside, resampled_labels
+from tlp_runtime.spec import PROMPT_NAME, ModelSpec
+from tlp_runtime.volume import Volume, require_same_grid
+
+logger = logging.getLogger(__name__)
+
+ONE_GRID = "Both must lie on one grid: give --resample to bring it over by their world frame."
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case as the network sees it.
+
+    Parameters
+    ----------
+    reference
+        The volume whose grid the output takes: the T1, else the T2, background 0.
+    placement
+        The model's grid about it.
+    tensors
+        (Z, Y, X) float32 on that grid for each of the model's inputs, prompt included.
+    brain
+        (Z,) whether a slice holds brain; only those are run.
+    inside
+        (Z, Y, X) where the reference is brain, for what must be interpolated back; None else.
+    """
+
+    reference: Volume
+    placement: Placement
+    tensors: Mapping[str, NDArray[np.float32]]
+    brain: NDArray[np.bool_]
+    inside: NDArray[np.bool_] | None = None
+
+
+def prepare(
+    images: Mapping[str, Volume],
+    spec: ModelSpec,
+    *,
+    prompt: Prompt | None = None,
+    brain_mask: Volume | None = None,
+    resample: bool = False,
+) -> Prepared:
+    """Check one case and bring it to the network's grid, crop and scale.
+
+    Parameters
+    ----------
+    brain_mask
+        Voxels that are not 0 are brain, all others are taken as background.
+    resample
+        Bring images, mask and labels that lie on other grids than the first image over to it.
+
+    Raises
+    ------
+    GeometryError, ContentError, UsageError
+        Grids that differ without ``resample`` or do not overlap; voxels or labels that cannot be
+        used.
+    """
+    prompt = prompt or Prompt()
+    first = images[spec.inputs[0]]
+    for other in (*images.values(), brain_mask, prompt.labels):
+        if other is not None and not resample:
+            require_same_grid(first, other, ONE_GRID)
+    cleaned = {name: _cleaned(volume, brain_mask) for name, volume in images.items()}
+    reference = cleaned[spec.inputs[0]]
+    extents = []
+    for name, volume in cleaned.items():
+        inside = volume.data != 0
+        checks.check_extent(inside, volume.grid.spacing_mm, volume.name)
+        checks.check_contrast(volume.data[::2, ::2, ::2][inside[::2, ::2, ::2]], name, volume.name)
+        extents.append(Extent.of(inside, volume.grid, spec.crop))
+    # What another image shows beyond the reference's brain has no place in the output.
+    placement = place(reference.grid, extents[0], spec, reference.name)
+    return _on(placement, cleaned, prompt, spec)
+
+
+def prepare_published(
+    images: Mapping[str, Volume], spec: ModelSpec, *, prompt: Prompt | None = None
+) -> Prepared:
+    """As :func:`prepare`, by the published crop whatever lies outside it: for evaluation.
+
+    Raises
+    ------
+    GeometryError, ContentError
+        A scan that is not on the model's own grid, or grids that differ.
+    """
+    prompt = prompt or Prompt()
+    reference = images[spec.inputs[0]]
+    for volume in (*images.values(), prompt.labels):
+        if volume is not None:
+            require_same_grid(reference, volume)
+    for volume in images.values():
+        require_numbers(volume.data, volume.name)
+    require_model_grid(reference, spec.crop)
+    return _on(published(reference.grid, spec.crop), images, prompt, spec)
+
+
+def restore(slices: NDArray[np.float32], prepared: Prepared, spec: ModelSpec) -> Volume:
+    """Put (Z, Y, X) slices of the placement back on the reference's own grid; 0 elsewhere."""
+    reference, placement = prepared.reference, prepared.placement
+    if placement.offset is None:
+        assert prepared.inside is not None
+        data = resampled_inside(
+            np.ascontiguousarray(slices.transpose(2, 1, 0)),
+            np.ascontiguousarray(prepared.inside.transpose(2, 1, 0)),
+            placement.grid,
+            reference.grid,
+            filled(reference.data != 0),
+        )
+        return replace(reference, data=data)
+    oriented = reference.grid.reoriented(spec.crop.orientation)
+    data = np.zeros(oriented.shape, np.float32)
+    here, there = _shared(placement.offset, placement.grid.shape, oriented.shape)
+    data[here] = slices.transpose(2, 1, 0)[there]
+    return Volume(data, oriented.affine, name=reference.name).restored_to(reference)
+
+
+def _cleaned(volume: Volume, brain_mask: Volume | None) -> Volume:
+    """The volume with finite voxels, background 0, and nothing outside the mask."""
+    require_numbers(volume.data, volume.name)
+    data = volume.data
+    around = background(data)
+    if around != 0:
+        logger.warning("%s: its background is %g; taken as 0.", volume.name, around)
+        data = data.astype(np.float64) - around
+    if brain_mask is not None:
+        require_numbers(brain_mask.data, brain_mask.name)
+        mask = _mask_on(brain_mask, volume)
+        if not mask.any():
+            raise ContentError(
+                f"{brain_mask.name}: marks nothing of {volume.name} as brain. Expected a mask that "
+                "is not 0 in the brain."
+            )
+        data = np.where(mask, data, 0)
+    if not data.any():
+        raise ContentError(f"{volume.name}: is zero everywhere, expected an image of a brain.")
+    return replace(volume, data=data)
+
+
+def _mask_on(mask: Volume, volume: Volume) -> NDArray[np.bool_]:
+    if difference(volume.grid, mask.grid) is None:
+        return replace(mask, data=mask.data != 0).reoriented(volume.grid.orientation).data
+    return resampled_labels(replace(mask, data=(mask.data != 0).astype(np.uint8)), volume.grid) > 0
+
+
+def _on(
+    placement: Placement, images: Mapping[str, Volume], prompt: Prompt, spec: ModelSpec
+) -> Prepared:
+    """Bring images and prompt to the placement's grid and scale them."""
+    reference = images[spec.inputs[0]]
+    tensors: dict[str, NDArray[np.float32]] = {}
+    brain = np.zeros(placement.grid.shape[2], dtype=np.bool_)
+    for number, (name, volume) in enumerate(images.items()):
+        slices = _brought(volume, reference, placement, spec)
+        held = slices != 0
+        if not held.any():
+            raise GeometryError(
+                f"{volume.name}: does not overlap the brain of {reference.name}. Do they share a "
+                "world frame? Register one to the other first."
+            )
+        between = limits(slices, spec.intensity, volume.name)
+        tensors[name] = scale_between(slices, between, spec.intensity)
+        if spec.brightness:
+            found = checks.brightness(tensors[name][::2, ::2, ::2], held[::2, ::2, ::2])
+            checks.check_brightness(found, spec.brightness[number], volume.name)
+        brain |= held.any(axis=(1, 2))
+    tensors[PROMPT_NAME] = _prompted(prompt, reference, placement, spec)
+    inside = None
+    if placement.offset is None:
+        mask = replace(reference, data=(reference.data != 0).astype(np.uint8))
+        inside = resampled_labels(mask, placement.grid).transpose(2, 1, 0) > 0
+    return Prepared(reference, placement, tensors, brain, inside)
+
+
+def _brought(
+    volume: Volume, reference: Volume, placement: Placement, spec: ModelSpec
+) -> NDArray[Any]:
+    """An image as (Z, Y, X) slices of the placement: cut where its voxels are, else linear."""
+    offset = placement.offset
+    if offset is None or difference(reference.grid, volume.grid) is not None:
+        return resampled(volume, placement.grid).transpose(2, 1, 0)
+    data = volume.reoriented(spec.crop.orientation).data
+    here, there = _shared(offset, placement.grid.shape, data.shape)
+    if data[here].shape == placement.grid.shape:
+        return data[here].transpose(2, 1, 0)
+    padded = np.zeros(placement.grid.shape, data.dtype)
+    padded[there] = data[here]
+    return padded.transpose(2, 1, 0)
+
+
+def _prompted(
+    prompt: Prompt, reference: Volume, placement: Placement, spec: ModelSpec
+) -> NDArray[np.float32]:
+    """The prompt's values as (Z, Y, X) slices of the placement."""
+    columns, rows, slices = placement.grid.shape
+    values = np.zeros((slices, rows, columns), np.float32)
+    marked = False
+    if prompt.labels is not None:
+        labels = prompt.labels
+        code = prompts.with_labels(spec.prompt, prompt.meaning)
+        # Encoded whole, so that an unknown label outside the crop is refused too.
+        encoded = replace(labels, data=prompts.encode(labels.data, code, labels.name))
+        marked = bool(encoded.data.any())
+        if placement.offset is None or difference(reference.grid, labels.grid) is not None:
+            values = resampled_labels(encoded, placement.grid).transpose(2, 1, 0)
+        else:
+            values = _brought(encoded, reference, placement, spec)
+    for shape in prompt.shapes:
+        drawn = shape.drawn(placement.grid, reference.grid).transpose(2, 1, 0)
+        marked = True
+        value = spec.prompt.tumour_value if shape.kind == "tumour" else spec.prompt.oedema_value
+        # Tumour overwrites oedema, whichever was given first.
+        values = np.where(drawn & (values != spec.prompt.tumour_value), np.float32(value), values)
+    if marked and not values.any():
+        name = prompt.labels.name if prompt.labels is not None else "the prompt's shapes"
+        raise ContentError(
+            f"{name}: the prompt lies wholly outside the part of the image the model sees. Draw it "
+            "on the brain."
+        )
+    return np.ascontiguousarray(values)
+
+
+def _shared(
+    offset: tuple[int, int, int], shape: tuple[int, ...], whole: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The part that a box at ``offset`` shares with the whole: in the whole, and in the box."""
+    here, there = [], []
+    for start, count, limit in zip(offset, shape, whole, strict=True):
+        low, high = max(start, 0), min(start + count, limit)
+        here.append(slice(low, high))
+        there.append(slice(low - start, high - start))
+    return tuple(here), tuple(there)
