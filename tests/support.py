@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tlp_export.onnx_export import export_bundle
-from tlp_runtime.bundle import Bundle
+from tlp_runtime.bundle import ONNX, Bundle
 from tlp_runtime.engines.base import Engine, Slices
 from tlp_runtime.models import models
 from tlp_runtime.spec import ModelSpec, NetworkSpec
@@ -99,15 +99,13 @@ class FakeEngine(Engine):
     library = "none"
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
+        super().__init__(
+            Bundle(Path("fake"), spec, {"files": {ONNX: "0" * 64}, "precision": "fp32"})
+        )
         self.batches: list[int] = []
 
-    @property
-    def spec(self) -> ModelSpec:
-        return self._spec
-
     def _run(self, tensors: Mapping[str, Slices]) -> Slices:
-        first = tensors[self._spec.inputs[0]]
+        first = tensors[self.spec.inputs[0]]
         self.batches.append(len(first))
         return np.clip(first * 0.5 + tensors["prompt"] * 0.25, -1, 1).astype(np.float32)
 

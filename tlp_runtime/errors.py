@@ -25,6 +25,7 @@ exit status of the command line; it is part of the public contract and never reu
     |   +-- DependencyConflict
     +-- MemoryExhausted       6
     +-- ParityError           7  an exported graph that differs from its checkpoint
+    +-- CasesFailed           8  some cases of a batch; the others are done
     +-- OutputError           9
 """
 
@@ -123,6 +124,12 @@ class ParityError(TLPError):
     """An exported model's values differ from its reference by more than the bound."""
 
     exit_code = 7
+
+
+class CasesFailed(TLPError):
+    """Some cases of a batch failed; the others are done."""
+
+    exit_code = 8
 
 
 class OutputError(TLPError):

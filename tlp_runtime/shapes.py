@@ -41,6 +41,10 @@ class Shape:
     form = ""
     count = 0
 
+    def __str__(self) -> str:
+        numbers = ",".join(f"{number:g}" for number in self.numbers)
+        return f"{type(self).__name__.lower()} {self.kind}:{self.frame}:{numbers}"
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read ``[tumour:|oedema:][ras:|lps:|voxel:]NUMBERS``.

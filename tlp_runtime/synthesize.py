@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,12 @@ from tlp_runtime.engines.base import Engine, Slices
 from tlp_runtime.engines.select import Choice, Opening, choose
 from tlp_runtime.errors import MemoryExhausted, ModelMismatch, UsageError
 from tlp_runtime.intensity import to_unit
-from tlp_runtime.io.nifti import read_volume, write_volume
+from tlp_runtime.io.atomic import require_writable, write_text
+from tlp_runtime.io.nifti import read_volume, require_nifti_name, sidecar, write_volume
 from tlp_runtime.models import find_bundle
 from tlp_runtime.prepare import Prepared, prepare, restore
 from tlp_runtime.prompt import Prompt
+from tlp_runtime.provenance import DESCRIPTION, describe, in_short, now
 from tlp_runtime.shapes import Shape
 from tlp_runtime.spec import ModelSpec
 from tlp_runtime.volume import Volume
@@ -31,7 +34,6 @@ logger = logging.getLogger(__name__)
 Source = str | Path | Volume
 
 DEFAULT_BATCH = 4
-DESCRIPTION = "SYNTHETIC T1ce by TLP, not acquired, no contrast agent; not for diagnosis"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Synthesis:
         once saved.
     batches
         (slices, seconds) of each engine run.
+    record
+        How it was made, as plain values: inputs and their hashes, model, engine, versions.
     """
 
     volume: Volume
@@ -60,17 +64,73 @@ class Synthesis:
     slices_run: int
     seconds: dict[str, float]
     batches: tuple[tuple[int, float], ...] = field(default=(), repr=False)
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
-    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
-        """Write the volume as NIfTI; its ``descrip`` says that the image is synthetic.
+    def save(
+        self,
+        path: Path | str,
+        *,
+        overwrite: bool = False,
+        command: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write the volume as NIfTI and its provenance as JSON of the same stem beside it.
+
+        The header's ``descrip`` says that the image is synthetic, a comment extension holds the
+        provenance in short.
+
+        Parameters
+        ----------
+        command
+            The command line, for the record.
+        extra
+            Further keys of the JSON, before the others.
+
+        Returns
+        -------
+        What the JSON holds.
 
         Raises
         ------
         OutputError
-            The file exists, or cannot be written.
+            A file exists, or cannot be written.
         """
-        with _timed(self.seconds, "write"):
-            write_volume(self.volume, path, description=DESCRIPTION, overwrite=overwrite)
+        path = require_nifti_name(path)
+        require_writable(sidecar(path), overwrite=overwrite)
+        with self.timed("write"):
+            write_volume(
+                self.volume,
+                path,
+                description=DESCRIPTION,
+                comment=in_short(self.record),
+                overwrite=overwrite,
+            )
+        return self.save_record(path, overwrite=overwrite, command=command, extra=extra)
+
+    def timed(self, stage: str) -> AbstractContextManager[None]:
+        """Count what follows as a stage in ``seconds``."""
+        return _timed(self.seconds, stage)
+
+    def save_record(
+        self,
+        output: Path,
+        *,
+        overwrite: bool = False,
+        command: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write the provenance beside ``output``, and return it. Raises :class:`OutputError`."""
+        record = {
+            **(extra or {}),
+            "output": str(output),
+            **self.record,
+            "slices": self.slices_run,
+            "seconds": self.seconds,
+            "command": command,
+            "time": now(),
+        }
+        write_text(sidecar(output), json.dumps(record, indent=2) + "\n", overwrite=overwrite)
+        return record
 
 
 class Synthesizer:
@@ -197,7 +257,16 @@ class Synthesizer:
         with _timed(seconds, "restore"):
             volume = restore(slices, prepared, self.spec)
         run = int(prepared.brain.sum())
-        return Synthesis(volume, prepared, slices, run, seconds, tuple(batches))
+        record = describe(
+            volumes,
+            labels=labels,
+            meaning=prompt_labels,
+            shapes=[str(shape) for shape in shapes],
+            brain_mask=mask,
+            placement=prepared.placement,
+            engine=self.engine,
+        )
+        return Synthesis(volume, prepared, slices, run, seconds, tuple(batches), record)
 
     def run_slices(self, tensors: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Run prepared (N, height, width) slices; returns as many, in [-1, 1]."""

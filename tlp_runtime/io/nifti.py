@@ -195,6 +195,11 @@ def stem(path: Path) -> str:
     return path.stem
 
 
+def sidecar(path: Path) -> Path:
+    """The JSON beside an image, or beside the folder of a series."""
+    return path.with_name(f"{stem(path) if path.suffix else path.name}.json")
+
+
 _SPATIAL_FIELDS = (
     "pixdim",
     "qform_code",

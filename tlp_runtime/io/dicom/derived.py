@@ -1,0 +1,239 @@
+"""A synthesis as a derived MR series in the study of the scan it was made from.
+
+Every attribute is set here or copied by name from the source, so nothing private, no text burned
+into pixels and no contrast agent can come along.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlp_runtime.errors import GeometryError
+from tlp_runtime.grid import shape_text
+from tlp_runtime.io.atomic import atomic_folder
+from tlp_runtime.io.dicom.series import DicomSeries
+from tlp_runtime.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = "SYNTHETIC T1ce (TLP), not for diagnosis"
+"""Series description; at most 64 characters."""
+
+MAXIMUM = 4095
+"""Stored value of 1.0: 12 bits, as scanners store."""
+
+SERIES_OFFSET = 9000
+"""Added to the source's series number."""
+
+_COPIED = (
+    # patient
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "PatientAge", "PatientSize", "PatientWeight",
+    # study
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription",
+    "AccessionNumber", "ReferringPhysicianName",
+    # place
+    "FrameOfReferenceUID", "PositionReferenceIndicator", "PatientPosition", "BodyPartExamined",
+    # acquisition of the source, which is what its timing describes
+    "AcquisitionDate", "AcquisitionTime", "AcquisitionNumber", "ScanningSequence",
+    "SequenceVariant", "ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime",
+    "EchoTrainLength", "InversionTime", "MagneticFieldStrength", "SpecificCharacterSet",
+)  # fmt: skip
+
+_EMPTY_ALLOWED = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "StudyID", "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator",
+    "PatientPosition", "ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime",
+    "EchoTrainLength",
+)  # fmt: skip
+"""Attributes that the standard wants present, if need be without a value."""
+
+_EQUIPMENT = (
+    "Manufacturer", "ManufacturerModelName", "InstitutionName", "StationName", "SoftwareVersions",
+)  # fmt: skip
+
+
+def write_derived(
+    volume: Volume,
+    source: DicomSeries,
+    folder: Path,
+    record: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a folder with one MR image a slice of the source series.
+
+    Parameters
+    ----------
+    volume
+        float32 in [0, 1] on the grid of ``source.volume``.
+    record
+        The provenance (:mod:`tlp_runtime.provenance`): model and versions go into the images.
+
+    Raises
+    ------
+    GeometryError
+        A volume on another grid than the source.
+    OutputError
+        The folder exists, or cannot be written.
+    """
+    import pydicom.uid
+
+    if volume.shape != source.volume.shape:
+        raise GeometryError(
+            f"{volume.name}: {shape_text(volume.shape)} is not the grid of the source series, "
+            f"{shape_text(source.volume.shape)}"
+        )
+    common = _common(source, record)
+    common.SeriesInstanceUID = pydicom.uid.generate_uid(prefix=None)
+    pixels = np.rint(np.clip(volume.data, 0, 1) * MAXIMUM).astype("<u2")
+    with atomic_folder(folder, overwrite=overwrite) as temporary:
+        for index in range(volume.shape[2]):
+            image = _slice(common, source, index)
+            image.PixelData = np.ascontiguousarray(pixels[:, :, index].T).tobytes()
+            image.save_as(temporary / f"IM{index + 1:05d}.dcm", enforce_file_format=True)
+
+
+def _common(source: DicomSeries, record: Mapping[str, Any]) -> Any:
+    """The attributes that every image of the new series shares."""
+    import pydicom
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+
+    header = source.headers[0]
+    if "ContrastBolusAgent" in header and header.ContrastBolusAgent:
+        logger.warning(
+            "%s: its header names a contrast agent (%s); the model expects a scan without. The "
+            "synthesis carries no contrast attributes.",
+            source.volume.name, header.ContrastBolusAgent,
+        )  # fmt: skip
+    moment = datetime.now()
+    model, versions = record["model"], record["software"]
+    image = pydicom.Dataset()
+    image.file_meta = pydicom.dataset.FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    for keyword in _COPIED:
+        if keyword in header and header[keyword].value not in (None, ""):
+            setattr(image, keyword, header[keyword].value)
+        elif keyword in _EMPTY_ALLOWED:
+            setattr(image, keyword, None)
+    if "FrameOfReferenceUID" not in image:
+        image.FrameOfReferenceUID = pydicom.uid.generate_uid(prefix=None)
+    for keyword, value in (("ScanningSequence", "RM"), ("SequenceVariant", "NONE")):
+        if keyword not in image:
+            setattr(image, keyword, value)
+    image.SOPClassUID = MRImageStorage
+    image.Modality = "MR"
+    image.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
+    image.SyntheticData = "YES"
+    image.SeriesDescription = DESCRIPTION
+    image.SeriesNumber = SERIES_OFFSET + int(header.get("SeriesNumber") or 0)
+    image.SeriesDate = image.ContentDate = image.InstanceCreationDate = moment.strftime("%Y%m%d")
+    image.SeriesTime = image.ContentTime = image.InstanceCreationTime = moment.strftime("%H%M%S")
+    image.Manufacturer = "TLP toolkit"
+    image.ManufacturerModelName = "tlp-mri"
+    image.SoftwareVersions = versions.get("tlp-mri", "")
+    image.ContributingEquipmentSequence = _contributors(header, model, versions, moment)
+    image.DerivationDescription = (
+        "Synthetic contrast-enhanced T1 made by a neural network from "
+        f"{', '.join(name.upper() for name in model['spec']['inputs'])}"
+        f"{' and a marked region' if record['prompt'] else ''}; no contrast agent was given, not "
+        f"for diagnosis. Model {model['name']}, weights SHA-256 {model['onnx_sha256']}, "
+        f"engine {record['engine']['name']}."
+    )[:1024]
+    image.BurnedInAnnotation = "NO"
+    image.LossyImageCompression = "00"
+    columns, rows, _ = source.volume.shape
+    dx, dy, dz = source.volume.grid.spacing_mm
+    image.Rows, image.Columns = rows, columns
+    image.PixelSpacing = [_decimal(dy), _decimal(dx)]
+    image.SliceThickness = image.SpacingBetweenSlices = _decimal(dz)
+    image.SamplesPerPixel = 1
+    image.PhotometricInterpretation = "MONOCHROME2"
+    image.BitsAllocated, image.BitsStored, image.HighBit = 16, 12, 11
+    image.PixelRepresentation = 0
+    image.WindowCenter, image.WindowWidth = (MAXIMUM + 1) / 2, MAXIMUM + 1
+    return image
+
+
+def _contributors(
+    header: Any, model: Mapping[str, Any], versions: Mapping[str, str], moment: datetime
+) -> list[Any]:
+    """The scanner, and this software with its weights."""
+    from highdicom import ContributingEquipment
+    from pydicom.sr.coding import Code
+
+    ours = ContributingEquipment(
+        manufacturer="TLP toolkit",
+        purpose_of_reference=Code("109102", "DCM", "Processing Equipment"),
+        manufacturer_model_name="tlp-mri",
+        software_versions=[
+            f"tlp-mri {versions.get('tlp-mri', '?')}",
+            f"weights {model['onnx_sha256'][:48]}",
+        ],
+        contribution_datetime=moment,
+        contribution_description="Synthesis of a contrast-enhanced T1 by a neural network",
+    )
+    scanner: dict[str, Any] = {
+        keyword: header[keyword].value for keyword in _EQUIPMENT if header.get(keyword)
+    }
+    if "Manufacturer" not in scanner:
+        return [ours]
+    acquired = ContributingEquipment(
+        manufacturer=scanner["Manufacturer"],
+        purpose_of_reference=Code("109101", "DCM", "Acquisition Equipment"),
+        manufacturer_model_name=scanner.get("ManufacturerModelName"),
+        software_versions=scanner.get("SoftwareVersions"),
+        institution_name=scanner.get("InstitutionName"),
+    )
+    return [acquired, ours]
+
+
+def _slice(common: Any, source: DicomSeries, index: int) -> Any:
+    """One image of the series, without its pixels."""
+    import copy
+
+    import pydicom.uid
+
+    grid = source.volume.grid
+    image = copy.deepcopy(common)
+    image.SOPInstanceUID = pydicom.uid.generate_uid(prefix=None)
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    image.InstanceNumber = index + 1
+    lps = np.diag([-1.0, -1.0, 1.0])
+    first = lps @ grid.world(np.array([[0, 0, index]]))[0]
+    directions = lps @ (grid.affine[:3, :3] / grid.spacing_mm)
+    image.ImagePositionPatient = [_decimal(v) for v in first]
+    image.ImageOrientationPatient = [_decimal(v) for v in (*directions[:, 0], *directions[:, 1])]
+    image.SliceLocation = _decimal(float(first @ directions[:, 2]))
+    image.SourceImageSequence = [_reference(source, index)]
+    return image
+
+
+def _reference(source: DicomSeries, index: int) -> Any:
+    import pydicom
+    from highdicom.sr.coding import CodedConcept
+
+    header = source.headers[0 if source.frames else index]
+    item = pydicom.Dataset()
+    item.ReferencedSOPClassUID = header.SOPClassUID
+    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    if source.frames:
+        item.ReferencedFrameNumber = source.frames[index]
+    item.PurposeOfReferenceCodeSequence = [
+        CodedConcept("121322", "DCM", "Source image for image processing operation")
+    ]
+    return item
+
+
+def _decimal(value: float) -> Any:
+    """A decimal string of at most 16 characters, as exact as those allow."""
+    from pydicom.valuerep import DSfloat
+
+    return DSfloat(float(value) + 0.0, auto_format=True)

@@ -1,0 +1,60 @@
+"""A scan or a label map, whatever its format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlp_runtime.errors import UsageError
+from tlp_runtime.io.dicom import is_dicom
+from tlp_runtime.io.dicom.seg import read_segmentation
+from tlp_runtime.io.dicom.series import DicomSeries, read_series
+from tlp_runtime.io.nifti import read_volume
+from tlp_runtime.spec import PromptSpec
+from tlp_runtime.volume import Volume
+
+
+@dataclass(frozen=True)
+class Scan:
+    """An image that was read.
+
+    Parameters
+    ----------
+    series
+        The DICOM series it is; None of a NIfTI file.
+    """
+
+    volume: Volume
+    series: DicomSeries | None = None
+
+
+def read_scan(path: Path, series_uid: str | None = None) -> Scan:
+    """Read a NIfTI file, a DICOM folder or a multi-frame DICOM file.
+
+    Raises
+    ------
+    InputError
+        As :func:`~tlp_runtime.io.nifti.read_volume` and
+        :func:`~tlp_runtime.io.dicom.series.read_series`.
+    UsageError
+        A series of a file that is no DICOM.
+    """
+    if is_dicom(path):
+        series = read_series(path, series_uid)
+        return Scan(series.volume, series)
+    if series_uid is not None:
+        raise UsageError(f"series {series_uid} was named, but {path} is no DICOM folder or file.")
+    return Scan(read_volume(path))
+
+
+def read_labels(path: Path, *, by_number: bool) -> Volume:
+    """Read a label map: NIfTI, or DICOM SEG whose segments become BraTS labels.
+
+    Parameters
+    ----------
+    by_number
+        Keep the numbers of a SEG's segments, since the user says what they mean.
+    """
+    if is_dicom(path) and path.is_file():
+        return read_segmentation(path, PromptSpec(), by_number=by_number)
+    return read_volume(path)
