@@ -92,7 +92,5 @@ def _one(job: BidsJob, scan: BidsScan, synthesizer: Synthesizer, command: str) -
         resample=job.resample,
     )
     make_folder(out.parent)
-    result.save(
-        out, overwrite=job.overwrite, command=command, extra=scan.sidecar(job.root)
-    )
+    result.save(out, overwrite=job.overwrite, command=command, extra=scan.sidecar(job.root))
     return out

@@ -90,7 +90,7 @@ def prepare(
         extents.append(Extent.of(inside, volume.grid, spec.crop))
     # What another image shows beyond the reference's brain has no place in the output.
     placement = place(reference.grid, extents[0], spec, reference.name)
-    return _on(placement, cleaned, prompt, spec)
+    return _on(placement, cleaned, prompt, spec, judge=True)
 
 
 def prepare_published(
@@ -111,7 +111,7 @@ def prepare_published(
     for volume in images.values():
         require_numbers(volume.data, volume.name)
     require_model_grid(reference, spec.crop)
-    return _on(published(reference.grid, spec.crop), images, prompt, spec)
+    return _on(published(reference.grid, spec.crop), images, prompt, spec, judge=False)
 
 
 def restore(slices: NDArray[np.float32], prepared: Prepared, spec: ModelSpec) -> Volume:
@@ -163,12 +163,18 @@ def _mask_on(mask: Volume, volume: Volume) -> NDArray[np.bool_]:
 
 
 def _on(
-    placement: Placement, images: Mapping[str, Volume], prompt: Prompt, spec: ModelSpec
+    placement: Placement,
+    images: Mapping[str, Volume],
+    prompt: Prompt,
+    spec: ModelSpec,
+    *,
+    judge: bool,
 ) -> Prepared:
     """Bring images and prompt to the placement's grid and scale them."""
     reference = images[spec.inputs[0]]
     tensors: dict[str, NDArray[np.float32]] = {}
     brain = np.zeros(placement.grid.shape[2], dtype=np.bool_)
+    inside = None
     for number, (name, volume) in enumerate(images.items()):
         slices = _brought(volume, reference, placement, spec)
         held = slices != 0
@@ -177,17 +183,17 @@ def _on(
                 f"{volume.name}: does not overlap the brain of {reference.name}. Do they share a "
                 "world frame? Register one to the other first."
             )
-        between = limits(slices, spec.intensity, volume.name)
+        # Of the scan's own voxels where it was interpolated: that must not move the level.
+        own = slices if _as_it_is(volume, reference, placement) else volume.data
+        between = limits(own, spec.intensity, volume.name)
         tensors[name] = scale_between(slices, between, spec.intensity)
-        if spec.brightness:
+        if spec.brightness and judge:
             found = checks.brightness(tensors[name][::2, ::2, ::2], held[::2, ::2, ::2])
             checks.check_brightness(found, spec.brightness[number], volume.name)
         brain |= held.any(axis=(1, 2))
+        if placement.offset is None and volume is reference:
+            inside = held
     tensors[PROMPT_NAME] = _prompted(prompt, reference, placement, spec)
-    inside = None
-    if placement.offset is None:
-        mask = replace(reference, data=(reference.data != 0).astype(np.uint8))
-        inside = resampled_labels(mask, placement.grid).transpose(2, 1, 0) > 0
     return Prepared(reference, placement, tensors, brain, inside)
 
 
@@ -195,9 +201,10 @@ def _brought(
     volume: Volume, reference: Volume, placement: Placement, spec: ModelSpec
 ) -> NDArray[Any]:
     """An image as (Z, Y, X) slices of the placement: cut where its voxels are, else linear."""
-    offset = placement.offset
-    if offset is None or difference(reference.grid, volume.grid) is not None:
+    if not _as_it_is(volume, reference, placement):
         return resampled(volume, placement.grid).transpose(2, 1, 0)
+    assert placement.offset is not None
+    offset = placement.offset
     data = volume.reoriented(spec.crop.orientation).data
     here, there = _shared(offset, placement.grid.shape, data.shape)
     if data[here].shape == placement.grid.shape:
@@ -205,6 +212,11 @@ def _brought(
     padded = np.zeros(placement.grid.shape, data.dtype)
     padded[there] = data[here]
     return padded.transpose(2, 1, 0)
+
+
+def _as_it_is(volume: Volume, reference: Volume, placement: Placement) -> bool:
+    """Whether the volume's voxels are those of the placement."""
+    return placement.offset is not None and difference(reference.grid, volume.grid) is None
 
 
 def _prompted(
@@ -220,10 +232,10 @@ def _prompted(
         # Encoded whole, so that an unknown label outside the crop is refused too.
         encoded = replace(labels, data=prompts.encode(labels.data, code, labels.name))
         marked = bool(encoded.data.any())
-        if placement.offset is None or difference(reference.grid, labels.grid) is not None:
-            values = resampled_labels(encoded, placement.grid).transpose(2, 1, 0)
-        else:
+        if _as_it_is(labels, reference, placement):
             values = _brought(encoded, reference, placement, spec)
+        else:
+            values = resampled_labels(encoded, placement.grid).transpose(2, 1, 0)
     for shape in prompt.shapes:
         drawn = shape.drawn(placement.grid, reference.grid).transpose(2, 1, 0)
         marked = True

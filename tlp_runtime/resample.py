@@ -16,10 +16,12 @@ from tlp_runtime.volume import Volume
 
 
 def resampled(volume: Volume, grid: Grid) -> NDArray[np.float32]:
-    """An image on another grid: linear, 0 where ``grid`` leaves the volume's field of view.
+    """An image of a brain on another grid: linear in the brain's values alone, 0 outside it.
 
-    Along axes whose voxels are finer than the target's it is smoothed first (a Gaussian of half
-    the excess of the ratio of spacings over 1), so that nothing is aliased.
+    Voxels of 0 are background: they pull no value at the brain's edge towards 0, and a voxel of
+    ``grid`` belongs to the brain where at least half of what it is made from does. Along axes whose
+    voxels are finer than the target's the image is smoothed first (a Gaussian of half the excess of
+    the ratio of spacings over 1), so that nothing is aliased.
 
     Returns
     -------
@@ -28,10 +30,16 @@ def resampled(volume: Volume, grid: Grid) -> NDArray[np.float32]:
     from scipy import ndimage
 
     data = volume.data.astype(np.float32)
+    share = (volume.data != 0).astype(np.float32)
     sigmas = _smoothing(volume.grid, grid)
     if any(sigma > 0.1 for sigma in sigmas):
-        data = ndimage.gaussian_filter(data, sigmas, mode="constant")
-    return _sampled(data, volume.grid, grid, order=1)
+        data, share = (ndimage.gaussian_filter(x, sigmas, mode="constant") for x in (data, share))
+    values = _sampled(data, volume.grid, grid, order=1)
+    weight = _sampled(share, volume.grid, grid, order=1)
+    inside = weight >= 0.5
+    values[~inside] = 0
+    np.divide(values, weight, out=values, where=inside)
+    return values
 
 
 def resampled_labels(volume: Volume, grid: Grid) -> NDArray[Any]:

@@ -57,9 +57,7 @@ class BidsScan:
         return {
             "Description": "Synthetic contrast-enhanced T1; no contrast agent was given",
             "SkullStripped": True,
-            "Sources": [
-                f"bids:{LINK}:{p.relative_to(root).as_posix()}" for p in self.paths
-            ],
+            "Sources": [f"bids:{LINK}:{p.relative_to(root).as_posix()}" for p in self.paths],
         }
 
     @property
