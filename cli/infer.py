@@ -89,7 +89,9 @@ def command(
     no_build: NoBuildOption = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Output; default: <stem>_synth-t1ce.nii.gz beside the T1."),
+        typer.Option(
+            "--out", help="Output; default: <stem>_synth-t1ce.nii.gz (or -dicom) beside the T1."
+        ),
     ] = None,
     out_format: Annotated[
         OutFormat | None,
@@ -166,7 +168,7 @@ def command(
     reference = next(iter(images.values()))
     as_dicom = out_format is OutFormat.dicom
     if out is None:
-        name = f"{_stem(reference)}_synth-t1ce{'' if as_dicom else '.nii.gz'}"
+        name = f"{_stem(reference)}_synth-t1ce{'-dicom' if as_dicom else '.nii.gz'}"
         out = reference.parent / name
         output.default("output", out, "default")
     targets = [path for path in (out, sidecar(out), preview) if path is not None]

@@ -92,5 +92,10 @@ def _one(job: BidsJob, scan: BidsScan, synthesizer: Synthesizer, command: str) -
         resample=job.resample,
     )
     make_folder(out.parent)
-    result.save(out, overwrite=job.overwrite, command=command, extra=scan.sidecar(job.root))
+    result.save(
+        out,
+        overwrite=job.overwrite,
+        command=command,
+        extra=scan.sidecar(job.root, synthesizer.spec.inputs),
+    )
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from tlp_export.onnx_export import export_bundle
@@ -51,6 +53,17 @@ def split_of(data: Path) -> Split:
     """The first cases train, the next validates, the last tests."""
     *train, validation, test = sorted(path.name for path in data.iterdir())
     return Split(tuple(train), (validation,), (test,))
+
+
+def need_tool(name: str, package: str) -> str:
+    """A program's path; the test is skipped where it is not installed, but fails in CI."""
+    found = shutil.which(name)
+    if found is None:
+        message = f"{name} is not installed (Debian: apt-get install {package})"
+        if os.environ.get("TLP_CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
 
 
 @dataclass(frozen=True)

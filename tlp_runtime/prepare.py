@@ -34,7 +34,9 @@ class Prepared:
     Parameters
     ----------
     reference
-        The volume whose grid the output takes: the T1, else the T2, background 0.
+        The volume whose grid the output takes: the T1, else the T2, as it was given.
+    oriented
+        The same in the model's axis order, background 0, nothing outside the brain mask.
     placement
         The model's grid about it.
     tensors
@@ -46,6 +48,7 @@ class Prepared:
     """
 
     reference: Volume
+    oriented: Volume
     placement: Placement
     tensors: Mapping[str, NDArray[np.float32]]
     brain: NDArray[np.bool_]
@@ -80,8 +83,8 @@ def prepare(
     for other in (*images.values(), brain_mask, prompt.labels):
         if other is not None and not resample:
             require_same_grid(first, other, ONE_GRID)
-    cleaned = {name: _cleaned(volume, brain_mask) for name, volume in images.items()}
-    reference = cleaned[spec.inputs[0]]
+    cleaned = {name: _cleaned(volume, brain_mask, spec) for name, volume in images.items()}
+    oriented = cleaned[spec.inputs[0]]
     extents = []
     for name, volume in cleaned.items():
         inside = volume.data != 0
@@ -89,8 +92,8 @@ def prepare(
         checks.check_contrast(volume.data[::2, ::2, ::2][inside[::2, ::2, ::2]], name, volume.name)
         extents.append(Extent.of(inside, volume.grid, spec.crop))
     # What another image shows beyond the reference's brain has no place in the output.
-    placement = place(reference.grid, extents[0], spec, reference.name)
-    return _on(placement, cleaned, prompt, spec, judge=True)
+    placement = place(oriented.grid, extents[0], spec, first.name)
+    return _on(placement, first, cleaned, prompt, spec, judge=True)
 
 
 def prepare_published(
@@ -111,31 +114,42 @@ def prepare_published(
     for volume in images.values():
         require_numbers(volume.data, volume.name)
     require_model_grid(reference, spec.crop)
-    return _on(published(reference.grid, spec.crop), images, prompt, spec, judge=False)
+    oriented = {name: _oriented(volume, spec) for name, volume in images.items()}
+    placement = published(oriented[spec.inputs[0]].grid, spec.crop)
+    return _on(placement, reference, oriented, prompt, spec, judge=False)
 
 
-def restore(slices: NDArray[np.float32], prepared: Prepared, spec: ModelSpec) -> Volume:
+def restore(slices: NDArray[np.float32], prepared: Prepared) -> Volume:
     """Put (Z, Y, X) slices of the placement back on the reference's own grid; 0 elsewhere."""
-    reference, placement = prepared.reference, prepared.placement
+    oriented, placement = prepared.oriented, prepared.placement
     if placement.offset is None:
         assert prepared.inside is not None
         data = resampled_inside(
             np.ascontiguousarray(slices.transpose(2, 1, 0)),
             np.ascontiguousarray(prepared.inside.transpose(2, 1, 0)),
             placement.grid,
-            reference.grid,
-            filled(reference.data != 0),
+            oriented.grid,
+            filled(oriented.data != 0),
         )
-        return replace(reference, data=data)
-    oriented = reference.grid.reoriented(spec.crop.orientation)
-    data = np.zeros(oriented.shape, np.float32)
-    here, there = _shared(placement.offset, placement.grid.shape, oriented.shape)
-    data[here] = slices.transpose(2, 1, 0)[there]
-    return Volume(data, oriented.affine, name=reference.name).restored_to(reference)
+    else:
+        data = np.zeros(oriented.shape, np.float32)
+        here, there = _shared(placement.offset, placement.grid.shape, oriented.shape)
+        data[here] = slices.transpose(2, 1, 0)[there]
+    return replace(oriented, data=data).restored_to(prepared.reference)
 
 
-def _cleaned(volume: Volume, brain_mask: Volume | None) -> Volume:
-    """The volume with finite voxels, background 0, and nothing outside the mask."""
+def _oriented(volume: Volume, spec: ModelSpec) -> Volume:
+    """The volume in the model's axis order.
+
+    Its affine is rounded to a millionth of a millimetre, so that interpolation gives the same to
+    the bit whatever the order the axes had.
+    """
+    turned = volume.reoriented(spec.crop.orientation)
+    return replace(turned, affine=np.round(turned.affine, 6))
+
+
+def _cleaned(volume: Volume, brain_mask: Volume | None, spec: ModelSpec) -> Volume:
+    """In the model's axis order, voxels finite, background 0, and nothing outside the mask."""
     require_numbers(volume.data, volume.name)
     data = volume.data
     around = background(data)
@@ -153,7 +167,7 @@ def _cleaned(volume: Volume, brain_mask: Volume | None) -> Volume:
         data = np.where(mask, data, 0)
     if not data.any():
         raise ContentError(f"{volume.name}: is zero everywhere, expected an image of a brain.")
-    return replace(volume, data=data)
+    return _oriented(replace(volume, data=data), spec)
 
 
 def _mask_on(mask: Volume, volume: Volume) -> NDArray[np.bool_]:
@@ -164,6 +178,7 @@ def _mask_on(mask: Volume, volume: Volume) -> NDArray[np.bool_]:
 
 def _on(
     placement: Placement,
+    original: Volume,
     images: Mapping[str, Volume],
     prompt: Prompt,
     spec: ModelSpec,
@@ -176,7 +191,7 @@ def _on(
     brain = np.zeros(placement.grid.shape[2], dtype=np.bool_)
     inside = None
     for number, (name, volume) in enumerate(images.items()):
-        slices = _brought(volume, reference, placement, spec)
+        slices = _brought(volume, reference, placement)
         held = slices != 0
         if not held.any():
             raise GeometryError(
@@ -193,19 +208,16 @@ def _on(
         brain |= held.any(axis=(1, 2))
         if placement.offset is None and volume is reference:
             inside = held
-    tensors[PROMPT_NAME] = _prompted(prompt, reference, placement, spec)
-    return Prepared(reference, placement, tensors, brain, inside)
+    tensors[PROMPT_NAME] = _prompted(prompt, original, placement, spec)
+    return Prepared(original, reference, placement, tensors, brain, inside)
 
 
-def _brought(
-    volume: Volume, reference: Volume, placement: Placement, spec: ModelSpec
-) -> NDArray[Any]:
+def _brought(volume: Volume, reference: Volume, placement: Placement) -> NDArray[Any]:
     """An image as (Z, Y, X) slices of the placement: cut where its voxels are, else linear."""
     if not _as_it_is(volume, reference, placement):
         return resampled(volume, placement.grid).transpose(2, 1, 0)
     assert placement.offset is not None
-    offset = placement.offset
-    data = volume.reoriented(spec.crop.orientation).data
+    offset, data = placement.offset, volume.data
     here, there = _shared(offset, placement.grid.shape, data.shape)
     if data[here].shape == placement.grid.shape:
         return data[here].transpose(2, 1, 0)
@@ -233,9 +245,9 @@ def _prompted(
         encoded = replace(labels, data=prompts.encode(labels.data, code, labels.name))
         marked = bool(encoded.data.any())
         if _as_it_is(labels, reference, placement):
-            values = _brought(encoded, reference, placement, spec)
+            values = _brought(_oriented(encoded, spec), reference, placement)
         else:
-            values = resampled_labels(encoded, placement.grid).transpose(2, 1, 0)
+            values = resampled_labels(_oriented(encoded, spec), placement.grid).transpose(2, 1, 0)
     for shape in prompt.shapes:
         drawn = shape.drawn(placement.grid, reference.grid).transpose(2, 1, 0)
         marked = True

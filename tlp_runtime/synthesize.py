@@ -255,7 +255,7 @@ class Synthesizer:
         with _timed(seconds, "engine"):
             slices, batches = self._run_brain(prepared, on_slices)
         with _timed(seconds, "restore"):
-            volume = restore(slices, prepared, self.spec)
+            volume = restore(slices, prepared)
         run = int(prepared.brain.sum())
         record = describe(
             volumes,

@@ -158,7 +158,12 @@ def test_a_checkpoint_holds_all_it_takes_to_go_on(straight: Run) -> None:
     assert len(data["optimizer_states"]) == 2
     assert {"spec", "config", "rng"} <= set(data["tlp"])
     checkpoint = load_checkpoint(straight.last)
-    assert checkpoint.spec == straight.config.spec
+    assert replace(checkpoint.spec, brightness=()) == straight.config.spec
+    (seen,) = checkpoint.spec.brightness
+    assert seen.modality == "t1"
+    assert list(seen.mean) == sorted(seen.mean)
+    assert -1 <= seen.mean[0] < seen.mean[-1] <= 1
+    assert max(seen.spread) > 0, "two cases differ"
     assert checkpoint.config == straight.config
     assert checkpoint.epoch == 4
     checkpoint.generator()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,18 +52,21 @@ class BidsScan:
         """Where its synthesis belongs."""
         return derivatives / self.folder / f"{self.entities}_desc-synthT1ce_T1w.nii.gz"
 
-    def sidecar(self, root: Path) -> dict[str, Any]:
-        """The metadata that BIDS asks of a derived image."""
+    def sidecar(self, root: Path, used: Iterable[str]) -> dict[str, Any]:
+        """The metadata that BIDS asks of a derived image.
+
+        Parameters
+        ----------
+        used
+            The images it was made from, of ``images``.
+        """
         return {
             "Description": "Synthetic contrast-enhanced T1; no contrast agent was given",
             "SkullStripped": True,
-            "Sources": [f"bids:{LINK}:{p.relative_to(root).as_posix()}" for p in self.paths],
+            "Sources": [
+                f"bids:{LINK}:{self.images[name].relative_to(root).as_posix()}" for name in used
+            ],
         }
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """Its images' files."""
-        return tuple(self.images.values())
 
 
 def find_scans(root: Path) -> list[BidsScan]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tlp_runtime.errors import GeometryError
-from tlp_runtime.grid import shape_text
+from tlp_runtime.grid import Grid, shape_text
 from tlp_runtime.io.atomic import atomic_folder
 from tlp_runtime.io.dicom.series import DicomSeries
 from tlp_runtime.volume import Volume
@@ -43,7 +43,7 @@ _COPIED = (
     # acquisition of the source, which is what its timing describes
     "AcquisitionDate", "AcquisitionTime", "AcquisitionNumber", "ScanningSequence",
     "SequenceVariant", "ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime",
-    "EchoTrainLength", "InversionTime", "MagneticFieldStrength", "SpecificCharacterSet",
+    "EchoTrainLength", "MagneticFieldStrength", "SpecificCharacterSet",
 )  # fmt: skip
 
 _EMPTY_ALLOWED = (
@@ -53,6 +53,11 @@ _EMPTY_ALLOWED = (
     "EchoTrainLength",
 )  # fmt: skip
 """Attributes that the standard wants present, if need be without a value."""
+
+_PLANE = (
+    "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "ImagePositionPatient",
+    "ImageOrientationPatient", "SliceLocation",
+)  # fmt: skip
 
 _EQUIPMENT = (
     "Manufacturer", "ManufacturerModelName", "InstitutionName", "StationName", "SoftwareVersions",
@@ -123,15 +128,16 @@ def _common(source: DicomSeries, record: Mapping[str, Any]) -> Any:
             setattr(image, keyword, header[keyword].value)
         elif keyword in _EMPTY_ALLOWED:
             setattr(image, keyword, None)
-    if "FrameOfReferenceUID" not in image:
-        image.FrameOfReferenceUID = pydicom.uid.generate_uid(prefix=None)
-    for keyword, value in (("ScanningSequence", "RM"), ("SequenceVariant", "NONE")):
+    for keyword, value in (
+        ("ScanningSequence", "RM"), ("SequenceVariant", "NONE"), ("BodyPartExamined", "BRAIN"),
+    ):  # fmt: skip
         if keyword not in image:
             setattr(image, keyword, value)
+    if "IR" in image.ScanningSequence and header.get("InversionTime"):
+        image.InversionTime = header.InversionTime
     image.SOPClassUID = MRImageStorage
     image.Modality = "MR"
     image.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
-    image.SyntheticData = "YES"
     image.SeriesDescription = DESCRIPTION
     image.SeriesNumber = SERIES_OFFSET + int(header.get("SeriesNumber") or 0)
     image.SeriesDate = image.ContentDate = image.InstanceCreationDate = moment.strftime("%Y%m%d")
@@ -149,11 +155,7 @@ def _common(source: DicomSeries, record: Mapping[str, Any]) -> Any:
     )[:1024]
     image.BurnedInAnnotation = "NO"
     image.LossyImageCompression = "00"
-    columns, rows, _ = source.volume.shape
-    dx, dy, dz = source.volume.grid.spacing_mm
-    image.Rows, image.Columns = rows, columns
-    image.PixelSpacing = [_decimal(dy), _decimal(dx)]
-    image.SliceThickness = image.SpacingBetweenSlices = _decimal(dz)
+    image.Columns, image.Rows, _ = source.volume.shape
     image.SamplesPerPixel = 1
     image.PhotometricInterpretation = "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit = 16, 12, 11
@@ -201,19 +203,31 @@ def _slice(common: Any, source: DicomSeries, index: int) -> Any:
 
     import pydicom.uid
 
-    grid = source.volume.grid
     image = copy.deepcopy(common)
     image.SOPInstanceUID = pydicom.uid.generate_uid(prefix=None)
     image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
     image.InstanceNumber = index + 1
+    if source.frames:
+        _place(image, source.volume.grid, index)
+    else:  # as the source has it, to the last digit
+        for keyword in _PLANE:
+            if keyword in source.headers[index]:
+                setattr(image, keyword, source.headers[index][keyword].value)
+    image.SourceImageSequence = [_reference(source, index)]
+    return image
+
+
+def _place(image: Any, grid: Grid, index: int) -> None:
+    """The image plane of a slice, from the affine."""
     lps = np.diag([-1.0, -1.0, 1.0])
+    dx, dy, dz = grid.spacing_mm
     first = lps @ grid.world(np.array([[0, 0, index]]))[0]
     directions = lps @ (grid.affine[:3, :3] / grid.spacing_mm)
+    image.PixelSpacing = [_decimal(dy), _decimal(dx)]
+    image.SliceThickness = image.SpacingBetweenSlices = _decimal(dz)
     image.ImagePositionPatient = [_decimal(v) for v in first]
     image.ImageOrientationPatient = [_decimal(v) for v in (*directions[:, 0], *directions[:, 1])]
     image.SliceLocation = _decimal(float(first @ directions[:, 2]))
-    image.SourceImageSequence = [_reference(source, index)]
-    return image
 
 
 def _reference(source: DicomSeries, index: int) -> Any:

@@ -28,6 +28,10 @@ SPACING_TOLERANCE = 0.01
 TILT_TOLERANCE_MM = 0.05
 ORIENTATION_TOLERANCE = 1e-3
 
+_PLACE = (
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID",
+)  # fmt: skip
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -210,12 +214,13 @@ def _single_frames(path: Path, chosen: dict[Path, Any]) -> DicomSeries:
 
 def _require_volume(path: Path, headers: Sequence[Any]) -> None:
     """Raise unless single-frame images make one stack of parallel, evenly spaced slices."""
-    lacking = [h for h in headers if "ImagePositionPatient" not in h or "PixelSpacing" not in h]
-    if lacking:
-        raise GeometryError(
-            f"{path}: {len(lacking)} of {len(headers)} images lack ImagePositionPatient or "
-            "PixelSpacing, so their place is unknown. Export the series again with its geometry."
-        )
+    for keyword in _PLACE:
+        lacking = sum(keyword not in header for header in headers)
+        if lacking:
+            raise GeometryError(
+                f"{path}: {lacking} of {len(headers)} images lack {keyword}, so their place is "
+                "unknown. Export the series again with its geometry."
+            )
     sizes = {(int(h.Rows), int(h.Columns), *map(float, h.PixelSpacing)) for h in headers}
     if len(sizes) > 1:
         shown = "; ".join(f"{r} x {c} at {a:g} x {b:g} mm" for r, c, a, b in sorted(sizes))
@@ -262,14 +267,17 @@ def _require_volume(path: Path, headers: Sequence[Any]) -> None:
 
 def _volume(placed: Any, path: Path, files: Sequence[Path]) -> Volume:
     """highdicom's volume, axes (slice, row, column) in LPS, as ours."""
-    affine = LPS_TO_RAS @ placed.affine
-    data = np.ascontiguousarray(placed.array.transpose(2, 1, 0))
+    data, affine = placed.array.transpose(2, 1, 0), (LPS_TO_RAS @ placed.affine)[:, [2, 1, 0, 3]]
+    if np.linalg.det(affine[:3, :3]) < 0:  # slices along the normal of the image plane, not against
+        data = data[:, :, ::-1]
+        affine[:3, 3] += affine[:3, 2] * (data.shape[2] - 1)
+        affine[:3, 2] *= -1
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return Volume(
-        data,
-        affine[:, [2, 1, 0, 3]],
+        np.ascontiguousarray(data),
+        affine,
         name=str(path),
         origin=Origin(str(path), digest.hexdigest()),
     )
