@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found; use make PYTHON=python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
-	$(INSTALL) -e '.[cpu,train,export,trt-rtx,dev]'
+	$(INSTALL) -e '.[cpu,train,export,trt-rtx,dicom,dev]'
 	touch $@
 
 install: $(VENV)/.installed
@@ -28,8 +28,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# One thread a process: PyTorch's threads wait for each other badly when several processes run.
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 demo: install
 	$(BIN)/python benchmarks/demo.py --out demo

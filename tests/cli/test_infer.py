@@ -246,6 +246,10 @@ BAD = [
 ]
 
 
+@pytest.mark.documents("File", "neither sform nor qform", "exit 3: left and right are unknown")
+@pytest.mark.documents("File", "sform and qform run different ways", "exit 3")
+@pytest.mark.documents("File", "lengths in other units than mm", "exit 3")
+@pytest.mark.documents("File", "NaN or infinite voxels, zero everywhere", "exit 3")
 @pytest.mark.parametrize(
     ("damage", "code", "message"), BAD, ids=[damage.__name__.strip("_") for damage, *_ in BAD]
 )
@@ -374,6 +378,9 @@ def test_resample_brings_the_prompt_over(tiny: TinyModel, case: dict[str, Path])
     np.testing.assert_array_equal(_image(plain)[0], _image(brought)[0])
 
 
+@pytest.mark.documents(
+    "Prompt", "a label map with other numbers", "`--prompt-labels tumour=7 oedema=9`"
+)
 def test_label_meanings_and_shapes_are_options(tiny: TinyModel, case: dict[str, Path]) -> None:
     data, image = _image(case["seg"])
     _save(
@@ -421,6 +428,7 @@ def test_dicom_in_and_out(
     assert image.header["sform_code"] == image.header["qform_code"] == 1
 
 
+@pytest.mark.documents("BIDS", "a scan that fails", "the others are done; exit 8 with its reason")
 def test_a_bids_dataset_in_derivatives_out(
     tiny: TinyModel, case: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

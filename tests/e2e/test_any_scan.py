@@ -77,6 +77,11 @@ def losses(synthesizer: Synthesizer, case: Path) -> tuple[float, float]:
     )
 
 
+@pytest.mark.documents(
+    "Grid",
+    "a real case at 0.8 x 0.8 x 3 mm, turned by 17 degrees, PSR",
+    "agrees with the original's synthesis: SSIM at most 0.03 below the T1's own",
+)
 def test_a_linear_engine_loses_no_more_than_the_t1_itself(real_cases: Path) -> None:
     with Synthesizer(FakeEngine(ModelSpec(inputs=("t1",)))) as synthesizer:
         synthesis, t1 = losses(synthesizer, real_cases / "BraTS2021_01478")
@@ -92,14 +97,11 @@ def test_a_trained_model_agrees_on_real_cases_on_a_clinical_grid(
     environment = {**os.environ, "TLP_HOME": os.fspath(tmp_path / "home")}
     tlp = Path(sys.executable).with_name("tlp")
     run = tmp_path / "run"
-    for words in (
-        ["train", "--intensity-percentiles", "0,99.5", "--out", run],
-        ["export", run, "--out", tmp_path / "model"],
-    ):
+    training = ["train", "--intensity-percentiles", "0,99.5", "--out", os.fspath(run)]
+    for words in (training, ["export", os.fspath(run), "--out", "model"]):
         subprocess.run([tlp, *words], env=environment, check=True, cwd=tmp_path)
     with Synthesizer.open(tmp_path / "model") as synthesizer:
-        assert synthesizer.spec.intensity.percentiles == (0, 99.5)
+        assert list(synthesizer.spec.intensity.percentiles or ()) == [0, 99.5]
         for case in ("BraTS2021_00006", "BraTS2021_01478", "BraTS2021_01483"):
             synthesis, t1 = losses(synthesizer, real_cases / case)
-            print(f"{case}: synthesis {synthesis:.4f}, T1 {t1:.4f}")
             assert synthesis > t1 - LOSS, (case, synthesis, t1)

@@ -95,6 +95,11 @@ SPACINGS = st.floats(0.8, 3.0)
 PLACES = st.floats(-60, 60)
 
 
+@pytest.mark.documents(
+    "Grid",
+    "any spacing, obliqueness, axis order and offset (property test)",
+    "interpolated there and back; a landmark stays within half a voxel, the header is the T1's",
+)
 @settings(
     max_examples=25,
     deadline=None,
@@ -136,6 +141,11 @@ def test_a_landmark_keeps_its_place_in_the_world_and_the_header_its_fields(
         np.testing.assert_array_equal(header[field], t1.header[field], field)
 
 
+@pytest.mark.documents(
+    "Grid",
+    "each of the 48 axis orders, 1 mm",
+    "the same image, bit by bit, in the order of the file",
+)
 @pytest.mark.parametrize("orientation", ORDERS)
 def test_all_48_axis_orders_give_the_same_image_exactly(orientation: str) -> None:
     t1 = scan(landmark=(5, 6, 7))
@@ -146,6 +156,9 @@ def test_all_48_axis_orders_give_the_same_image_exactly(orientation: str) -> Non
     np.testing.assert_array_equal(out.reoriented("LPS").data, run(t1).data)
 
 
+@pytest.mark.documents(
+    "Grid", "each of the 48 axis orders of an oblique scan", "the network sees the same, bit by bit"
+)
 @pytest.mark.parametrize("orientation", ORDERS)
 def test_all_48_axis_orders_of_an_oblique_scan_give_the_same_image_exactly(
     orientation: str,
@@ -159,6 +172,11 @@ def test_all_48_axis_orders_of_an_oblique_scan_give_the_same_image_exactly(
     np.testing.assert_array_equal(prepared.placement.grid.affine, expected.placement.grid.affine)
 
 
+@pytest.mark.documents(
+    "Grid",
+    "1 mm, axes along the world's, in any order",
+    "not interpolated: the network sees the file's voxels",
+)
 def test_a_scan_on_the_model_s_grid_is_used_voxel_by_voxel() -> None:
     t1 = scan()
     prepared = prepare({"t1": t1}, SMALL)
@@ -169,6 +187,11 @@ def test_a_scan_on_the_model_s_grid_is_used_voxel_by_voxel() -> None:
     np.testing.assert_array_equal(scaled, np.sort(own.astype(np.float32)))
 
 
+@pytest.mark.documents(
+    "Grid",
+    "1 mm, another matrix, or a brain outside the published crop",
+    "the window is laid about the brain; voxels are padded or cut, not interpolated",
+)
 def test_a_brain_outside_the_published_crop_moves_the_window_not_the_voxels() -> None:
     t1 = scan(landmark=(5, 5, 5))
     assert prepare({"t1": t1}, SMALL).placement.offset == (8, 8, 0), "the published crop"
@@ -187,6 +210,11 @@ def _shifted(volume: Volume, voxels: int) -> np.ndarray:
     return affine
 
 
+@pytest.mark.documents(
+    "Grid",
+    "a spacing or angle off by less than 0.1 mm at the far corner",
+    "taken as the model's grid",
+)
 @pytest.mark.parametrize(
     ("change", "exact"),
     [
@@ -205,6 +233,11 @@ def test_only_what_is_off_by_a_tenth_of_a_millimetre_is_interpolated(
     assert on_lattice(scan(**change).grid, SMALL.crop) is exact  # type: ignore[arg-type]
 
 
+@pytest.mark.documents(
+    "Grid",
+    "the way back of an interpolated scan",
+    "cubic splines of the brain's values alone; 0 outside the T1's brain",
+)
 def test_no_ringing_and_no_value_leaves_the_brain() -> None:
     t1 = scan(spacing=(0.8, 0.8, 3), degrees=17, landmark=(0, 0, 0))
     out = run(t1)
@@ -240,6 +273,9 @@ def test_interpolation_with_splines_neither_darkens_nor_rings_at_an_edge() -> No
 # --- several grids ---------------------------------------------------------------------------
 
 
+@pytest.mark.documents(
+    "Grid", "T2, mask or prompt on another grid", "exit 3, naming shape, spacing, origin and angle"
+)
 def test_another_grid_is_refused_naming_shape_spacing_origin_and_angle() -> None:
     t2 = scan(spacing=(1, 1, 2), degrees=10, name="t2")
     with pytest.raises(GeometryError) as error:
@@ -250,6 +286,11 @@ def test_another_grid_is_refused_naming_shape_spacing_origin_and_angle() -> None
         assert word in str(error.value)
 
 
+@pytest.mark.documents(
+    "Grid",
+    "the same with `--resample`",
+    "brought over by the world frame: images linearly, labels by the nearest voxel",
+)
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (1.2, 0.9, 2)])
 def test_resample_brings_t2_and_prompt_over_by_their_world_frame(
     spacing: tuple[float, float, float],
@@ -267,12 +308,14 @@ def test_resample_brings_t2_and_prompt_over_by_their_world_frame(
         np.testing.assert_allclose(centre, (6, -4, 8), atol=0.6)
 
 
+@pytest.mark.documents("Grid", "a T2 that does not overlap the T1's brain", "exit 3")
 def test_a_t2_that_lies_elsewhere_is_refused_even_with_resample() -> None:
     t2 = scan(centre=(300, 0, 0), name="t2")
     with pytest.raises(GeometryError, match="t2: does not overlap the brain of t1"):
         prepare({"t1": scan(), "t2": t2}, DUAL, resample=True)
 
 
+@pytest.mark.documents("Grid", "a scan with skull and `--brain-mask`", "as the bare brain")
 def test_a_brain_mask_takes_the_skull_away() -> None:
     bare = scan(landmark=(5, 5, 5))
     noise = np.random.default_rng(0).uniform(1, 300, bare.shape).astype(np.float32)
@@ -290,6 +333,11 @@ def test_a_brain_mask_takes_the_skull_away() -> None:
     assert np.abs(out.data - run(bare).data)[mask.data > 0].mean() < 0.02
 
 
+@pytest.mark.documents(
+    "File",
+    "negative values, a background that is not 0",
+    "the corners' common value is taken as background, with a warning",
+)
 def test_a_background_that_is_not_zero_is_taken_as_zero(caplog: pytest.LogCaptureFixture) -> None:
     t1 = scan(landmark=(5, 5, 5))
     np.testing.assert_allclose(run(replace(t1, data=t1.data - 1000)).data, run(t1).data, atol=1e-6)
@@ -306,6 +354,11 @@ def _wide() -> Volume:
     return Volume(t1.data[:, :, ::4].copy(), t1.affine @ affine, name="wide")
 
 
+@pytest.mark.documents(
+    "Large brain",
+    "larger than the crop, the model takes other sizes",
+    "reported; one larger window",
+)
 def test_a_large_brain_takes_one_larger_window_where_the_model_allows(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -321,6 +374,11 @@ def test_a_large_brain_takes_one_larger_window_where_the_model_allows(
     assert "one window of 136 x 104" in caplog.text
 
 
+@pytest.mark.documents(
+    "Large brain",
+    "larger than the crop, a model of one size",
+    "reported; overlapping windows, blended smoothly",
+)
 def test_a_large_brain_is_run_in_windows_that_leave_no_seam(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -356,6 +414,9 @@ def test_the_windows_weights_sum_to_one_and_fall_smoothly(rows: int) -> None:
 # --- files -----------------------------------------------------------------------------------
 
 
+@pytest.mark.documents(
+    "File", "uint8, int16, float32, float64; little and big endian", "the same image"
+)
 @pytest.mark.parametrize("dtype", ["uint8", "<i2", ">i2", ">f4", "float64"])
 def test_every_voxel_type_and_byte_order_gives_the_same_image(tmp_path: Path, dtype: str) -> None:
     t1 = scan(landmark=(5, 5, 5))
@@ -374,6 +435,9 @@ def test_every_voxel_type_and_byte_order_gives_the_same_image(tmp_path: Path, dt
     np.testing.assert_array_equal(read_volume(tmp_path / "o.nii.gz").data, result.volume.data)
 
 
+@pytest.mark.documents(
+    "File", "trailing axes of length 1", "dropped, and there again in the output"
+)
 def test_trailing_axes_of_length_one_come_back(tmp_path: Path) -> None:
     t1 = scan(landmark=(5, 5, 5))
     image = nib.Nifti1Image(t1.data[..., None], t1.affine)

@@ -70,6 +70,11 @@ def write_all(root: Path, derivatives: Path) -> list[Path]:
     return outputs
 
 
+@pytest.mark.documents(
+    "BIDS",
+    "`--bids`: sessions, runs",
+    "every plain T1w; images with ce, desc or space are left out",
+)
 def test_plain_t1_images_are_found_with_their_t2(raw: Path) -> None:
     found = {one.entities: one for one in find_scans(raw)}
     assert sorted(found) == ["sub-01", "sub-02_ses-a_run-1", "sub-02_ses-a_run-2"]
@@ -77,6 +82,7 @@ def test_plain_t1_images_are_found_with_their_t2(raw: Path) -> None:
     assert "t2" not in found["sub-02_ses-a_run-1"].images
 
 
+@pytest.mark.documents("BIDS", "the derivatives", "valid by the BIDS validator")
 def test_derivatives_are_valid_bids(raw: Path) -> None:
     derivatives = raw / "derivatives" / "tlp"
     outputs = write_all(raw, derivatives)

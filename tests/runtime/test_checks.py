@@ -26,6 +26,11 @@ def brain(extra: float = 0) -> np.ndarray:
     return values
 
 
+@pytest.mark.documents(
+    "File",
+    "one very bright voxel",
+    "moves the published scale, not that of a model trained with `--intensity-percentiles`",
+)
 def test_an_outlier_moves_the_published_scale_but_not_the_percentiles() -> None:
     for spec, moved in ((IntensitySpec(), True), (PERCENTILES, False)):
         plain, spiked = (scale(brain(extra), spec, "x") for extra in (0, 20_000))
@@ -68,6 +73,7 @@ def test_the_rule_and_the_brightness_travel_in_the_specification() -> None:
         ModelSpec(inputs=("t2",), brightness=(level,))
 
 
+@pytest.mark.documents("File", "more than 2200 ml that are not background", "a warning: skull?")
 def test_a_head_with_skull_is_suspected(caplog: pytest.LogCaptureFixture) -> None:
     checks.check_extent(np.ones((150, 150, 150), bool), (1, 1, 1), "head")
     assert "head: 3375 ml are not background" in caplog.text
@@ -77,6 +83,7 @@ def test_a_head_with_skull_is_suspected(caplog: pytest.LogCaptureFixture) -> Non
     assert not caplog.text
 
 
+@pytest.mark.documents("File", "T1 and T2 exchanged", "a warning with the skewness")
 @pytest.mark.parametrize("case", ["BraTS2021_00006", "BraTS2021_01478", "BraTS2021_01483"])
 def test_real_images_pass_in_their_place_and_are_suspected_exchanged(
     real_cases: Path, case: str, caplog: pytest.LogCaptureFixture
@@ -91,6 +98,11 @@ def test_real_images_pass_in_their_place_and_are_suspected_exchanged(
         assert "does not look like a T1: its brain's values have a bright tail" in caplog.text
 
 
+@pytest.mark.documents(
+    "File",
+    "brightness far from the training volumes'",
+    "a warning with the percentile and its distance",
+)
 def test_a_scan_unlike_the_training_volumes_is_reported_with_numbers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -111,6 +123,7 @@ def test_a_scan_unlike_the_training_volumes_is_reported_with_numbers(
     assert "s.d. away" in caplog.text
 
 
+@pytest.mark.documents("File", "colour or complex voxels", "exit 3")
 @pytest.mark.parametrize(
     ("dtype", "shown"),
     [(np.complex64, "complex64"), ([("R", "u1"), ("G", "u1"), ("B", "u1")], "'R'")],

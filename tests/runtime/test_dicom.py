@@ -62,6 +62,11 @@ def same_place(a: np.ndarray, b: Volume, tolerance_mm: float) -> None:
 # --- in --------------------------------------------------------------------------------------
 
 
+@pytest.mark.documents(
+    "DICOM",
+    "a folder of single-frame images, in any order, other files beside them",
+    "one volume, in place",
+)
 def test_a_folder_in_any_file_order_is_a_volume_in_place(series: Path) -> None:
     read = read_series(series)
     np.testing.assert_array_equal(read.volume.data, head().data)
@@ -71,6 +76,7 @@ def test_a_folder_in_any_file_order_is_a_volume_in_place(series: Path) -> None:
     assert read.volume.origin.path == str(series)
 
 
+@pytest.mark.documents("DICOM", "one multi-frame file", "the same volume")
 def test_a_multi_frame_file_is_the_same_volume(tmp_path: Path) -> None:
     path = dicom_series.write_multi_frame(dicom_series.datasets(head()), tmp_path / "mf.dcm")
     read = read_series(path)
@@ -87,6 +93,9 @@ def test_rescaling_is_applied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.volume.data, head().data * 2.0)
 
 
+@pytest.mark.documents(
+    "DICOM", "several series in a folder", "exit 3, listing them; `--t1-series UID` takes one"
+)
 def test_of_several_series_one_is_named(tmp_path: Path) -> None:
     first, second = dicom_series.datasets(head()), dicom_series.datasets(head())
     for image in second:
@@ -170,6 +179,14 @@ REFUSED = [
 ]
 
 
+@pytest.mark.documents(
+    "DICOM",
+    "missing, uneven, duplicate or single slices, mixed orientations or sizes, a tilted gantry",
+    "exit 3, each by its name",
+)
+@pytest.mark.documents(
+    "DICOM", "CT, MONOCHROME1, text burned into the pixels, cut files", "exit 3, each by its name"
+)
 @pytest.mark.parametrize(
     ("change", "kind", "message"), REFUSED, ids=[change.__name__[1:] for change, *_ in REFUSED]
 )
@@ -207,6 +224,11 @@ def synthesize(source: DicomSeries, spec: ModelSpec = SMALL) -> tuple[Volume, di
     return result.volume, dict(result.record)
 
 
+@pytest.mark.documents(
+    "DICOM",
+    "`--out-format dicom`",
+    "a derived MR series: new UIDs, same study; no private tag, no contrast attribute",
+)
 @pytest.mark.parametrize("form", ["series", "multi-frame"])
 def test_a_derived_series_carries_what_it_must_and_nothing_else(tmp_path: Path, form: str) -> None:
     images = dicom_series.datasets(head(), ContrastBolusAgent="Gadovist", InversionTime=None)
@@ -251,6 +273,7 @@ def test_a_derived_series_carries_what_it_must_and_nothing_else(tmp_path: Path, 
     assert difference(checked.grid, source.volume.grid) is None
 
 
+@pytest.mark.documents("DICOM", "the same, by `dciodvfy`", "no error")
 def test_dciodvfy_finds_no_error(tmp_path: Path, series: Path) -> None:
     dciodvfy = need_tool("dciodvfy", "dicom3tools")
     multi = dicom_series.write_multi_frame(dicom_series.datasets(head()), tmp_path / "mf.dcm")
@@ -272,6 +295,9 @@ def test_dciodvfy_finds_no_error(tmp_path: Path, series: Path) -> None:
             assert "Error" not in told.stderr, told.stderr
 
 
+@pytest.mark.documents(
+    "DICOM", "the same, by dcm2niix and SimpleITK", "the scan's affine to 0.002 mm, every voxel"
+)
 @pytest.mark.parametrize("which", ["phantom", "real"])
 def test_dcm2niix_and_simpleitk_put_a_derived_series_where_the_scan_is(
     tmp_path: Path, which: str, request: pytest.FixtureRequest
@@ -368,6 +394,9 @@ def segmentation(path: Path, *kinds: Code) -> Path:
     return path
 
 
+@pytest.mark.documents(
+    "DICOM", "a SEG as `--prompt`", "segments by their coded type; one segment alone is tumour"
+)
 def test_a_segmentation_s_coded_segments_are_tumour_and_oedema(tmp_path: Path) -> None:
     path = segmentation(tmp_path / "seg.dcm", OEDEMA, NEOPLASM)
     labels = read_labels(path, by_number=False)
@@ -379,6 +408,11 @@ def test_a_segmentation_s_coded_segments_are_tumour_and_oedema(tmp_path: Path) -
     assert np.count_nonzero(turned.data) == 2 * 6 * 10 * 3
 
 
+@pytest.mark.documents(
+    "DICOM",
+    "a SEG with other segments",
+    "exit 3, listing them; `--prompt-labels` explains their numbers",
+)
 def test_segments_of_other_kinds_are_refused_unless_their_numbers_are_explained(
     tmp_path: Path,
 ) -> None:

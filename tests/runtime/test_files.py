@@ -22,6 +22,11 @@ def _write(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
     return path
 
 
+@pytest.mark.documents(
+    "File",
+    "NIfTI-1 and NIfTI-2; sform alone, qform alone, both",
+    "repeated to the bit; the sform places the voxels, else the qform",
+)
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize(("sform", "qform"), [(1, 1), (4, 0), (0, 2), (2, 3)])
 def test_an_output_repeats_the_spatial_header_to_the_bit(
@@ -51,6 +56,7 @@ def test_an_output_repeats_the_spatial_header_to_the_bit(
     assert type(after) is kind
 
 
+@pytest.mark.documents("File", "scl_slope, scl_inter", "applied")
 def test_scaling_in_the_header_is_applied(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.full((2, 2, 2), 3, np.int16), AFFINE)
     image.header.set_slope_inter(2, 1)
@@ -60,6 +66,23 @@ def test_scaling_in_the_header_is_applied(tmp_path: Path) -> None:
     raw[352:] = np.full(8, 3, np.int16).tobytes()
     path.write_bytes(raw)
     assert (read_volume(path).data == 7).all()
+
+
+@pytest.mark.documents(
+    "File",
+    "sform and qform that disagree, axes running the same way",
+    "a warning with the distance above 0.5 mm; both are repeated",
+)
+def test_forms_that_disagree_are_warned_of_with_the_distance(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for shift, warned in ((0.3, False), (3.0, True)):
+        image = nib.Nifti1Image(np.ones((5, 5, 5), np.int16), AFFINE)
+        image.header.set_sform(AFFINE, 1)
+        image.header.set_qform(AFFINE + np.eye(4)[[0]].T * [0, 0, 0, shift], 1)
+        nib.save(image, tmp_path / "a.nii.gz")
+        np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz").affine, AFFINE)
+        assert ("sform and qform place its corners up to 3.00 mm apart" in caplog.text) is warned
 
 
 def test_missing_and_folder(tmp_path: Path) -> None:
@@ -92,6 +115,7 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
         read_volume(path)
 
 
+@pytest.mark.documents("File", "cut short, at any place", "exit 3")
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_gzip_is_refused_wherever_it_ends(tmp_path: Path, share: float) -> None:
     path = _write(
@@ -110,6 +134,7 @@ def test_a_truncated_plain_file_is_refused(tmp_path: Path) -> None:
         read_volume(path)
 
 
+@pytest.mark.documents("File", "2-D, 4-D, several volumes", "exit 3")
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4, 3), (4, 4, 4, 1, 2)])
 def test_only_three_dimensions_are_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = _write(tmp_path / "a.nii.gz", np.ones(shape, np.int16))

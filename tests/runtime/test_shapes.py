@@ -20,6 +20,7 @@ def world(grid: Grid, mask: np.ndarray) -> np.ndarray:
     return points
 
 
+@pytest.mark.documents("Prompt", "`--prompt-sphere` in RAS, LPS or voxels", "the same ball")
 def test_a_sphere_is_the_same_place_in_all_three_frames() -> None:
     voxel = GRID.voxels(np.array([[4.0, -6.0, 9.0]]))[0]
     numbers = ",".join(f"{v:.9f}" for v in voxel)
@@ -35,6 +36,9 @@ def test_a_sphere_is_the_same_place_in_all_three_frames() -> None:
     assert volume == pytest.approx(4 / 3 * np.pi * 11**3, rel=0.03)
 
 
+@pytest.mark.documents(
+    "Prompt", "`--prompt-box voxel:…`", "indices of the T1's file, both corners included"
+)
 def test_a_box_in_voxels_holds_both_corners_and_is_read_on_the_scan_s_own_grid() -> None:
     box = Box.parse("voxel:10,20,7,14,22,5")
     mask = box.drawn(GRID, GRID)
@@ -72,6 +76,7 @@ def test_other_forms_are_refused_by_option(kind: type[Shape], text: str) -> None
         kind.parse(text)
 
 
+@pytest.mark.documents("Prompt", "shapes that overlap", "tumour overwrites oedema")
 def test_tumour_overwrites_oedema_whichever_comes_first() -> None:
     shapes = (Sphere.parse("0,0,0,8"), Sphere.parse("oedema:0,0,0,14"))
     for order in (shapes, shapes[::-1]):
@@ -96,6 +101,7 @@ def test_shapes_add_to_a_drawn_map() -> None:
     np.testing.assert_array_equal(tensor, np.maximum(alone, ball))
 
 
+@pytest.mark.documents("Prompt", "a shape outside the image", "exit 3")
 def test_a_shape_outside_the_image_is_refused() -> None:
     with pytest.raises(ContentError, match="the prompt's shapes: the prompt lies wholly outside"):
         prepare({"t1": scan()}, SMALL, prompt=Prompt(shapes=(Sphere.parse("500,0,0,5"),)))
