@@ -40,7 +40,7 @@ IMAGE = "NIfTI, DICOM folder or multi-frame file"
 
 
 def command(
-    more_labels: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    context: typer.Context,
     t1: Annotated[Path | None, typer.Option("--t1", help=f"T1 image: {IMAGE}.")] = None,
     t2: Annotated[Path | None, typer.Option("--t2", help=f"T2 image: {IMAGE}.")] = None,
     t1_series: Annotated[
@@ -137,7 +137,7 @@ def command(
     from tlp_runtime.synthesize import Synthesizer
 
     require_onnxruntime()
-    labels = _labels(prompt_labels, more_labels)
+    labels = _labels(prompt_labels, context.args)
     shapes = _shapes(prompt_sphere, prompt_box)
     if bids is not None or derivatives is not None:
         _require_unset(
@@ -214,7 +214,11 @@ def command(
         if as_dicom:
             assert source is not None
             with result.timed("write"):
-                write_derived(result.volume, source, out, result.record, overwrite=overwrite)
+                every = [scan.series for scan in scans.values() if scan.series is not None]
+                others = [series for series in every if series is not source]
+                write_derived(
+                    result.volume, source, out, result.record, others=others, overwrite=overwrite
+                )
             record = result.save_record(out, overwrite=overwrite, command=_command_line())
         else:
             record = result.save(out, overwrite=overwrite, command=_command_line())
@@ -231,13 +235,13 @@ def command(
     )
 
 
-def _labels(options: list[str] | None, more: list[str] | None) -> list[str]:
+def _labels(options: list[str] | None, more: list[str]) -> list[str]:
     """Label meanings: of the options, and the words after one (tumour=1,4 oedema=2)."""
     if more and not options:
         raise UsageError(
             f"unexpected {' '.join(more)!r}: a scan is given by --t1 or --t2, a region by --prompt."
         )
-    return [*(options or []), *(more or [])]
+    return [*(options or []), *more]
 
 
 def _shapes(spheres: list[str] | None, boxes: list[str] | None) -> list[Shape]:

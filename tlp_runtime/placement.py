@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -79,14 +78,6 @@ class Extent:
         along = points @ axes_ras(crop)
         half = np.abs(grid.affine[:3, :3].T @ axes_ras(crop)).sum(axis=0) / 2
         return cls(along.min(axis=0) - half, along.max(axis=0) + half)
-
-    @classmethod
-    def around(cls, extents: Sequence[Extent]) -> Extent:
-        """The box around several."""
-        return cls(
-            np.min([extent.low for extent in extents], axis=0),
-            np.max([extent.high for extent in extents], axis=0),
-        )
 
 
 def published(grid: Grid, crop: CropSpec) -> Placement:

@@ -85,14 +85,13 @@ def prepare(
             require_same_grid(first, other, ONE_GRID)
     cleaned = {name: _cleaned(volume, brain_mask, spec) for name, volume in images.items()}
     oriented = cleaned[spec.inputs[0]]
-    extents = []
     for name, volume in cleaned.items():
         inside = volume.data != 0
         checks.check_extent(inside, volume.grid.spacing_mm, volume.name)
         checks.check_contrast(volume.data[::2, ::2, ::2][inside[::2, ::2, ::2]], name, volume.name)
-        extents.append(Extent.of(inside, volume.grid, spec.crop))
-    # What another image shows beyond the reference's brain has no place in the output.
-    placement = place(oriented.grid, extents[0], spec, first.name)
+    # Of the reference alone: what another image shows beyond it has no place in the output.
+    brain = Extent.of(oriented.data != 0, oriented.grid, spec.crop)
+    placement = place(oriented.grid, brain, spec, first.name)
     return _on(placement, first, cleaned, prompt, spec, judge=True)
 
 
@@ -256,9 +255,13 @@ def _prompted(
         values = np.where(drawn & (values != spec.prompt.tumour_value), np.float32(value), values)
     if marked and not values.any():
         name = prompt.labels.name if prompt.labels is not None else "the prompt's shapes"
+        low, high = (f(placement.grid.corners_ras, axis=0) for f in (np.min, np.max))
+        spans = ", ".join(
+            f"{axis} {a:.0f} to {b:.0f}" for axis, a, b in zip("xyz", low, high, strict=True)
+        )
         raise ContentError(
-            f"{name}: the prompt lies wholly outside the part of the image the model sees. Draw it "
-            "on the brain."
+            f"{name}: the prompt lies wholly outside the part of the image the model sees ({spans} "
+            "mm RAS). Draw it on the brain."
         )
     return np.ascontiguousarray(values)
 

@@ -337,6 +337,24 @@ def test_dcm2niix_and_simpleitk_put_a_derived_series_where_the_scan_is(
     )
 
 
+def test_a_second_source_is_referred_to_where_its_slices_lie(tmp_path: Path) -> None:
+    source = read_series(dicom_series.write(dicom_series.datasets(head()), tmp_path / "t1"))
+    thick = Volume(head().data[:, :, 10:30:2].copy(), head().affine @ _stretch(10, 2))
+    other = read_series(dicom_series.write(dicom_series.datasets(thick), tmp_path / "t2"))
+    volume, record = synthesize(source)
+    write_derived(volume, source, tmp_path / "out", record, others=[other])
+    made = [pydicom.dcmread(file) for file in sorted((tmp_path / "out").iterdir())]
+    assert [len(m.SourceImageSequence) for m in made[:9]] == [1] * 9
+    second = made[14].SourceImageSequence[1]
+    assert second.ReferencedSOPInstanceUID == other.headers[2].SOPInstanceUID
+
+
+def _stretch(first: int, factor: int) -> np.ndarray:
+    matrix = np.diag([1.0, 1.0, factor, 1.0])
+    matrix[2, 3] = first
+    return matrix
+
+
 def test_a_contrast_agent_in_the_source_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,7 +7,7 @@ into pixels and no contrast agent can come along.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ def write_derived(
     folder: Path,
     record: Mapping[str, Any],
     *,
+    others: Sequence[DicomSeries] = (),
     overwrite: bool = False,
 ) -> None:
     """Write a folder with one MR image a slice of the source series.
@@ -80,6 +81,8 @@ def write_derived(
         float32 in [0, 1] on the grid of ``source.volume``.
     record
         The provenance (:mod:`tlp_runtime.provenance`): model and versions go into the images.
+    others
+        Further series it was made from; each image refers to their slices at its place.
 
     Raises
     ------
@@ -101,6 +104,12 @@ def write_derived(
     with atomic_folder(folder, overwrite=overwrite) as temporary:
         for index in range(volume.shape[2]):
             image = _slice(common, source, index)
+            places = [_slice_at(other, source, index) for other in others]
+            image.SourceImageSequence += [
+                _reference(other, at)
+                for other, at in zip(others, places, strict=True)
+                if at is not None
+            ]
             image.PixelData = np.ascontiguousarray(pixels[:, :, index].T).tobytes()
             image.save_as(temporary / f"IM{index + 1:05d}.dcm", enforce_file_format=True)
 
@@ -228,6 +237,14 @@ def _place(image: Any, grid: Grid, index: int) -> None:
     image.ImagePositionPatient = [_decimal(v) for v in first]
     image.ImageOrientationPatient = [_decimal(v) for v in (*directions[:, 0], *directions[:, 1])]
     image.SliceLocation = _decimal(float(first @ directions[:, 2]))
+
+
+def _slice_at(other: DicomSeries, source: DicomSeries, index: int) -> int | None:
+    """The other series' slice that holds the middle of a slice of the source."""
+    columns, rows, _ = source.volume.shape
+    middle = source.volume.grid.world(np.array([[(columns - 1) / 2, (rows - 1) / 2, index]]))
+    at = int(np.rint(other.volume.grid.voxels(middle)[0, 2]))
+    return at if 0 <= at < other.volume.shape[2] else None
 
 
 def _reference(source: DicomSeries, index: int) -> Any:
