@@ -180,8 +180,9 @@ def command(
     began = time.perf_counter()
     uids = {"t1": t1_series, "t2": t2_series}
     scans = {name: read_scan(path, uids[name]) for name, path in images.items()}
-    region = None if prompt is None else read_labels(prompt, by_number=bool(labels))
-    mask = None if brain_mask is None else read_labels(brain_mask, by_number=True)
+    grid = next(iter(scans.values())).volume.grid
+    region = None if prompt is None else read_labels(prompt, grid, by_number=bool(labels))
+    mask = None if brain_mask is None else read_labels(brain_mask, grid, by_number=True)
     read_seconds = time.perf_counter() - began
     source = next(iter(scans.values())).series
     if as_dicom and source is None:

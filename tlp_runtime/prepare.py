@@ -78,8 +78,8 @@ def prepare(
         Grids that differ without ``resample`` or do not overlap; voxels or labels that cannot be
         used.
     """
-    prompt = prompt or Prompt()
     first = images[spec.inputs[0]]
+    prompt = prompt or Prompt()
     for other in (*images.values(), brain_mask, prompt.labels):
         if other is not None and not resample:
             require_same_grid(first, other, ONE_GRID)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import nibabel as nib
@@ -103,6 +103,33 @@ class Volume:
             header=original.header,
             name=self.name,
         )
+
+
+def on_grid(volume: Volume, grid: Grid) -> Volume:
+    """The same voxels on ``grid``, padded with 0 and cut, when they are voxels of it; else as is.
+
+    For segmentations that leave out their empty slices. Of other files a part of a grid may be a
+    mistake, and is not taken for the whole.
+    """
+    turned = volume.reoriented(grid.orientation)
+    offset = np.rint(grid.voxels(turned.affine[None, :3, 3]))[0].astype(int)
+    there = Grid(turned.shape, grid.affine @ _translation(offset))
+    if difference(there, turned.grid) is not None:
+        return volume
+    ends = np.minimum(offset + turned.shape, grid.shape)
+    starts = np.maximum(offset, 0)
+    data = np.zeros(grid.shape, turned.data.dtype)
+    if (ends > starts).all():
+        here = tuple(slice(a, b) for a, b in zip(starts, ends, strict=True))
+        part = tuple(slice(a - o, b - o) for a, b, o in zip(starts, ends, offset, strict=True))
+        data[here] = turned.data[part]
+    return replace(volume, data=data, affine=grid.affine, header=None)
+
+
+def _translation(offset: NDArray[np.int_]) -> NDArray[np.float64]:
+    matrix = np.eye(4)
+    matrix[:3, 3] = offset
+    return matrix
 
 
 def require_same_grid(reference: Volume, other: Volume, remedy: str = "Resample one.") -> None:

@@ -309,6 +309,28 @@ def test_resample_brings_t2_and_prompt_over_by_their_world_frame(
 
 
 @pytest.mark.documents("Grid", "a T2 that does not overlap the T1's brain", "exit 3")
+@pytest.mark.documents("Grid", "a T2 that does not overlap the T1's brain", "exit 3")
+@pytest.mark.documents(
+    "Grid",
+    "a prompt cut to a part of the T1's voxels",
+    "exit 3; with `--resample` as the whole map",
+)
+def test_a_map_cut_to_its_region_is_put_back_by_resample_alone() -> None:
+    t1, roi = scan(landmark=(5, 5, 5)), scan(landmark=(10, 5, 0))
+    labels = Volume((roi.data > 1000).astype(np.uint8), roi.affine, name="roi")
+    held = np.argwhere(labels.data)
+    (a, b, c), (x, y, z) = held.min(axis=0), held.max(axis=0) + 1
+    affine = labels.affine.copy()
+    affine[:3, 3] = labels.grid.world(np.array([[a, b, c]]))[0]
+    cut = Volume(labels.data[a:x, b:y, c:z], affine, name="cut").reoriented("SAR")
+    whole = prepare({"t1": t1}, SMALL, prompt=Prompt(labels)).tensors["prompt"]
+    assert whole.any()
+    with pytest.raises(GeometryError, match="cut: lies on another grid"):
+        prepare({"t1": t1}, SMALL, prompt=Prompt(cut))
+    brought = prepare({"t1": t1}, SMALL, prompt=Prompt(cut), resample=True)
+    np.testing.assert_array_equal(brought.tensors["prompt"], whole)
+
+
 def test_a_t2_that_lies_elsewhere_is_refused_even_with_resample() -> None:
     t2 = scan(centre=(300, 0, 0), name="t2")
     with pytest.raises(GeometryError, match="t2: does not overlap the brain of t1"):

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlp_runtime.errors import UsageError
+from tlp_runtime.grid import Grid
 from tlp_runtime.io.dicom import is_dicom
 from tlp_runtime.io.dicom.seg import read_segmentation
 from tlp_runtime.io.dicom.series import DicomSeries, read_series
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec import PromptSpec
-from tlp_runtime.volume import Volume
+from tlp_runtime.volume import Volume, on_grid
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,16 @@ def read_scan(path: Path, series_uid: str | None = None) -> Scan:
     return Scan(read_volume(path))
 
 
-def read_labels(path: Path, *, by_number: bool) -> Volume:
+def read_labels(path: Path, scan: Grid, *, by_number: bool) -> Volume:
     """Read a label map: NIfTI, or DICOM SEG whose segments become BraTS labels.
 
     Parameters
     ----------
+    scan
+        The grid a SEG was drawn on: it holds the slices with a segment alone, and gets the others.
     by_number
         Keep the numbers of a SEG's segments, since the user says what they mean.
     """
     if is_dicom(path) and path.is_file():
-        return read_segmentation(path, PromptSpec(), by_number=by_number)
+        return on_grid(read_segmentation(path, PromptSpec(), by_number=by_number), scan)
     return read_volume(path)
