@@ -102,6 +102,6 @@ def test_a_trained_model_agrees_on_real_cases_on_a_clinical_grid(
         subprocess.run([tlp, *words], env=environment, check=True, cwd=tmp_path)
     with Synthesizer.open(tmp_path / "model") as synthesizer:
         assert list(synthesizer.spec.intensity.percentiles or ()) == [0, 99.5]
-        for case in ("BraTS2021_00006", "BraTS2021_01478", "BraTS2021_01483"):
+        for case in ("BraTS2021_01478", "BraTS2021_01483"):
             synthesis, t1 = losses(synthesizer, real_cases / case)
             assert synthesis > t1 - LOSS, (case, synthesis, t1)
