@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -158,7 +156,7 @@ def command(
         with Synthesizer(
             open_engine(output, choice, bundle, threads, no_build), batch=batch
         ) as synthesizer:
-            run(job, synthesizer, output, json_path, _command_line())
+            run(job, synthesizer, output, json_path, context.obj)
         return
     _require_unset("a single scan", {"--bids-prompts": bids_prompts, "--bids-masks": bids_masks})
 
@@ -169,7 +167,7 @@ def command(
     as_dicom = out_format is OutFormat.dicom
     if out is None:
         name = f"{_stem(reference)}_synth-t1ce{'-dicom' if as_dicom else '.nii.gz'}"
-        out = reference.parent / name
+        out = (reference.resolve() if reference.is_dir() else reference).parent / name
         output.default("output", out, "default")
     targets = [path for path in (out, sidecar(out), preview) if path is not None]
     targets += [Path(json_path)] if json_path not in (None, "-") else []
@@ -220,9 +218,9 @@ def command(
                 write_derived(
                     result.volume, source, out, result.record, others=others, overwrite=overwrite
                 )
-            record = result.save_record(out, overwrite=overwrite, command=_command_line())
+            record = result.save_record(out, overwrite=overwrite, command=context.obj)
         else:
-            record = result.save(out, overwrite=overwrite, command=_command_line())
+            record = result.save(out, overwrite=overwrite, command=context.obj)
         if preview is not None:
             write_preview(result, synthesizer.spec, preview, overwrite=overwrite)
     write_json(json_path, record, overwrite=overwrite)
@@ -260,10 +258,6 @@ def _stem(path: Path) -> str:
     return path.resolve().name if path.is_dir() else stem(path)
 
 
-def _command_line() -> str:
-    return shlex.join(["tlp", *sys.argv[1:]])
-
-
 def _require_unset(mode: str, options: dict[str, object]) -> None:
     """Refuse options that have no meaning in this mode."""
     given = [name for name, value in options.items() if value]
@@ -274,7 +268,11 @@ def _require_unset(mode: str, options: dict[str, object]) -> None:
 def _require_apart(inputs: list[Path], targets: list[Path]) -> None:
     """Refuse to write over an input, or two outputs into one file."""
     places = [path.resolve() for path in inputs]
+    folders = [path for path in places if path.is_dir()]
     for target in targets:
         if target.resolve() in places:
             raise UsageError(f"{target}: is both an input and an output; choose another name.")
+        for folder in folders:
+            if folder in target.resolve().parents:
+                raise UsageError(f"{target}: lies in the input folder {folder}; choose another.")
         places.append(target.resolve())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from importlib.metadata import version as installed
 from typing import Annotated
@@ -72,7 +73,7 @@ def main(arguments: list[str]) -> int:
     """Run one command line and return its exit code; errors are one message, no traceback."""
     logging.captureWarnings(True)
     try:
-        result = app(arguments, standalone_mode=False)
+        result = app(arguments, standalone_mode=False, obj=shlex.join(["tlp", *arguments]))
     except TLPError as error:
         error_console().print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
         return error.exit_code

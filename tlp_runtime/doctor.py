@@ -177,11 +177,15 @@ def _libraries() -> tuple[Finding, ...]:
             found.append(Finding(name, state, *_apart(str(error))))
         except DeviceError as error:
             found.append(Finding(name, "broken", *_apart(str(error))))
-    for name in ("cuda-bindings", "nvidia-ml-py"):
+    dicom = "'tlp-mri[dicom]'"
+    for name, wanted in (
+        ("cuda-bindings", "cuda-bindings"), ("nvidia-ml-py", "nvidia-ml-py"),
+        ("pydicom", dicom), ("highdicom", dicom),
+    ):  # fmt: skip
         try:
             found.append(Finding(name, "ok", version(name)))
         except PackageNotFoundError:
-            found.append(Finding(name, "missing", "is not installed", f"pip install {name}"))
+            found.append(Finding(name, "missing", "is not installed", f"pip install {wanted}"))
     return tuple(found)
 
 

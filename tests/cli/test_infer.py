@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +58,9 @@ def test_infer_writes_beside_the_t1_on_its_grid(
     assert record["inputs"]["prompt"]["sha256"] == sha256(case["seg"])
     assert record["model"]["onnx_sha256"] == tiny.bundle.onnx_sha256
     assert record["model"]["spec"]["inputs"] == ["t1"]
-    assert record["command"].startswith("tlp ")
+    assert record["command"] == shlex.join(
+        ["tlp", *arguments, "--preview", str(preview), "--json", "-"]
+    )
     (extension,) = image.header.extensions
     short = json.loads(extension.get_content())
     assert short["inputs"]["t1"] == sha256(case["t1"])
@@ -96,7 +99,7 @@ def _truncated(case: dict[str, Path]) -> list[str]:
 
 def _two_d(case: dict[str, Path]) -> list[str]:
     data, image = _image(case["t1"])
-    _save(case["t1"], data[..., 70], image.affine)
+    _save(case["t1"], data[..., 12], image.affine)
     return []
 
 
@@ -115,7 +118,7 @@ def _zero(case: dict[str, Path]) -> list[str]:
 def _nan(case: dict[str, Path]) -> list[str]:
     data, image = _image(case["t1"])
     data = data.astype(np.float32)
-    data[120, 120, 70] = np.nan
+    data[120, 120, 12] = np.nan
     _save(case["t1"], data, image.affine)
     return []
 
@@ -190,7 +193,7 @@ def _prompt_place(case: dict[str, Path]) -> list[str]:
 def _prompt_label(case: dict[str, Path]) -> list[str]:
     data, image = _image(case["seg"])
     data[data == 4] = 7
-    data[120, 120, 70] = 7
+    data[120, 120, 12] = 7
     _save(case["seg"], data, image.affine)
     return []
 
@@ -223,9 +226,9 @@ BAD = [
     (_not_nifti, 3, "t1.nii.gz: is not a NIfTI image"),
     (_truncated, 3, "damaged or cut short"),
     (_two_d, 3, "240 x 240, expected one 3-D volume"),
-    (_four_d, 3, "240 x 240 x 155 x 2, expected one 3-D volume"),
+    (_four_d, 3, "240 x 240 x 24 x 2, expected one 3-D volume"),
     (_zero, 3, "zero everywhere"),
-    (_nan, 3, "1 of 8928000 voxels are NaN or infinite"),
+    (_nan, 3, "1 of 1382400 voxels are NaN or infinite"),
     (_no_place, 3, "neither sform nor qform is set"),
     (_mirrored_forms, 3, "sform and qform disagree on which way the axes run (LPS against RPS)"),
     (_micrometres, 3, "lengths in micron, expected mm"),
@@ -235,7 +238,7 @@ BAD = [
     (_bids_alone, 2, "--t1, --prompt cannot go with --bids"),
     (_stray_word, 2, "unexpected 'roi.nii.gz'"),
     (_mask_grid, 3, "give --resample"),
-    (_prompt_shape, 3, "240 x 240 x 154"),
+    (_prompt_shape, 3, "240 x 240 x 23"),
     (_prompt_place, 3, "corners up to 2 mm apart. Both must lie on one grid: give --resample"),
     (_prompt_label, 3, "labels 7 have no meaning"),
     (_no_gpu, 5, "but no engine can use it"),
@@ -278,7 +281,7 @@ def test_overwrite_replaces_an_output(tiny: TinyModel, case: dict[str, Path]) ->
     _exists(case)
     arguments = ["infer", "--t1", str(case["t1"]), "--model", str(tiny.bundle.path)]
     assert main([*arguments, "--overwrite"]) == 0
-    assert _image(case["t1"].with_name("t1_synth-t1ce.nii.gz"))[0].shape == (240, 240, 155)
+    assert _image(case["t1"].with_name("t1_synth-t1ce.nii.gz"))[0].shape == (240, 240, 24)
 
 
 @pytest.mark.parametrize("moved", ["shape", "place"])
@@ -395,14 +398,14 @@ def test_label_meanings_and_shapes_are_options(tiny: TinyModel, case: dict[str, 
     np.testing.assert_array_equal(_image(outs[0])[0], _image(outs[1])[0])
     shapes = [
         "--prompt-sphere",
-        "voxel:120,120,70,15",
+        "voxel:120,120,12,15",
         "--prompt-box",
-        "oedema:voxel:90,90,60,99,99,69",
+        "oedema:voxel:90,90,6,99,99,15",
     ]
     assert main([*arguments, str(outs[2]), *shapes]) == 0
     record = json.loads(outs[2].with_suffix("").with_suffix(".json").read_text())
     assert record["prompt"]["shapes"] == [
-        "sphere tumour:voxel:120,120,70,15", "box oedema:voxel:90,90,60,99,99,69",
+        "sphere tumour:voxel:120,120,12,15", "box oedema:voxel:90,90,6,99,99,15",
     ]  # fmt: skip
 
 
@@ -413,6 +416,7 @@ def test_dicom_in_and_out(
     images = dicom_series.datasets(volume)
     folder = dicom_series.write(images, tmp_path / "seri\u00eb")
     arguments = ["infer", "--t1", str(folder), "--model", str(tiny.bundle.path), "-q"]
+    assert main([*arguments, "--out", str(folder / "o.nii.gz")]) == 2, "within the input"
     assert main([*arguments, "--out-format", "dicom"]) == 0
     out = tmp_path / "seri\u00eb_synth-t1ce-dicom"
     made = read_series(out)

@@ -30,6 +30,7 @@ from tests.support import FakeEngine, need_tool
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.errors import (
     ContentError,
+    DependencyMissing,
     GeometryError,
     InputMissing,
     InputUnreadable,
@@ -205,6 +206,14 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
         read_series(tmp_path)
     with pytest.raises(InputMissing, match="does not exist"):
         read_series(tmp_path / "no")
+
+
+def test_without_its_libraries_dicom_says_what_to_install(
+    series: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DependencyMissing, match=r"pydicom and highdicom.*'tlp-mri\[dicom\]'"):
+        read_scan(series)
 
 
 def test_the_format_is_told_from_the_file_not_its_name(series: Path, tmp_path: Path) -> None:
