@@ -276,10 +276,10 @@ def test_import_says_the_size_it_found_and_export_takes_it(
 
 
 def test_augment_writes_pairs_that_infer_reproduces(
-    tiny: TinyModel, phantom_case: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tiny: TinyModel, case: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tiny.register()
-    t1, seg = (phantom_case / f"{phantom_case.name}_{kind}.nii.gz" for kind in ("t1", "seg"))
+    t1, seg = case["t1"], case["seg"]
     out = tmp_path / "augmented"
     arguments = ["augment", "--t1", str(t1), "--out", str(out)]
     assert main([*arguments, "--random", "2", "--seed", "5"]) == 0
