@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,7 @@ import typer
 
 from tlp_runtime.errors import UsageError
 
-from .console import JsonPath, Output, Overwrite, Quiet, Verbose, write_json
+from .console import JsonPath, Output, Overwrite, Quiet, Verbose
 from .model import (
     BatchOption,
     DeviceOption,
@@ -25,6 +25,7 @@ from .model import (
 
 if TYPE_CHECKING:
     from tlp_runtime.shapes import Shape
+    from tlp_runtime.synthesize import Synthesizer
 
 
 class OutFormat(StrEnum):
@@ -127,16 +128,15 @@ def command(
     """
     output = Output(quiet, verbose)
     from tlp_runtime.engines.onnx import require_onnxruntime
-    from tlp_runtime.io.atomic import require_writable
-    from tlp_runtime.io.dicom.derived import write_derived
-    from tlp_runtime.io.nifti import require_nifti_name, sidecar
-    from tlp_runtime.io.scan import read_labels, read_scan
-    from tlp_runtime.preview import write_preview
     from tlp_runtime.synthesize import Synthesizer
 
     require_onnxruntime()
-    labels = _labels(prompt_labels, context.args)
-    shapes = _shapes(prompt_sphere, prompt_box)
+    labels, shapes = _labels(prompt_labels, context.args), _shapes(prompt_sphere, prompt_box)
+
+    def opened(inputs: Sequence[str] | None) -> Synthesizer:
+        choice, bundle = choose_model(output, model, inputs, engine, device)
+        return Synthesizer(open_engine(output, choice, bundle, threads, no_build), batch=batch)
+
     if bids is not None or derivatives is not None:
         _require_unset(
             "--bids",
@@ -149,89 +149,31 @@ def command(
         )  # fmt: skip
         if bids is None or derivatives is None:
             raise UsageError("--bids DIR and --derivatives DIR go together; give both.")
-        from .infer_bids import BidsJob, run
+        from .infer_bids import BidsJob, infer_dataset
 
-        choice, bundle = choose_model(output, model, None, engine, device)
-        job = BidsJob(bids, derivatives, bids_prompts, bids_masks, labels, resample, overwrite)
-        with Synthesizer(
-            open_engine(output, choice, bundle, threads, no_build), batch=batch
-        ) as synthesizer:
-            run(job, synthesizer, output, json_path, context.obj)
+        dataset = BidsJob(bids, derivatives, bids_prompts, bids_masks, labels, resample, overwrite)
+        infer_dataset(dataset, opened, output, json_path, context.obj)
         return
     _require_unset("a single scan", {"--bids-prompts": bids_prompts, "--bids-masks": bids_masks})
-
     images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}
     if not images:
         raise UsageError("nothing to synthesize from: give --t1, --t2 or both.")
-    reference = next(iter(images.values()))
-    as_dicom = out_format is OutFormat.dicom
-    if out is None:
-        name = f"{_stem(reference)}_synth-t1ce{'-dicom' if as_dicom else '.nii.gz'}"
-        out = (reference.resolve() if reference.is_dir() else reference).parent / name
-        output.default("output", out, "default")
-    targets = [path for path in (out, sidecar(out), preview) if path is not None]
-    targets += [Path(json_path)] if json_path not in (None, "-") else []
-    given = [*images.values(), *(path for path in (prompt, brain_mask) if path is not None)]
-    _require_apart(given, targets)
+    from .infer_scan import ScanJob, infer_scan
 
-    # Everything that can be refused is refused before the model is loaded.
-    began = time.perf_counter()
-    uids = {"t1": t1_series, "t2": t2_series}
-    scans = {name: read_scan(path, uids[name]) for name, path in images.items()}
-    grid = next(iter(scans.values())).volume.grid
-    region = None if prompt is None else read_labels(prompt, grid, by_number=bool(labels))
-    mask = None if brain_mask is None else read_labels(brain_mask, grid, by_number=True)
-    read_seconds = time.perf_counter() - began
-    source = next(iter(scans.values())).series
-    if as_dicom and source is None:
-        raise UsageError(
-            f"--out-format dicom: {reference} is no DICOM, so there is no patient and study that a "
-            "derived series could belong to. Give the DICOM series, or leave the option out."
-        )
-    if not as_dicom:
-        require_nifti_name(out)
-    for target in targets:
-        if not (as_dicom and overwrite and target == out):
-            require_writable(target, overwrite=overwrite)
-    choice, bundle = choose_model(output, model, tuple(images), engine, device)
-
-    with Synthesizer(
-        open_engine(output, choice, bundle, threads, no_build), batch=batch
-    ) as synthesizer:
-        with output.progress("slices") as bar:
-            task = bar.add_task("", total=None)
-            result = synthesizer.run(
-                {name: scan.volume for name, scan in scans.items()},
-                prompt=region,
-                prompt_labels=labels,
-                shapes=shapes,
-                brain_mask=mask,
-                resample=resample,
-                on_slices=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-        result.seconds["read"] = read_seconds
-        if as_dicom:
-            assert source is not None
-            with result.timed("write"):
-                every = [scan.series for scan in scans.values() if scan.series is not None]
-                others = [series for series in every if series is not source]
-                write_derived(
-                    result.volume, source, out, result.record, others=others, overwrite=overwrite
-                )
-            record = result.save_record(out, overwrite=overwrite, command=context.obj)
-        else:
-            record = result.save(out, overwrite=overwrite, command=context.obj)
-        if preview is not None:
-            write_preview(result, synthesizer.spec, preview, overwrite=overwrite)
-    write_json(json_path, record, overwrite=overwrite)
-    output.note(
-        f"{result.slices_run} slices in {sum(result.seconds.values()):.1f} s "
-        f"(engine {result.seconds['engine']:.1f} s); synthetic image, not for diagnosis"
+    scan = ScanJob(
+        images=images,
+        series={"t1": t1_series, "t2": t2_series},
+        prompt=prompt,
+        labels=labels,
+        shapes=shapes,
+        brain_mask=brain_mask,
+        resample=resample,
+        out=out,
+        as_dicom=out_format is OutFormat.dicom,
+        preview=preview,
+        overwrite=overwrite,
     )
-    made = f"{out}{f' and {preview}' if preview else ''}"
-    output.done(
-        made, "tlp bench" if prompt or shapes else f"tlp infer --t1 {reference} --prompt ROI.nii.gz"
-    )
+    infer_scan(scan, opened, output, json_path, context.obj)
 
 
 def _labels(options: list[str] | None, more: list[str]) -> list[str]:
@@ -252,27 +194,8 @@ def _shapes(spheres: list[str] | None, boxes: list[str] | None) -> list[Shape]:
     ]
 
 
-def _stem(path: Path) -> str:
-    from tlp_runtime.io.nifti import stem
-
-    return path.resolve().name if path.is_dir() else stem(path)
-
-
 def _require_unset(mode: str, options: dict[str, object]) -> None:
     """Refuse options that have no meaning in this mode."""
     given = [name for name, value in options.items() if value]
     if given:
         raise UsageError(f"{', '.join(given)} cannot go with {mode}; leave them out.")
-
-
-def _require_apart(inputs: list[Path], targets: list[Path]) -> None:
-    """Refuse to write over an input, or two outputs into one file."""
-    places = [path.resolve() for path in inputs]
-    folders = [path for path in places if path.is_dir()]
-    for target in targets:
-        if target.resolve() in places:
-            raise UsageError(f"{target}: is both an input and an output; choose another name.")
-        for folder in folders:
-            if folder in target.resolve().parents:
-                raise UsageError(f"{target}: lies in the input folder {folder}; choose another.")
-        places.append(target.resolve())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,10 +40,19 @@ class BidsJob:
     overwrite: bool
 
 
-def run(
-    job: BidsJob, synthesizer: Synthesizer, output: Output, json_path: str | None, command: str
+def infer_dataset(
+    job: BidsJob,
+    opened: Callable[[Sequence[str] | None], Synthesizer],
+    output: Output,
+    json_path: str | None,
+    command: str,
 ) -> None:
     """Synthesize every scan; one that fails is reported, the others go on.
+
+    Parameters
+    ----------
+    opened
+        Loads the model; with None, whatever it takes.
 
     Raises
     ------
@@ -53,7 +63,7 @@ def run(
     start_derivatives(job.derivatives, job.root, version("tlp-mri"))
     done: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
-    with output.progress("scans") as bar:
+    with opened(None) as synthesizer, output.progress("scans") as bar:
         task = bar.add_task("", total=len(scans))
         for scan in scans:
             try:

@@ -86,7 +86,7 @@ def command(
         typer.Option(
             "--intensity-percentiles",
             metavar="LOW,HIGH",
-            help="Scale between percentiles of the brain, such as 0.5,99.5: one bright vessel then "
+            help="Scale between percentiles of the brain, such as 0,99.5: one bright vessel then "
             "moves nothing. Default: the published minimum and maximum.",
         ),
     ] = None,
@@ -229,7 +229,7 @@ def _intensity(percentiles: str | None) -> IntensitySpec:
         low, high = (float(part) for part in percentiles.split(","))
     except ValueError as error:
         raise UsageError(
-            f"--intensity-percentiles {percentiles!r}: expected two numbers such as 0.5,99.5."
+            f"--intensity-percentiles {percentiles!r}: expected two numbers such as 0,99.5."
         ) from error
     return IntensitySpec(rule="percentile-crop", percentiles=(low, high))
 

@@ -13,12 +13,18 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "geometry.md"
 BEGIN, END = "<!-- table: made by python -m tests.cases_table -->", "<!-- end of table -->"
 MODULES = (
     "tests.runtime.test_any_grid",
+    "tests.runtime.test_several_grids",
+    "tests.runtime.test_large_brains",
+    "tests.runtime.test_voxel_types",
     "tests.runtime.test_files",
     "tests.runtime.test_checks",
     "tests.runtime.test_shapes",
-    "tests.runtime.test_dicom",
+    "tests.runtime.test_dicom_series",
+    "tests.runtime.test_dicom_derived",
+    "tests.runtime.test_dicom_seg",
     "tests.runtime.test_bids",
     "tests.cli.test_infer",
+    "tests.cli.test_infer_formats",
     "tests.e2e.test_any_scan",
 )
 GROUPS = ("Grid", "Large brain", "File", "Prompt", "DICOM", "BIDS")

@@ -32,6 +32,12 @@ exit status of the command line; it is part of the public contract and never reu
 from __future__ import annotations
 
 
+def first_line(error: Exception) -> str:
+    """What another library's error says, in short: its first line, else its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class TLPError(Exception):
     """Base of every error that is the user's to mend, not ours."""
 

@@ -90,16 +90,6 @@ class Shape:
         """
         raise NotImplementedError
 
-    def _along(self, grid: Grid, reference: Grid) -> tuple[NDArray[np.float64], ...]:
-        """Coordinates of every voxel of ``grid`` in the shape's frame, one array an axis."""
-        affine = grid.affine
-        if self.frame == "voxel":
-            affine = np.linalg.inv(reference.affine) @ affine
-        elif self.frame == "lps":
-            affine = np.diag([*_LPS, 1.0]) @ affine
-        i, j, k = np.ogrid[: grid.shape[0], : grid.shape[1], : grid.shape[2]]
-        return tuple(a * i + b * j + c * k + d for a, b, c, d in affine[:3])
-
 
 class Sphere(Shape):
     """A ball; its radius is in millimetres in every frame."""
@@ -118,8 +108,8 @@ class Sphere(Shape):
             centre = reference.world(centre)
         elif self.frame == "lps":
             centre = centre * _LPS
-        in_world = Shape(self.numbers, "ras", self.kind)._along(grid, reference)
-        squared = sum((x - c) ** 2 for x, c in zip(in_world, centre[0], strict=True))
+        in_world = zip(_coordinates(grid.affine, grid.shape), centre[0], strict=True)
+        squared = sum((x - c) ** 2 for x, c in in_world)
         return np.asarray(squared <= self.numbers[3] ** 2)
 
 
@@ -133,7 +123,20 @@ class Box(Shape):
     def drawn(self, grid: Grid, reference: Grid) -> NDArray[np.bool_]:
         inside = np.ones(grid.shape, dtype=np.bool_)
         half = 0.5 if self.frame == "voxel" else 0.0  # a voxel is a box, not a point
-        for axis, x in enumerate(self._along(grid, reference)):
+        affine = grid.affine
+        if self.frame == "voxel":
+            affine = np.linalg.inv(reference.affine) @ affine
+        elif self.frame == "lps":
+            affine = np.diag([*_LPS, 1.0]) @ affine
+        for axis, x in enumerate(_coordinates(affine, grid.shape)):
             a, b = sorted((self.numbers[axis], self.numbers[axis + 3]))
             inside &= (x >= a - half) & (x <= b + half)
         return inside
+
+
+def _coordinates(
+    affine: NDArray[np.float64], shape: tuple[int, int, int]
+) -> tuple[NDArray[np.float64], ...]:
+    """Where an affine puts every voxel of a grid, one array an axis."""
+    i, j, k = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    return tuple(a * i + b * j + c * k + d for a, b, c, d in affine[:3])

@@ -11,25 +11,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from nibabel.processing import resample_to_output
 from tlp_cli.main import main
 
-from tests.fakes import dicom_series
+from tests.cli.images import image_of, save
 from tests.support import TinyModel
-from tlp_runtime import Volume
 from tlp_runtime.bundle import Bundle, sha256
-from tlp_runtime.io.dicom.series import read_series
-from tlp_runtime.io.nifti import read_volume
-
-
-def _image(path: Path) -> tuple[np.ndarray, nib.Nifti1Image]:
-    image = nib.load(path)
-    return np.asanyarray(image.dataobj).copy(), image
-
-
-def _save(path: Path, data: np.ndarray, affine: np.ndarray) -> Path:
-    nib.save(nib.Nifti1Image(data, affine), path)
-    return path
 
 
 def test_infer_writes_beside_the_t1_on_its_grid(
@@ -40,8 +26,8 @@ def test_infer_writes_beside_the_t1_on_its_grid(
     preview = case["t1"].with_name("p.png")
     assert main([*arguments, "--preview", str(preview), "--json", "-"]) == 0
     out = case["t1"].with_name("t1_synth-t1ce.nii.gz")
-    data, image = _image(out)
-    _, t1 = _image(case["t1"])
+    data, image = image_of(out)
+    _, t1 = image_of(case["t1"])
     assert data.shape == t1.shape
     np.testing.assert_array_equal(image.affine, t1.affine)
     for code in ("sform_code", "qform_code"):
@@ -98,33 +84,33 @@ def _truncated(case: dict[str, Path]) -> list[str]:
 
 
 def _two_d(case: dict[str, Path]) -> list[str]:
-    data, image = _image(case["t1"])
-    _save(case["t1"], data[..., 12], image.affine)
+    data, image = image_of(case["t1"])
+    save(case["t1"], data[..., 12], image.affine)
     return []
 
 
 def _four_d(case: dict[str, Path]) -> list[str]:
-    data, image = _image(case["t1"])
-    _save(case["t1"], np.stack([data, data], axis=-1), image.affine)
+    data, image = image_of(case["t1"])
+    save(case["t1"], np.stack([data, data], axis=-1), image.affine)
     return []
 
 
 def _zero(case: dict[str, Path]) -> list[str]:
-    data, image = _image(case["t1"])
-    _save(case["t1"], data * 0, image.affine)
+    data, image = image_of(case["t1"])
+    save(case["t1"], data * 0, image.affine)
     return []
 
 
 def _nan(case: dict[str, Path]) -> list[str]:
-    data, image = _image(case["t1"])
+    data, image = image_of(case["t1"])
     data = data.astype(np.float32)
     data[120, 120, 12] = np.nan
-    _save(case["t1"], data, image.affine)
+    save(case["t1"], data, image.affine)
     return []
 
 
 def _edit_header(path: Path, **fields: object) -> None:
-    data, image = _image(path)
+    data, image = image_of(path)
     for name, value in fields.items():
         image.header[name] = value
     nib.save(nib.Nifti1Image(data, None, image.header), path)
@@ -136,7 +122,7 @@ def _no_place(case: dict[str, Path]) -> list[str]:
 
 
 def _mirrored_forms(case: dict[str, Path]) -> list[str]:
-    data, image = _image(case["t1"])
+    data, image = image_of(case["t1"])
     image.header.set_qform(np.diag([-1, 1, 1, 1]) @ image.affine, 1)
     nib.save(nib.Nifti1Image(data, None, image.header), case["t1"])
     return []
@@ -148,8 +134,8 @@ def _micrometres(case: dict[str, Path]) -> list[str]:
 
 
 def _prompt_box_nowhere(case: dict[str, Path]) -> list[str]:
-    data, image = _image(case["seg"])
-    _save(case["seg"], data * 0, image.affine)
+    data, image = image_of(case["seg"])
+    save(case["seg"], data * 0, image.affine)
     return ["--prompt-box", "900,900,900,910,910,910"]
 
 
@@ -170,31 +156,31 @@ def _stray_word(case: dict[str, Path]) -> list[str]:
 
 
 def _mask_grid(case: dict[str, Path]) -> list[str]:
-    data, image = _image(case["t1"])
+    data, image = image_of(case["t1"])
     mask = case["t1"].with_name("mask.nii.gz")
-    _save(mask, (data[::2] > 0).astype(np.uint8), image.affine @ np.diag([2, 1, 1, 1]))
+    save(mask, (data[::2] > 0).astype(np.uint8), image.affine @ np.diag([2, 1, 1, 1]))
     return ["--brain-mask", str(mask)]
 
 
 def _prompt_shape(case: dict[str, Path]) -> list[str]:
-    data, image = _image(case["seg"])
-    _save(case["seg"], data[..., :-1], image.affine)
+    data, image = image_of(case["seg"])
+    save(case["seg"], data[..., :-1], image.affine)
     return []
 
 
 def _prompt_place(case: dict[str, Path]) -> list[str]:
-    data, image = _image(case["seg"])
+    data, image = image_of(case["seg"])
     affine = image.affine.copy()
     affine[1, 3] += 2
-    _save(case["seg"], data, affine)
+    save(case["seg"], data, affine)
     return []
 
 
 def _prompt_label(case: dict[str, Path]) -> list[str]:
-    data, image = _image(case["seg"])
+    data, image = image_of(case["seg"])
     data[data == 4] = 7
     data[120, 120, 12] = 7
-    _save(case["seg"], data, image.affine)
+    save(case["seg"], data, image.affine)
     return []
 
 
@@ -281,20 +267,20 @@ def test_overwrite_replaces_an_output(tiny: TinyModel, case: dict[str, Path]) ->
     _exists(case)
     arguments = ["infer", "--t1", str(case["t1"]), "--model", str(tiny.bundle.path)]
     assert main([*arguments, "--overwrite"]) == 0
-    assert _image(case["t1"].with_name("t1_synth-t1ce.nii.gz"))[0].shape == (240, 240, 24)
+    assert image_of(case["t1"].with_name("t1_synth-t1ce.nii.gz"))[0].shape == (240, 240, 24)
 
 
 @pytest.mark.parametrize("moved", ["shape", "place"])
 def test_two_images_on_different_grids(
     case: dict[str, Path], tiny_dual: Bundle, capfd: pytest.CaptureFixture[str], moved: str
 ) -> None:
-    data, image = _image(case["t2"])
+    data, image = image_of(case["t2"])
     affine = image.affine.copy()
     if moved == "shape":
         data = data[..., :-2]
     else:
         affine[2, 3] += 0.01
-    _save(case["t2"], data, affine)
+    save(case["t2"], data, affine)
     arguments = ["infer", "--t1", str(case["t1"]), "--t2", str(case["t2"])]
     assert main([*arguments, "--model", str(tiny_dual.path)]) == 3
     assert "Both must lie on one grid: give --resample" in capfd.readouterr().err.replace("\n", " ")
@@ -311,7 +297,7 @@ def test_two_inputs_are_synthesized_from_whatever_their_axis_orders(
     turned = nib.load(case["t2"]).as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
     nib.save(turned, case["t2"])
     assert main([*arguments, str(second)]) == 0
-    np.testing.assert_array_equal(_image(first)[0], _image(second)[0])
+    np.testing.assert_array_equal(image_of(first)[0], image_of(second)[0])
 
 
 def test_a_model_for_other_inputs(
@@ -345,120 +331,4 @@ def test_an_input_may_not_be_an_output(tiny: TinyModel, case: dict[str, Path]) -
     tiny.register()
     t1 = str(case["t1"])
     assert main(["infer", "--t1", t1, "--out", t1, "--overwrite"]) == 2
-    assert _image(case["t1"])[0].any()
-
-
-def test_a_scan_off_the_grid_comes_back_on_its_own(
-    tiny: TinyModel, case: dict[str, Path], capfd: pytest.CaptureFixture[str]
-) -> None:
-    t1 = resample_to_output(nib.load(case["t1"]), (1.3, 1.1, 2.5), order=1)
-    roi = resample_to_output(nib.load(case["seg"]), (1.3, 1.1, 2.5), order=0)
-    turned = [image.as_reoriented(np.array([[2, 1], [0, -1], [1, -1]])) for image in (t1, roi)]
-    for name, image in zip(("t1", "seg"), turned, strict=True):
-        nib.save(image, case[name])
-    arguments = ["infer", "--t1", str(case["t1"]), "--model", str(tiny.bundle.path), "--out"]
-    out = case["t1"].with_name("o.nii.gz")
-    assert main([*arguments, str(out), "--prompt", str(case["seg"])]) == 0
-    made, image = _image(out)
-    data, given = _image(case["t1"])
-    assert made.shape == data.shape
-    np.testing.assert_array_equal(image.affine, given.affine)
-    assert made[data > 0].any()
-    assert not made[data == 0].all()
-    assert json.loads(out.with_name("o.json").read_text())["geometry"]["interpolated"] is True
-
-
-def test_resample_brings_the_prompt_over(tiny: TinyModel, case: dict[str, Path]) -> None:
-    arguments = ["infer", "--t1", str(case["t1"]), "--model", str(tiny.bundle.path), "-q"]
-    plain, brought = (case["t1"].with_name(f"{n}.nii.gz") for n in ("a", "b"))
-    prompt = ["--prompt", str(case["seg"])]
-    assert main([*arguments, "--out", str(plain), *prompt]) == 0
-    data, image = _image(case["seg"])
-    _save(case["seg"], np.repeat(data, 2, axis=0), image.affine @ np.array(
-        [[0.5, 0, 0, -0.25], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))  # fmt: skip
-    assert main([*arguments, "--out", str(brought), *prompt]) == 3
-    assert main([*arguments, "--out", str(brought), *prompt, "--resample"]) == 0
-    np.testing.assert_array_equal(_image(plain)[0], _image(brought)[0])
-
-
-@pytest.mark.documents(
-    "Prompt", "a label map with other numbers", "`--prompt-labels tumour=7 oedema=9`"
-)
-def test_label_meanings_and_shapes_are_options(tiny: TinyModel, case: dict[str, Path]) -> None:
-    data, image = _image(case["seg"])
-    _save(
-        case["seg"], np.where(data == 2, 9, np.where(data > 0, 7, 0)).astype(np.uint8), image.affine
-    )
-    arguments = ["infer", "--t1", str(case["t1"]), "--model", str(tiny.bundle.path), "-q", "--out"]
-    outs = [case["t1"].with_name(f"{n}.nii.gz") for n in range(3)]
-    prompted = [*arguments, str(outs[0]), "--prompt", str(case["seg"])]
-    assert main([*prompted, "--prompt-labels", "tumour=7", "oedema=9"]) == 0
-    assert main([*arguments, str(outs[1]), "--prompt-labels", "tumour=7 oedema=9",
-                 "--prompt", str(case["seg"])]) == 0  # fmt: skip
-    np.testing.assert_array_equal(_image(outs[0])[0], _image(outs[1])[0])
-    shapes = [
-        "--prompt-sphere",
-        "voxel:120,120,12,15",
-        "--prompt-box",
-        "oedema:voxel:90,90,6,99,99,15",
-    ]
-    assert main([*arguments, str(outs[2]), *shapes]) == 0
-    record = json.loads(outs[2].with_suffix("").with_suffix(".json").read_text())
-    assert record["prompt"]["shapes"] == [
-        "sphere tumour:voxel:120,120,12,15", "box oedema:voxel:90,90,6,99,99,15",
-    ]  # fmt: skip
-
-
-def test_dicom_in_and_out(
-    tiny: TinyModel, case: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    volume = read_volume(case["t1"])
-    images = dicom_series.datasets(volume)
-    folder = dicom_series.write(images, tmp_path / "seri\u00eb")
-    arguments = ["infer", "--t1", str(folder), "--model", str(tiny.bundle.path), "-q"]
-    assert main([*arguments, "--out", str(folder / "o.nii.gz")]) == 2, "within the input"
-    assert main([*arguments, "--out-format", "dicom"]) == 0
-    out = tmp_path / "seri\u00eb_synth-t1ce-dicom"
-    made = read_series(out)
-    assert len(made.headers) == volume.shape[2]
-    record = json.loads(out.with_name(f"{out.name}.json").read_text())
-    assert record["inputs"]["t1"]["file"] == str(folder)
-    assert main([*arguments, "--out-format", "dicom"]) == 9, "an existing series is kept"
-    assert main([*arguments, "--out-format", "dicom", "--overwrite"]) == 0
-    assert main(arguments) == 0
-    data, image = _image(tmp_path / "seri\u00eb_synth-t1ce.nii.gz")
-    same = Volume(data, image.affine).reoriented(made.volume.grid.orientation)
-    np.testing.assert_allclose(same.data, made.volume.data / 4095, atol=0.51 / 4095)
-    assert image.header["sform_code"] == image.header["qform_code"] == 1
-
-
-@pytest.mark.documents("BIDS", "a scan that fails", "the others are done; exit 8 with its reason")
-def test_a_bids_dataset_in_derivatives_out(
-    tiny: TinyModel, case: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    root, derivatives = tmp_path / "study", tmp_path / "study" / "derivatives" / "tlp"
-    for name in ("01", "02"):
-        anat = root / f"sub-{name}" / "anat"
-        anat.mkdir(parents=True)
-        (anat / f"sub-{name}_T1w.nii.gz").write_bytes(case["t1"].read_bytes())
-    (root / "sub-02/anat/sub-02_T1w.nii.gz").write_bytes(b"no image")
-    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
-    drawn = tmp_path / "drawn" / "sub-01" / "anat"
-    drawn.mkdir(parents=True)
-    (drawn / "sub-01_dseg.nii.gz").write_bytes(case["seg"].read_bytes())
-    arguments = ["infer", "--bids", str(root), "--derivatives", str(derivatives), "--json", "-",
-                 "--bids-prompts", str(tmp_path / "drawn")]  # fmt: skip
-    arguments += ["--model", str(tiny.bundle.path)]
-    assert main(arguments) == 8
-    printed = capfd.readouterr()
-    assert "1 of 2 scans failed" in printed.err
-    assert "sub-02_T1w.nii.gz: is not a NIfTI image" in printed.err.replace("\n", " ")
-    told = json.loads(printed.out)
-    out = derivatives / "sub-01/anat/sub-01_desc-synthT1ce_T1w.nii.gz"
-    assert told["done"] == [{"scan": "sub-01", "output": str(out)}]
-    assert list(told["failed"]) == ["sub-02"]
-    plain = case["t1"].with_name("plain.nii.gz")
-    assert main(["infer", "--t1", str(case["t1"]), "--prompt", str(case["seg"]), "-q",
-                 "--model", str(tiny.bundle.path), "--out", str(plain)]) == 0  # fmt: skip
-    np.testing.assert_array_equal(_image(out)[0], _image(plain)[0])
-    assert json.loads(out.with_suffix("").with_suffix(".json").read_text())["prompt"] is not None
+    assert image_of(case["t1"])[0].any()

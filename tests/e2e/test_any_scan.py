@@ -12,7 +12,7 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from tests.runtime.test_any_grid import rotation
+from tests.scans import rotation
 from tests.support import FakeEngine
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.grid import Grid

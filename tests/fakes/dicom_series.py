@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from tests.scans import scan
 from tlp_runtime import Volume
+from tlp_runtime.grid import Grid
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -96,3 +99,15 @@ def write_multi_frame(images: list[pydicom.Dataset], path: Path) -> Path:
     )
     converted.save_as(path)
     return path
+
+
+def head() -> Volume:
+    """An oblique scan of 2 mm slices, whole numbers."""
+    made = scan(spacing=(0.9, 1.1, 2.0), degrees=17, landmark=(5, 5, 5))
+    return Volume(np.rint(made.data).astype(np.int16), made.affine)
+
+
+def require_same_place(affine: NDArray[np.float64], scanned: Volume, tolerance_mm: float) -> None:
+    """Fail unless an affine puts the scan's corners where they are."""
+    corners = Grid(scanned.shape, affine).corners_ras
+    np.testing.assert_allclose(corners, scanned.grid.corners_ras, atol=tolerance_mm)

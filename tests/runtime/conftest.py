@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import dicom_series
 from tests.fakes.machine import Machine
 from tests.fakes.tensorrt_binding import VERSIONS
 from tests.support import TinyModel
@@ -24,3 +25,9 @@ def rtx(tiny: TinyModel, tmp_path: Path) -> Machine:
 @pytest.fixture
 def enterprise(tiny: TinyModel, tmp_path: Path) -> Machine:
     return Machine("11.4.0", tmp_path, tiny.bundle)
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    """A folder with a DICOM series of :func:`~tests.fakes.dicom_series.head`."""
+    return dicom_series.write(dicom_series.datasets(dicom_series.head()), tmp_path / "sérïes 1")

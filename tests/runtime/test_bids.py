@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.runtime.test_any_grid import SMALL, scan
+from tests.scans import SMALL, scan
 from tests.support import FakeEngine
 from tlp_runtime import Synthesizer
 from tlp_runtime.errors import InputError, InputMissing, OutputError
@@ -104,7 +104,7 @@ def test_the_validator_would_have_said_so(raw: Path) -> None:
     derivatives = raw / "derivatives" / "tlp"
     (out, *_) = write_all(raw, derivatives)
     out.rename(out.with_name("sub-01_synth.nii.gz"))
-    assert "NOT_INCLUDED" in validate(derivatives) or validate(derivatives)
+    assert validate(derivatives) != []
 
 
 def test_masks_and_regions_are_found_in_derivatives(raw: Path, tmp_path: Path) -> None:

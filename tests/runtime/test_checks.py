@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runtime.test_any_grid import SMALL, scan
+from tests.scans import SMALL, scan
 from tlp_runtime import Volume, checks
 from tlp_runtime.errors import ContentError, SpecError
 from tlp_runtime.intensity import limits, scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.runtime.test_any_grid import SMALL, scan
+from tests.scans import SMALL, scan
 from tlp_runtime.errors import ContentError, UsageError
 from tlp_runtime.grid import Grid
 from tlp_runtime.prepare import prepare

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import logging
 import zlib
@@ -16,7 +15,14 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 
-from tlp_runtime.errors import GeometryError, InputMissing, InputUnreadable, OutputError
+from tlp_runtime.bundle import sha256
+from tlp_runtime.errors import (
+    GeometryError,
+    InputMissing,
+    InputUnreadable,
+    OutputError,
+    first_line,
+)
 from tlp_runtime.grid import Grid
 from tlp_runtime.io.atomic import atomic_file
 from tlp_runtime.volume import Origin, Volume
@@ -55,8 +61,7 @@ def read_volume(path: Path | str) -> Volume:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputMissing(f"{path}: {what}, expected a NIfTI file (.nii or .nii.gz).")
     try:
-        with path.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        digest = sha256(path)
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image | nib.Nifti1Pair):
             raise InputUnreadable(
@@ -66,7 +71,7 @@ def read_volume(path: Path | str) -> Volume:
         data = np.asanyarray(image.dataobj)
     except (HeaderDataError, ImageDataError) as error:
         raise InputUnreadable(
-            f"{path}: its NIfTI header makes no sense ({_first_line(error)}). Convert it again."
+            f"{path}: its NIfTI header makes no sense ({first_line(error)}). Convert it again."
         ) from error
     except ImageFileError as error:
         raise InputUnreadable(
@@ -74,7 +79,7 @@ def read_volume(path: Path | str) -> Volume:
         ) from error
     except (EOFError, OSError, ValueError, zlib.error, gzip.BadGzipFile) as error:
         raise InputUnreadable(
-            f"{path}: is damaged or cut short ({_first_line(error)}). Copy or convert it again."
+            f"{path}: is damaged or cut short ({first_line(error)}). Copy or convert it again."
         ) from error
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
@@ -215,7 +220,3 @@ _SPATIAL_FIELDS = (
     "srow_z",
     "xyzt_units",
 )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tlp_runtime.errors import GeometryError
+from tlp_runtime.errors import GeometryError, OutputError
 from tlp_runtime.grid import Grid, shape_text
-from tlp_runtime.io.atomic import atomic_folder
+from tlp_runtime.io.atomic import atomic_folder, require_writable
 from tlp_runtime.io.dicom.series import DicomSeries
 from tlp_runtime.volume import Volume
 
@@ -64,6 +64,35 @@ _EQUIPMENT = (
 )  # fmt: skip
 
 
+def require_series_folder(folder: Path, *, overwrite: bool) -> None:
+    """Raise before any work is done when a derived series could not be written to ``folder``.
+
+    A folder that exists is replaced only if all it holds is a series that this module wrote.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written, exists without ``overwrite``, or holds anything else.
+    """
+    if not (folder.is_dir() and overwrite):
+        require_writable(folder, overwrite=overwrite)
+        return
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    for path in folder.iterdir():
+        try:
+            header = pydicom.dcmread(path, specific_tags=["SeriesDescription"])
+            ours = header.get("SeriesDescription") == DESCRIPTION
+        except (InvalidDicomError, OSError):
+            ours = False
+        if not ours:
+            raise OutputError(
+                f"{folder}: holds {path.name}, which is not of a synthetic series; it would be "
+                "lost. Choose another --out."
+            )
+
+
 def write_derived(
     volume: Volume,
     source: DicomSeries,
@@ -89,9 +118,11 @@ def write_derived(
     GeometryError
         A volume on another grid than the source.
     OutputError
-        The folder exists, or cannot be written.
+        As :func:`require_series_folder`, or when writing fails half-way.
     """
     import pydicom.uid
+
+    require_series_folder(folder, overwrite=overwrite)
 
     if volume.shape != source.volume.shape:
         raise GeometryError(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
+from tlp_runtime.bundle import sha256
 from tlp_runtime.errors import ContentError, GeometryError, InputUnreadable
 from tlp_runtime.io.dicom import require_dicom
 from tlp_runtime.io.dicom.series import LPS_TO_RAS
@@ -70,7 +70,7 @@ def read_segmentation(path: Path | str, code: PromptSpec, *, by_number: bool) ->
         np.ascontiguousarray(data.transpose(2, 1, 0)),
         affine[:, [2, 1, 0, 3]],
         name=str(path),
-        origin=Origin(str(path), hashlib.sha256(path.read_bytes()).hexdigest()),
+        origin=Origin(str(path), sha256(path)),
     )
 
 

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import ContentError, GeometryError, InputMissing, InputUnreadable
+from tlp_runtime.bundle import sha256
+from tlp_runtime.errors import (
+    ContentError,
+    GeometryError,
+    InputMissing,
+    InputUnreadable,
+    first_line,
+)
 from tlp_runtime.io.dicom import require_dicom
 from tlp_runtime.volume import Origin, Volume
 
@@ -201,11 +208,11 @@ def _single_frames(path: Path, chosen: dict[Path, Any]) -> DicomSeries:
         )
     except (RuntimeError, NotImplementedError) as error:
         raise InputUnreadable(
-            f"{path}: its pixels cannot be decoded ({_line(error)}). If they are compressed, "
+            f"{path}: its pixels cannot be decoded ({first_line(error)}). If they are compressed, "
             "install a decoder (pip install pylibjpeg pylibjpeg-openjpeg), or convert the series."
         ) from error
     except (ValueError, AttributeError, KeyError, EOFError) as error:
-        raise InputUnreadable(f"{path}: is no sound series ({_line(error)}).") from error
+        raise InputUnreadable(f"{path}: is no sound series ({first_line(error)}).") from error
     volume = _volume(placed, path, tuple(chosen))
     positions = np.array([h.ImagePositionPatient for h in headers], dtype=np.float64)
     order = _slice_index(volume, positions)
@@ -274,7 +281,7 @@ def _volume(placed: Any, path: Path, files: Sequence[Path]) -> Volume:
         affine[:3, 2] *= -1
     digest = hashlib.sha256()
     for file in sorted(files):
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(bytes.fromhex(sha256(file)))
     return Volume(
         np.ascontiguousarray(data),
         affine,
@@ -287,7 +294,3 @@ def _slice_index(volume: Volume, positions: NDArray[np.float64]) -> NDArray[np.i
     """The index along the third axis of images whose first voxels lie at these LPS places."""
     ras = positions * np.array([-1.0, -1.0, 1.0])
     return np.rint(volume.grid.voxels(ras)[:, 2]).astype(int)
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

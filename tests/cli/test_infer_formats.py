@@ -1,0 +1,141 @@
+"""`tlp infer` on other grids and formats: resampling, prompts by numbers, DICOM, BIDS."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.processing import resample_to_output
+from tlp_cli.main import main
+
+from tests.cli.images import image_of, save
+from tests.fakes import dicom_series
+from tests.support import TinyModel
+from tlp_runtime import Volume
+from tlp_runtime.io.dicom.series import read_series
+from tlp_runtime.io.nifti import read_volume
+
+
+def test_a_scan_off_the_grid_comes_back_on_its_own(
+    tiny: TinyModel, case: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    t1 = resample_to_output(nib.load(case["t1"]), (1.3, 1.1, 2.5), order=1)
+    roi = resample_to_output(nib.load(case["seg"]), (1.3, 1.1, 2.5), order=0)
+    turned = [image.as_reoriented(np.array([[2, 1], [0, -1], [1, -1]])) for image in (t1, roi)]
+    for name, image in zip(("t1", "seg"), turned, strict=True):
+        nib.save(image, case[name])
+    arguments = ["infer", "--t1", str(case["t1"]), "--model", str(tiny.bundle.path), "--out"]
+    out = case["t1"].with_name("o.nii.gz")
+    assert main([*arguments, str(out), "--prompt", str(case["seg"])]) == 0
+    made, image = image_of(out)
+    data, given = image_of(case["t1"])
+    assert made.shape == data.shape
+    np.testing.assert_array_equal(image.affine, given.affine)
+    assert made[data > 0].any()
+    assert not made[data == 0].all()
+    assert json.loads(out.with_name("o.json").read_text())["geometry"]["interpolated"] is True
+
+
+def test_resample_brings_the_prompt_over(tiny: TinyModel, case: dict[str, Path]) -> None:
+    arguments = ["infer", "--t1", str(case["t1"]), "--model", str(tiny.bundle.path), "-q"]
+    plain, brought = (case["t1"].with_name(f"{n}.nii.gz") for n in ("a", "b"))
+    prompt = ["--prompt", str(case["seg"])]
+    assert main([*arguments, "--out", str(plain), *prompt]) == 0
+    data, image = image_of(case["seg"])
+    save(case["seg"], np.repeat(data, 2, axis=0), image.affine @ np.array(
+        [[0.5, 0, 0, -0.25], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))  # fmt: skip
+    assert main([*arguments, "--out", str(brought), *prompt]) == 3
+    assert main([*arguments, "--out", str(brought), *prompt, "--resample"]) == 0
+    np.testing.assert_array_equal(image_of(plain)[0], image_of(brought)[0])
+
+
+@pytest.mark.documents(
+    "Prompt", "a label map with other numbers", "`--prompt-labels tumour=7 oedema=9`"
+)
+def test_label_meanings_and_shapes_are_options(tiny: TinyModel, case: dict[str, Path]) -> None:
+    data, image = image_of(case["seg"])
+    save(
+        case["seg"], np.where(data == 2, 9, np.where(data > 0, 7, 0)).astype(np.uint8), image.affine
+    )
+    arguments = ["infer", "--t1", str(case["t1"]), "--model", str(tiny.bundle.path), "-q", "--out"]
+    outs = [case["t1"].with_name(f"{n}.nii.gz") for n in range(3)]
+    prompted = [*arguments, str(outs[0]), "--prompt", str(case["seg"])]
+    assert main([*prompted, "--prompt-labels", "tumour=7", "oedema=9"]) == 0
+    assert main([*arguments, str(outs[1]), "--prompt-labels", "tumour=7 oedema=9",
+                 "--prompt", str(case["seg"])]) == 0  # fmt: skip
+    np.testing.assert_array_equal(image_of(outs[0])[0], image_of(outs[1])[0])
+    shapes = [
+        "--prompt-sphere",
+        "voxel:120,120,12,15",
+        "--prompt-box",
+        "oedema:voxel:90,90,6,99,99,15",
+    ]
+    assert main([*arguments, str(outs[2]), *shapes]) == 0
+    record = json.loads(outs[2].with_suffix("").with_suffix(".json").read_text())
+    assert record["prompt"]["shapes"] == [
+        "sphere tumour:voxel:120,120,12,15", "box oedema:voxel:90,90,6,99,99,15",
+    ]  # fmt: skip
+
+
+def test_dicom_in_and_out(
+    tiny: TinyModel, case: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    volume = read_volume(case["t1"])
+    images = dicom_series.datasets(volume)
+    folder = dicom_series.write(images, tmp_path / "seri\u00eb")
+    arguments = ["infer", "--t1", str(folder), "--model", str(tiny.bundle.path), "-q"]
+    assert main([*arguments, "--out", str(folder / "o.nii.gz")]) == 2, "within the input"
+    assert main([*arguments, "--out-format", "dicom"]) == 0
+    out = tmp_path / "seri\u00eb_synth-t1ce-dicom"
+    made = read_series(out)
+    assert len(made.headers) == volume.shape[2]
+    record = json.loads(out.with_name(f"{out.name}.json").read_text())
+    assert record["inputs"]["t1"]["file"] == str(folder)
+    assert main([*arguments, "--out-format", "dicom"]) == 9, "an existing series is kept"
+    assert main([*arguments, "--out-format", "dicom", "--overwrite"]) == 0
+    over = ["--out-format", "dicom", "--overwrite", "--out"]
+    assert main([*arguments, *over, str(tmp_path)]) == 2, "holds the input"
+    other = case["t1"].parent
+    kept = {path: path.read_bytes() for path in other.iterdir()}
+    assert main([*arguments, *over, str(other)]) == 9, "a folder of other things is never replaced"
+    assert {path: path.read_bytes() for path in other.iterdir()} == kept
+    assert main(arguments) == 0
+    data, image = image_of(tmp_path / "seri\u00eb_synth-t1ce.nii.gz")
+    same = Volume(data, image.affine).reoriented(made.volume.grid.orientation)
+    np.testing.assert_allclose(same.data, made.volume.data / 4095, atol=0.51 / 4095)
+    assert image.header["sform_code"] == image.header["qform_code"] == 1
+
+
+@pytest.mark.documents("BIDS", "a scan that fails", "the others are done; exit 8 with its reason")
+def test_a_bids_dataset_in_derivatives_out(
+    tiny: TinyModel, case: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root, derivatives = tmp_path / "study", tmp_path / "study" / "derivatives" / "tlp"
+    for name in ("01", "02"):
+        anat = root / f"sub-{name}" / "anat"
+        anat.mkdir(parents=True)
+        (anat / f"sub-{name}_T1w.nii.gz").write_bytes(case["t1"].read_bytes())
+    (root / "sub-02/anat/sub-02_T1w.nii.gz").write_bytes(b"no image")
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    drawn = tmp_path / "drawn" / "sub-01" / "anat"
+    drawn.mkdir(parents=True)
+    (drawn / "sub-01_dseg.nii.gz").write_bytes(case["seg"].read_bytes())
+    arguments = ["infer", "--bids", str(root), "--derivatives", str(derivatives), "--json", "-",
+                 "--bids-prompts", str(tmp_path / "drawn")]  # fmt: skip
+    arguments += ["--model", str(tiny.bundle.path)]
+    assert main(arguments) == 8
+    printed = capfd.readouterr()
+    assert "1 of 2 scans failed" in printed.err
+    assert "sub-02_T1w.nii.gz: is not a NIfTI image" in printed.err.replace("\n", " ")
+    told = json.loads(printed.out)
+    out = derivatives / "sub-01/anat/sub-01_desc-synthT1ce_T1w.nii.gz"
+    assert told["done"] == [{"scan": "sub-01", "output": str(out)}]
+    assert list(told["failed"]) == ["sub-02"]
+    plain = case["t1"].with_name("plain.nii.gz")
+    assert main(["infer", "--t1", str(case["t1"]), "--prompt", str(case["seg"]), "-q",
+                 "--model", str(tiny.bundle.path), "--out", str(plain)]) == 0  # fmt: skip
+    np.testing.assert_array_equal(image_of(out)[0], image_of(plain)[0])
+    assert json.loads(out.with_suffix("").with_suffix(".json").read_text())["prompt"] is not None
