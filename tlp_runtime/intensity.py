@@ -71,11 +71,17 @@ def scale_between(
 ) -> NDArray[np.float32]:
     """Voxel values to ``spec.range``, given their :func:`limits`; beyond them clipped."""
     (low, high), (start, stop) = between, spec.range
-    values = slices.astype(np.float64)
-    if spec.percentiles is not None:
-        np.clip(values, low, high, out=values)
-    scaled: NDArray[np.float64] = (values - low) / (high - low) * (stop - start) + start
-    return scaled.astype(np.float32)
+    scaled = np.empty(slices.shape, np.float32)
+    for number, one in enumerate(slices):  # a slice stays in the cache, a volume does not
+        values = one.astype(np.float64)
+        if spec.percentiles is not None:
+            np.clip(values, low, high, out=values)
+        values -= low
+        values /= high - low
+        values *= stop - start
+        values += start
+        scaled[number] = values
+    return scaled
 
 
 def scale(slices: NDArray[Any], spec: IntensitySpec, name: str) -> NDArray[np.float32]:

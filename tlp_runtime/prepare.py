@@ -131,7 +131,7 @@ def restore(slices: NDArray[np.float32], prepared: Prepared) -> Volume:
             filled(oriented.data != 0),
         )
     else:
-        data = np.zeros(oriented.shape, np.float32)
+        data = np.zeros(oriented.shape, np.float32, order="F")
         here, there = _shared(placement.offset, placement.grid.shape, oriented.shape)
         data[here] = slices.transpose(2, 1, 0)[there]
     return replace(oriented, data=data).restored_to(prepared.reference)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,10 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
         A value that is not a whole number, or a label that ``spec`` does not know.
     """
     require_numbers(labels, name)
-    found = np.unique(labels)
+    box = _box_of(labels != 0)
+    within = labels[box]  # all the rest is background, usually nearly everything
     known = {0, *spec.tumour_labels, *spec.oedema_labels}
-    unknown = [value for value in found.tolist() if value not in known]
+    unknown = [value for value in np.unique(within).tolist() if value not in known]
     if unknown:
         shown = ", ".join(f"{value:g}" for value in unknown[:8])
         raise ContentError(
@@ -56,9 +57,10 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
             f"{_list(spec.oedema_labels)} oedema; say what others are with "
             "--prompt-labels 'tumour=… oedema=…'"
         )
-    prompt = np.zeros(labels.shape, dtype=np.float32)
-    prompt[np.isin(labels, spec.oedema_labels)] = spec.oedema_value
-    prompt[np.isin(labels, spec.tumour_labels)] = spec.tumour_value
+    order: Literal["C", "F"] = "F" if labels.flags.f_contiguous else "C"
+    prompt = np.zeros(labels.shape, dtype=np.float32, order=order)
+    prompt[box][np.isin(within, spec.oedema_labels)] = spec.oedema_value
+    prompt[box][np.isin(within, spec.tumour_labels)] = spec.tumour_value
     return prompt
 
 
@@ -87,6 +89,17 @@ def with_labels(spec: PromptSpec, assignments: Iterable[str]) -> PromptSpec:
             "a label, and 0 is background."
         )
     return replace(spec, tumour_labels=tumour, oedema_labels=oedema)
+
+
+def _box_of(marked: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The smallest box that holds every marked voxel; an empty one where none is."""
+    box = [slice(None)] * marked.ndim
+    for axis in reversed(range(marked.ndim)):
+        along = marked.any(axis=tuple(other for other in range(marked.ndim) if other != axis))
+        last = len(along) - int(along[::-1].argmax())
+        box[axis] = slice(int(along.argmax()), last) if along.any() else slice(0, 0)
+        marked = marked[tuple(box[axis] if a == axis else slice(None) for a in range(marked.ndim))]
+    return tuple(box)
 
 
 def _list(labels: tuple[int, ...]) -> str:

@@ -98,7 +98,7 @@ class Volume:
                 f"{original.name}, {shape_text(original.shape)}"
             )
         return Volume(
-            data=np.ascontiguousarray(data),
+            data=np.asfortranarray(data),  # the order of a file's voxels
             affine=original.affine,
             header=original.header,
             name=self.name,
