@@ -39,8 +39,8 @@ from tlp_runtime.bundle import MANIFEST, Bundle
 from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.tensorrt.binding import load
+from tlp_runtime.io.brats import find_cases
 from tlp_runtime.spec import PROMPT_NAME, ModelSpec
-from tlp_train.brats import find_cases
 from tlp_train.checkpoint import Checkpoint, load_checkpoint
 
 BUNDLES = {

@@ -14,8 +14,8 @@ import numpy as np
 from paper_figures import write_figures
 
 from tlp_runtime.bench import environment
+from tlp_runtime.io.brats import find_cases
 from tlp_runtime.io.nifti import read_volume
-from tlp_train.brats import find_cases
 from tlp_train.evaluation import (
     SYNTHESIS,
     Evaluation,

@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from paper_report import MODELS, Model, write_report
 
-from tlp_train.brats import find_cases
+from tlp_runtime.io.brats import find_cases
 from tlp_train.runs import LAST, Run
 from tlp_train.split import seeded
 

@@ -279,7 +279,7 @@ def _options(
 ) -> ExportOptions:
     from tlp_export.onnx_export import ExportOptions
     from tlp_export.slices import calibration_slices
-    from tlp_train.brats import find_cases
+    from tlp_runtime.io.brats import find_cases
 
     largest = None
     if max_size is not None:

@@ -259,8 +259,8 @@ def _create(
     split_list: Path | None,
     split_sizes: str | None,
 ) -> Run:
+    from tlp_runtime.io.brats import find_cases
     from tlp_train import split
-    from tlp_train.brats import find_cases
     from tlp_train.runs import Run
 
     names = [case.name for case in find_cases(data, (*config.spec.inputs, "t1ce", "seg"))]

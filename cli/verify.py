@@ -43,8 +43,8 @@ def command(
     require("train", "monai", "lightning", "scipy")
     from tlp_export.verify import agreement, check_alone, check_parity
     from tlp_runtime.errors import ModelMismatch, UsageError
+    from tlp_runtime.io.brats import find_cases
     from tlp_runtime.models import find_bundle
-    from tlp_train.brats import find_cases
     from tlp_train.checkpoint import load_checkpoint
 
     opened, _ = find_bundle(bundle, None)

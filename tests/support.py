@@ -16,9 +16,9 @@ import torch
 from tlp_export.onnx_export import export_bundle
 from tlp_runtime.bundle import ONNX, Bundle
 from tlp_runtime.engines.base import Engine, Slices
+from tlp_runtime.io.brats import find_cases
 from tlp_runtime.models import models
 from tlp_runtime.spec import ModelSpec, NetworkSpec
-from tlp_train.brats import find_cases
 from tlp_train.checkpoint import load_checkpoint, write_checkpoint
 from tlp_train.config import TrainConfig, preset
 from tlp_train.module import SynthesisModule

@@ -42,7 +42,7 @@ class Prepared:
     tensors
         (Z, Y, X) float32 on that grid for each of the model's inputs, prompt included.
     brain
-        (Z,) whether a slice holds brain; only those are run.
+        (Z,) whether a slice holds brain in any of the images, and is therefore run.
     inside
         (Z, Y, X) where the reference is brain, for what must be interpolated back; None else.
     """
@@ -62,6 +62,7 @@ def prepare(
     prompt: Prompt | None = None,
     brain_mask: Volume | None = None,
     resample: bool = False,
+    all_slices: bool = False,
 ) -> Prepared:
     """Check one case and bring it to the network's grid, crop and scale.
 
@@ -71,6 +72,8 @@ def prepare(
         Voxels that are not 0 are brain, all others are taken as background.
     resample
         Bring images, mask and labels that lie on other grids than the first image over to it.
+    all_slices
+        Have every slice run, those without brain too.
 
     Raises
     ------
@@ -92,7 +95,8 @@ def prepare(
     # Of the reference alone: what another image shows beyond it has no place in the output.
     brain = Extent.of(oriented.data != 0, oriented.grid, spec.crop)
     placement = place(oriented.grid, brain, spec, first.name)
-    return _on(placement, first, cleaned, prompt, spec, judge=True)
+    prepared = _on(placement, first, cleaned, prompt, spec, judge=True)
+    return replace(prepared, brain=prepared.brain | all_slices)
 
 
 def prepare_published(

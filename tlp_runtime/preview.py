@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from tlp_runtime.io.atomic import atomic_file
 from tlp_runtime.spec import PROMPT_NAME, ModelSpec
-from tlp_runtime.synthesize import Synthesis
+from tlp_runtime.synthesis import Synthesis
 
 ZOOM = 3
 TUMOUR_COLOUR = (255, 80, 60)

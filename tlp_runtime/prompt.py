@@ -95,7 +95,8 @@ def _box_of(marked: NDArray[np.bool_]) -> tuple[slice, ...]:
     """The smallest box that holds every marked voxel; an empty one where none is."""
     box = [slice(None)] * marked.ndim
     for axis in reversed(range(marked.ndim)):
-        along = marked.any(axis=tuple(other for other in range(marked.ndim) if other != axis))
+        others = tuple(other for other in range(marked.ndim) if other != axis)
+        along = np.atleast_1d(marked.any(axis=others))
         last = len(along) - int(along[::-1].argmax())
         box[axis] = slice(int(along.argmax()), last) if along.any() else slice(0, 0)
         marked = marked[tuple(box[axis] if a == axis else slice(None) for a in range(marked.ndim))]

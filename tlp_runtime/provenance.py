@@ -25,6 +25,7 @@ def describe(
     meaning: Sequence[str],
     shapes: Sequence[str],
     brain_mask: Volume | None,
+    all_slices: bool,
     placement: Placement,
     engine: Engine,
 ) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def describe(
             "affine": placement.grid.affine.tolist(),
             "window": list(placement.window),
             "windows": [list(corner) for corner in placement.corners],
+            "all_slices": all_slices,
         },
     }
 

@@ -2,135 +2,136 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.engines.base import Engine, Slices
+from tlp_runtime.batches import Batcher, Sheaf, Stack
+from tlp_runtime.engines.base import Engine
 from tlp_runtime.engines.select import Choice, Opening, choose
-from tlp_runtime.errors import MemoryExhausted, ModelMismatch, UsageError
-from tlp_runtime.intensity import to_unit
-from tlp_runtime.io.atomic import require_writable, write_text
-from tlp_runtime.io.nifti import read_volume, require_nifti_name, sidecar, write_volume
+from tlp_runtime.errors import ModelMismatch
+from tlp_runtime.io.scan import read_labels, read_scan
 from tlp_runtime.models import find_bundle
 from tlp_runtime.prepare import Prepared, prepare, restore
 from tlp_runtime.prompt import Prompt
-from tlp_runtime.provenance import DESCRIPTION, describe, in_short, now
+from tlp_runtime.provenance import describe
 from tlp_runtime.shapes import Shape
 from tlp_runtime.spec import ModelSpec
+from tlp_runtime.synthesis import Synthesis, timed
 from tlp_runtime.volume import Volume
-
-logger = logging.getLogger(__name__)
 
 Source = str | Path | Volume
 
 DEFAULT_BATCH = 4
 
 
-@dataclass(frozen=True)
-class Synthesis:
-    """A synthesized case.
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One case to synthesize.
 
     Parameters
     ----------
-    volume
-        float32 in [0, 1] on the reference's grid; exactly 0 outside the placement and in slices
-        without brain, and outside the brain too if it was interpolated.
-    slices
-        (Z, Y, X) float32: the same on the model's grid, as ``prepared.placement`` lays it.
-    slices_run
-        How many slices the network ran, each in all windows of the placement.
-    seconds
-        Wall time of each stage: ``read``, ``prepare``, ``engine``, ``restore``, and ``write``
-        once saved.
-    batches
-        (slices, seconds) of each engine run.
-    record
-        How it was made, as plain values: inputs and their hashes, model, engine, versions.
+    images
+        The model's modalities, each a volume, a NIfTI file, a folder with one DICOM series or a
+        multi-frame file. The first one's grid is the output's; any orientation, spacing and field
+        of view.
+    prompt
+        A label map, NIfTI or DICOM SEG; None prompts nothing.
+    prompt_labels
+        What labels mean, if not as in BraTS: ``tumour=1,4``, ``oedema=2``.
+    shapes
+        Spheres and boxes to prompt with, besides the map or alone.
+    brain_mask
+        Not 0 where the brain is, for scans with skull.
+    resample
+        Bring images, mask and prompt that lie on other grids over to the first image's; False
+        refuses them.
+    all_slices
+        Run slices without brain too, which are 0 in the output otherwise.
     """
 
-    volume: Volume
+    images: Mapping[str, Source]
+    prompt: Source | None = None
+    prompt_labels: Sequence[str] = ()
+    shapes: Sequence[Shape] = ()
+    brain_mask: Source | None = None
+    resample: bool = False
+    all_slices: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A case that was read and prepared.
+
+    Parameters
+    ----------
+    seconds
+        Of the stages so far.
+    """
+
+    request: Request
+    images: Mapping[str, Volume]
+    labels: Volume | None
+    brain_mask: Volume | None
     prepared: Prepared
-    slices: NDArray[np.float32] = field(repr=False)
-    slices_run: int
-    seconds: dict[str, float]
-    batches: tuple[tuple[int, float], ...] = field(default=(), repr=False)
-    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    seconds: dict[str, float] = field(repr=False)
 
-    def save(
-        self,
-        path: Path | str,
-        *,
-        overwrite: bool = False,
-        command: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """Write the volume as NIfTI and its provenance as JSON of the same stem beside it.
 
-        The header's ``descrip`` says that the image is synthetic, a comment extension holds the
-        provenance in short.
+def make_ready(request: Request, spec: ModelSpec) -> Ready:
+    """Read a case's files, check it, and bring it to the network's grid, crop and scale.
 
-        Parameters
-        ----------
-        command
-            The command line, for the record.
-        extra
-            Further keys of the JSON, before the others.
+    Raises
+    ------
+    InputError
+        A missing, damaged or unsuited image or prompt.
+    ModelMismatch
+        Other modalities than the model takes.
+    """
+    seconds: dict[str, float] = {}
+    given = request.images
+    if set(given) != set(spec.inputs):
+        raise ModelMismatch(
+            f"this model takes {', '.join(spec.inputs)}; got {', '.join(given) or 'nothing'}."
+        )
+    with timed(seconds, "read"):
+        images = {name: _image(given[name]) for name in spec.inputs}
+        reference, by_number = images[spec.inputs[0]], bool(request.prompt_labels)
+        labels = _labels(request.prompt, reference, by_number=by_number)
+        mask = _labels(request.brain_mask, reference, by_number=True)
+    with timed(seconds, "prepare"):
+        prepared = prepare(
+            images,
+            spec,
+            prompt=Prompt(labels, tuple(request.prompt_labels), tuple(request.shapes)),
+            brain_mask=mask,
+            resample=request.resample,
+            all_slices=request.all_slices,
+        )
+    return Ready(request, images, labels, mask, prepared, seconds)
 
-        Returns
-        -------
-        What the JSON holds.
 
-        Raises
-        ------
-        OutputError
-            A file exists, or cannot be written.
-        """
-        path = require_nifti_name(path)
-        require_writable(sidecar(path), overwrite=overwrite)
-        with self.timed("write"):
-            write_volume(
-                self.volume,
-                path,
-                description=DESCRIPTION,
-                comment=in_short(self.record),
-                overwrite=overwrite,
-            )
-        return self.save_record(path, overwrite=overwrite, command=command, extra=extra)
-
-    def timed(self, stage: str) -> AbstractContextManager[None]:
-        """Count what follows as a stage in ``seconds``."""
-        return _timed(self.seconds, stage)
-
-    def save_record(
-        self,
-        output: Path,
-        *,
-        overwrite: bool = False,
-        command: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """Write the provenance beside ``output``, and return it. Raises :class:`OutputError`."""
-        record = {
-            **(extra or {}),
-            "output": str(output),
-            **self.record,
-            "slices": self.slices_run,
-            "seconds": self.seconds,
-            "command": command,
-            "time": now(),
-        }
-        write_text(sidecar(output), json.dumps(record, indent=2) + "\n", overwrite=overwrite)
-        return record
+def finish(ready: Ready, stack: Stack, engine: Engine) -> Synthesis:
+    """Put a case's slices back on the grid of its reference, and say how they were made."""
+    seconds = dict(ready.seconds)
+    with timed(seconds, "restore"):
+        volume = restore(stack.slices, ready.prepared)
+    record = describe(
+        ready.images,
+        labels=ready.labels,
+        meaning=ready.request.prompt_labels,
+        shapes=[str(shape) for shape in ready.request.shapes],
+        brain_mask=ready.brain_mask,
+        all_slices=ready.request.all_slices,
+        placement=ready.prepared.placement,
+        engine=engine,
+    )
+    run = int(ready.prepared.brain.sum())
+    return Synthesis(volume, ready.prepared, stack.slices, run, seconds, record=record)
 
 
 class Synthesizer:
@@ -148,10 +149,8 @@ class Synthesizer:
     """
 
     def __init__(self, engine: Engine, *, batch: int = DEFAULT_BATCH) -> None:
-        if batch < 1:
-            raise UsageError(f"--batch {batch}: expected at least 1.")
         self.engine = engine
-        self.batch = batch
+        self._batcher = Batcher(engine, batch)
 
     @classmethod
     def open(
@@ -193,6 +192,11 @@ class Synthesizer:
         """What the model means."""
         return self.engine.spec
 
+    @property
+    def batch(self) -> int:
+        """Slices a run of the engine, as it is now."""
+        return self._batcher.batch
+
     def run(
         self,
         images: Mapping[str, Source],
@@ -202,26 +206,15 @@ class Synthesizer:
         shapes: Sequence[Shape] = (),
         brain_mask: Source | None = None,
         resample: bool = False,
+        all_slices: bool = False,
         on_slices: Callable[[int, int], None] | None = None,
     ) -> Synthesis:
         """Synthesise one case.
 
         Parameters
         ----------
-        images
-            The model's modalities, each a NIfTI path or a volume. The first one's grid is the
-            output's; any orientation, spacing and field of view.
-        prompt
-            A label map; None prompts nothing.
-        prompt_labels
-            What labels mean, if not as in BraTS: ``tumour=1,4``, ``oedema=2``.
-        shapes
-            Spheres and boxes to prompt with, besides the map or alone.
-        brain_mask
-            Not 0 where the brain is, for scans with skull.
-        resample
-            Bring images, mask and prompt that lie on other grids over to the first image's; False
-            refuses them.
+        images, prompt, prompt_labels, shapes, brain_mask, resample, all_slices
+            As of :class:`Request`.
         on_slices
             Called with (slices done, slices in all).
 
@@ -234,99 +227,30 @@ class Synthesizer:
         EngineError, MemoryExhausted
             The network could not be run.
         """
-        seconds: dict[str, float] = {}
-        if set(images) != set(self.spec.inputs):
-            raise ModelMismatch(
-                f"this model takes {', '.join(self.spec.inputs)}; got "
-                f"{', '.join(images) or 'nothing'}."
-            )
-        with _timed(seconds, "read"):
-            volumes = {name: _volume(images[name]) for name in self.spec.inputs}
-            labels = None if prompt is None else _volume(prompt)
-            mask = None if brain_mask is None else _volume(brain_mask)
-        with _timed(seconds, "prepare"):
-            prepared = prepare(
-                volumes,
-                self.spec,
-                prompt=Prompt(labels, tuple(prompt_labels), tuple(shapes)),
-                brain_mask=mask,
-                resample=resample,
-            )
-        with _timed(seconds, "engine"):
-            slices, batches = self._run_brain(prepared, on_slices)
-        with _timed(seconds, "restore"):
-            volume = restore(slices, prepared)
-        run = int(prepared.brain.sum())
-        record = describe(
-            volumes,
-            labels=labels,
-            meaning=prompt_labels,
-            shapes=[str(shape) for shape in shapes],
-            brain_mask=mask,
-            placement=prepared.placement,
-            engine=self.engine,
+        request = Request(
+            images=images,
+            prompt=prompt,
+            prompt_labels=prompt_labels,
+            shapes=shapes,
+            brain_mask=brain_mask,
+            resample=resample,
+            all_slices=all_slices,
         )
-        return Synthesis(volume, prepared, slices, run, seconds, tuple(batches), record)
+        ready = make_ready(request, self.spec)
+        stack, batches = Stack(ready.prepared), []
+        with timed(ready.seconds, "engine"):
+            for ran in self._batcher.run([stack]):
+                batches.append((ran.count, ran.seconds))
+                if on_slices is not None:
+                    on_slices(stack.count - stack.left, stack.count)
+        return replace(finish(ready, stack, self.engine), batches=tuple(batches))
 
     def run_slices(self, tensors: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Run prepared (N, height, width) slices; returns as many, in [-1, 1]."""
-        parts = [image for image, _ in self._batches(tensors)]
-        return np.concatenate(parts)
-
-    def _batches(
-        self, tensors: Mapping[str, NDArray[np.float32]]
-    ) -> Iterator[tuple[NDArray[np.float32], float]]:
-        """Each batch's slices and the seconds since the one before."""
-        count, done = len(next(iter(tensors.values()))), 0
-        while done < count:
-            began = time.perf_counter()
-            try:
-                for image in self.engine.run_batches(self._feeds(tensors, done)):
-                    ended = time.perf_counter()
-                    done += len(image)
-                    yield image[:, 0], ended - began
-                    began = time.perf_counter()
-            except MemoryExhausted as error:
-                if self.batch == 1:
-                    raise
-                self.batch //= 2
-                logger.warning("%s Going on with batches of %d.", error, self.batch)
-
-    def _feeds(
-        self, tensors: Mapping[str, NDArray[np.float32]], start: int
-    ) -> Iterator[dict[str, Slices]]:
-        count = len(next(iter(tensors.values())))
-        for first in range(start, count, self.batch):
-            yield {
-                name: np.ascontiguousarray(tensors[name][first : first + self.batch, None])
-                for name in self.spec.tensor_names
-            }
-
-    def _run_brain(
-        self, prepared: Prepared, on_slices: Callable[[int, int], None] | None
-    ) -> tuple[NDArray[np.float32], list[tuple[int, float]]]:
-        """[0, 1] for every slice, 0 where none was run, and the time of each batch."""
-        placement, indices = prepared.placement, np.flatnonzero(prepared.brain)
-        height, width = placement.window
-        slices = np.zeros_like(next(iter(prepared.tensors.values())))
-        windows = len(placement.corners)
-        weights = placement.weights if windows > 1 else None
-        batches, done = [], 0
-        for number, (top, left) in enumerate(placement.corners):
-            part = (slice(None), slice(top, top + height), slice(left, left + width))
-            chosen = {name: array[part][indices] for name, array in prepared.tensors.items()}
-            first = done
-            for image, elapsed in self._batches(chosen):
-                where = indices[done - first : done - first + len(image)]
-                if weights is None:
-                    slices[where] = to_unit(image)
-                else:
-                    slices[part][where] += to_unit(image) * weights[number]
-                done += len(image)
-                batches.append((len(image), elapsed))
-                if on_slices is not None:
-                    on_slices(done, windows * len(indices))
-        return slices, batches
+        sheaf = Sheaf(tensors)
+        for _ in self._batcher.run([sheaf]):
+            pass
+        return sheaf.images
 
     def close(self) -> None:
         """Release the engine."""
@@ -344,12 +268,11 @@ class Synthesizer:
         self.close()
 
 
-def _volume(source: Source) -> Volume:
-    return source if isinstance(source, Volume) else read_volume(source)
+def _image(source: Source) -> Volume:
+    return source if isinstance(source, Volume) else read_scan(Path(source)).volume
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - began
+def _labels(source: Source | None, scan: Volume, *, by_number: bool) -> Volume | None:
+    if source is None or isinstance(source, Volume):
+        return source
+    return read_labels(Path(source), scan.grid, by_number=by_number)

@@ -26,11 +26,11 @@ from tlp_runtime.crop import crop_slices, require_model_grid
 from tlp_runtime.errors import ContentError, InputError, OutputError, TLPError
 from tlp_runtime.intensity import limits, require_numbers, scale_between
 from tlp_runtime.io.atomic import atomic_folder, make_folder
+from tlp_runtime.io.brats import CaseFiles
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.prompt import encode
 from tlp_runtime.spec import IntensitySpec, ModelSpec, PromptSpec
 from tlp_runtime.volume import require_same_grid
-from tlp_train.brats import CaseFiles
 
 logger = logging.getLogger(__name__)
 

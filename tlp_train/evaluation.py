@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from tlp_runtime.crop import crop_slices
 from tlp_runtime.errors import ContentError, InputError, InputMissing
 from tlp_runtime.intensity import scale
+from tlp_runtime.io.brats import CaseFiles
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.prepare import prepare_published
 from tlp_runtime.prompt import Prompt
 from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_runtime.synthesize import Synthesizer
 from tlp_runtime.volume import Volume, require_same_grid
-from tlp_train.brats import CaseFiles
 from tlp_train.metrics import (
     COLUMNS,
     ENHANCING,

@@ -38,9 +38,9 @@ from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.select import choose
 from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.errors import EngineError, ParityError, UsageError
+from tlp_runtime.io.brats import find_cases
 from tlp_runtime.models import models
 from tlp_runtime.spec import ModelSpec
-from tlp_train.brats import find_cases
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.network import Generator
 from tlp_train.published import import_weights

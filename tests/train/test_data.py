@@ -15,10 +15,10 @@ import pytest
 
 from tests.support import TINY_NETWORK
 from tlp_runtime.errors import InputError, InputMissing, UsageError
+from tlp_runtime.io.brats import find_cases
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec import ModelSpec
 from tlp_train import cache, split
-from tlp_train.brats import find_cases
 from tlp_train.cache import open_cases
 from tlp_train.data import EpochSampler, SampleId, SliceDataset
 from tlp_train.fpg import FuzzyPrompt

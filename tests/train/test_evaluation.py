@@ -15,9 +15,9 @@ from scipy.ndimage import uniform_filter
 from tests.support import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer
 from tlp_runtime.errors import InputError, InputMissing
+from tlp_runtime.io.brats import find_cases
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec import ModelSpec
-from tlp_train.brats import find_cases
 from tlp_train.comparison import compare
 from tlp_train.evaluation import SYNTHESIS, Evaluation, evaluate, needed_arrays
 from tlp_train.metrics import (

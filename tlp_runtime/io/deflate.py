@@ -9,11 +9,14 @@ from __future__ import annotations
 import gzip
 import zlib
 from importlib.metadata import version
+from typing import Any
 
 try:
     from isal import igzip, isal_zlib
+
+    ISAL = True
 except ImportError:
-    igzip = isal_zlib = None
+    ISAL = False
 
 _ISAL_LEVEL = 2
 """As small as zlib's level 1, in a sixth of its time; level 3 is no smaller on volumes."""
@@ -24,7 +27,7 @@ _GZIP_WINDOW = 31
 
 def library() -> str:
     """What does the work, and its version where it has one."""
-    return "zlib" if igzip is None else f"isal {version('isal')}"
+    return f"isal {version('isal')}" if ISAL else "zlib"
 
 
 def inflate(content: bytes) -> bytes:
@@ -35,21 +38,22 @@ def inflate(content: bytes) -> bytes:
     EOFError, OSError
         Content that is cut short, damaged, or no gzip.
     """
-    if igzip is None:
+    if not ISAL:
         try:
             return gzip.decompress(content)
         except zlib.error as error:
             raise OSError(str(error)) from error
     try:
-        return bytes(igzip.decompress(content))
-    except isal_zlib.error as error:
+        return bytes(igzip.decompress(content))  # type: ignore[no-untyped-call]
+    except isal_zlib.error as error:  # type: ignore[misc]
         raise OSError(str(error)) from error
 
 
 def deflate(*parts: bytes | memoryview) -> bytes:
     """gzip of all parts in a row, without a time or a name: the same content, the same bytes."""
-    if igzip is None:
-        stream = zlib.compressobj(_ZLIB_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
-    else:
+    stream: Any
+    if ISAL:
         stream = isal_zlib.compressobj(_ISAL_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
+    else:
+        stream = zlib.compressobj(_ZLIB_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
     return b"".join([*(stream.compress(part) for part in parts), stream.flush()])

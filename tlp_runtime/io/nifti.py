@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, ImageDataError
+from nibabel.volumeutils import native_code
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import (
@@ -204,7 +205,7 @@ def _header(volume: Volume) -> nib.Nifti1Header:
         image.set_qform(volume.affine, SCANNER)  # the nearest without shear; the sform is exact
         image.header.set_xyzt_units("mm")
         return image.header
-    header = volume.header.as_byteswapped(nib.volumeutils.native_code)
+    header = volume.header.as_byteswapped(native_code)
     shape = header.get_data_shape()
     # With the trailing axes of length 1 that reading dropped.
     header.set_data_shape(shape if shape[:3] == volume.shape else volume.shape)
