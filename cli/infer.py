@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +26,13 @@ from .model import (
 if TYPE_CHECKING:
     from tlp_runtime.shapes import Shape
     from tlp_runtime.synthesize import Synthesizer
+
+
+class VoxelType(StrEnum):
+    """What a NIfTI output's voxels are stored as."""
+
+    float32 = "float32"
+    int16 = "int16"
 
 
 class OutFormat(StrEnum):
@@ -80,6 +87,9 @@ def command(
         bool,
         typer.Option("--resample", help="Bring T2, prompt and mask over from their own grids."),
     ] = False,
+    all_slices: Annotated[
+        bool, typer.Option("--all-slices", help="Run slices without brain too; else they are 0.")
+    ] = False,
     model: ModelOption = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
@@ -89,9 +99,15 @@ def command(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Output; default: <stem>_synth-t1ce.nii.gz (or -dicom) beside the T1."
+            "--out",
+            help="Output; default: <stem>_synth-t1ce.nii.gz (or -dicom) beside the T1. With "
+            "--cases: a folder.",
         ),
     ] = None,
+    dtype: Annotated[
+        VoxelType,
+        typer.Option("--dtype", help="Voxels of a NIfTI output; int16: scaled, half the size."),
+    ] = VoxelType.float32,
     out_format: Annotated[
         OutFormat | None,
         typer.Option("--out-format", help="dicom: a derived MR series, of a DICOM T1 alone."),
@@ -99,6 +115,17 @@ def command(
     preview: Annotated[
         Path | None, typer.Option("--preview", help="PNG of T1, prompt and synthesis.")
     ] = None,
+    cases: Annotated[
+        Path | None,
+        typer.Option(
+            "--cases",
+            metavar="CSV|DIR",
+            help="Many cases: a table (case, t1, t2, prompt, brain_mask) or BraTS case folders.",
+        ),
+    ] = None,
+    no_prompts: Annotated[
+        bool, typer.Option("--no-prompts", help="With --cases DIR: leave out the seg of a case.")
+    ] = False,
     bids: Annotated[
         Path | None, typer.Option("--bids", help="BIDS dataset: every T1w of it is synthesized.")
     ] = None,
@@ -113,6 +140,16 @@ def command(
         Path | None,
         typer.Option("--bids-masks", help="Derivatives with a …_desc-brain_mask a scan."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=1, help="Many cases: threads that read and write; default: cores."
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="auto|ADDRESS", help="Many cases: on a Ray cluster."),
+    ] = None,
     json_path: JsonPath = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -122,39 +159,77 @@ def command(
 
     The output has the T1's own grid; its provenance lies beside it as JSON.
 
+    Many cases go through one model at once; what a run finished, the next one skips.
+
     Examples: tlp infer --t1 a.nii.gz --prompt roi.nii.gz --preview a.png
     · tlp infer --t1 series --prompt-sphere 12,-30,45,15 --out-format dicom
+    · tlp infer --cases cases.csv --out syntheses
     · tlp infer --bids study --derivatives study/derivatives/tlp
     """
     output = Output(quiet, verbose)
+    from tlp_runtime.cohort.job import Options
     from tlp_runtime.engines.onnx import require_onnxruntime
     from tlp_runtime.synthesize import Synthesizer
 
     require_onnxruntime()
     labels, shapes = _labels(prompt_labels, context.args), _shapes(prompt_sphere, prompt_box)
 
-    def opened(inputs: Sequence[str] | None) -> Synthesizer:
-        choice, bundle = choose_model(output, model, inputs, engine, device)
-        return Synthesizer(open_engine(output, choice, bundle, threads, no_build), batch=batch)
-
-    if bids is not None or derivatives is not None:
+    many = "--cases" if cases is not None else "--bids"
+    if cases is not None or bids is not None or derivatives is not None:
         _require_unset(
-            "--bids",
+            many,
             {
-                "--t1": t1, "--t2": t2, "--prompt": prompt, "--out": out, "--preview": preview,
+                "--t1": t1, "--t2": t2, "--prompt": prompt, "--preview": preview,
                 "--prompt-sphere": prompt_sphere, "--prompt-box": prompt_box,
                 "--out-format": out_format, "--brain-mask": brain_mask,
                 "--t1-series": t1_series, "--t2-series": t2_series,
             },
         )  # fmt: skip
+        from .infer_cases import Cohort, Machines, cases_of, infer_cohort, modalities
+
+        machines = Machines(
+            model=model, engine=engine, device=device, batch=batch, threads=threads,
+            no_build=no_build, workers=workers, ray=ray,
+        )  # fmt: skip
+        options = Options(
+            prompt_labels=tuple(labels),
+            resample=resample,
+            all_slices=all_slices,
+            int16=dtype is VoxelType.int16,
+        )
+        if cases is not None:
+            given = {"--bids": bids, "--derivatives": derivatives}
+            given |= {"--bids-prompts": bids_prompts, "--bids-masks": bids_masks}
+            _require_unset("--cases", given)
+            if out is None:
+                raise UsageError("--cases needs --out DIR, the folder for the syntheses.")
+            found = cases_of(cases, out, prompts=not no_prompts, output=output)
+            cohort = Cohort(cases=found, folder=out, options=options, overwrite=overwrite)
+            inputs = None if cases.is_dir() else modalities(found)
+            infer_cohort(lambda _: cohort, inputs, machines, output, json_path, context.obj)
+            return
+        _require_unset("--bids", {"--out": out, "--no-prompts": no_prompts})
         if bids is None or derivatives is None:
             raise UsageError("--bids DIR and --derivatives DIR go together; give both.")
-        from .infer_bids import BidsJob, infer_dataset
+        from .infer_bids import BidsJob, dataset
 
-        dataset = BidsJob(bids, derivatives, bids_prompts, bids_masks, labels, resample, overwrite)
-        infer_dataset(dataset, opened, output, json_path, context.obj)
+        job = BidsJob(bids, derivatives, bids_prompts, bids_masks, options, overwrite)
+        infer_cohort(
+            lambda bundle: dataset(job, bundle), None, machines, output, json_path, context.obj
+        )
         return
-    _require_unset("a single scan", {"--bids-prompts": bids_prompts, "--bids-masks": bids_masks})
+
+    def opened(inputs: Sequence[str] | None) -> Synthesizer:
+        choice, bundle = choose_model(output, model, inputs, engine, device)
+        return Synthesizer(open_engine(output, choice, bundle, threads, no_build), batch=batch)
+
+    _require_unset(
+        "a single scan",
+        {
+            "--bids-prompts": bids_prompts, "--bids-masks": bids_masks,
+            "--no-prompts": no_prompts, "--workers": workers, "--ray": ray,
+        },
+    )  # fmt: skip
     images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}
     if not images:
         raise UsageError("nothing to synthesize from: give --t1, --t2 or both.")
@@ -168,6 +243,8 @@ def command(
         shapes=shapes,
         brain_mask=brain_mask,
         resample=resample,
+        all_slices=all_slices,
+        int16=dtype is VoxelType.int16,
         out=out,
         as_dicom=out_format is OutFormat.dicom,
         preview=preview,
@@ -194,7 +271,7 @@ def _shapes(spheres: list[str] | None, boxes: list[str] | None) -> list[Shape]:
     ]
 
 
-def _require_unset(mode: str, options: dict[str, object]) -> None:
+def _require_unset(mode: str, options: Mapping[str, object]) -> None:
     """Refuse options that have no meaning in this mode."""
     given = [name for name, value in options.items() if value]
     if given:

@@ -45,6 +45,8 @@ class ScanJob:
     shapes: Sequence[Shape]
     brain_mask: Path | None
     resample: bool
+    all_slices: bool
+    int16: bool
     out: Path | None
     as_dicom: bool
     preview: Path | None
@@ -101,6 +103,10 @@ def infer_scan(
                 "study that a derived series could belong to. Give the DICOM series, or leave the "
                 "option out."
             )
+        if job.int16:
+            raise UsageError(
+                "--dtype int16 cannot go with --out-format dicom, which has a scale of its own."
+            )
         require_series_folder(job.output, overwrite=job.overwrite)
     else:
         require_writable(require_nifti_name(job.output), overwrite=job.overwrite)
@@ -117,6 +123,7 @@ def infer_scan(
                 shapes=job.shapes,
                 brain_mask=mask,
                 resample=job.resample,
+                all_slices=job.all_slices,
                 on_slices=lambda done, total: bar.update(task, completed=done, total=total),
             )
         result.seconds["read"] = read_seconds
@@ -130,9 +137,12 @@ def infer_scan(
                     others=[scan.series for scan in others if scan.series is not None],
                     overwrite=job.overwrite,
                 )
-            record = result.save_record(job.output, overwrite=job.overwrite, command=command)
+            made = {"output": str(job.output)}
+            record = result.save_record(job.output, made, overwrite=job.overwrite, command=command)
         else:
-            record = result.save(job.output, overwrite=job.overwrite, command=command)
+            record = result.save(
+                job.output, overwrite=job.overwrite, int16=job.int16, command=command
+            )
         if job.preview is not None:
             write_preview(result, synthesizer.spec, job.preview, overwrite=job.overwrite)
     write_json(json_path, record, overwrite=job.overwrite)

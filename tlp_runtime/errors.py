@@ -27,6 +27,7 @@ exit status of the command line; it is part of the public contract and never reu
     +-- ParityError           7  an exported graph that differs from its checkpoint
     +-- CasesFailed           8  some cases of a batch; the others are done
     +-- OutputError           9
+        +-- NoSpace
 """
 
 from __future__ import annotations
@@ -142,3 +143,7 @@ class OutputError(TLPError):
     """An output cannot be written, or exists and may not be replaced."""
 
     exit_code = 9
+
+
+class NoSpace(OutputError):
+    """The disk is full or read-only, so that nothing more can be written at all."""

@@ -38,7 +38,7 @@ def describe(
         "inputs": {name: _source(v) for name, v in sources.items() if v is not None},
         "prompt": {"labels": list(meaning), "shapes": list(shapes)} if prompted else None,
         "model": model_record(engine),
-        "engine": {"name": engine.name, "device": engine.device, "library": engine.library},
+        "engine": engine_record(engine),
         "software": software(),
         "geometry": {
             "interpolated": placement.offset is None,
@@ -49,6 +49,12 @@ def describe(
             "all_slices": all_slices,
         },
     }
+
+
+def engine_record(engine: Engine) -> dict[str, str]:
+    """What ran the network; which of several equal GPUs it was is left out."""
+    kind = engine.device.partition(":")[0]
+    return {"name": engine.name, "device": kind, "library": engine.library}
 
 
 def model_record(engine: Engine) -> dict[str, Any]:

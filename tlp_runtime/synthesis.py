@@ -55,6 +55,8 @@ class Synthesis:
         path: Path | str,
         *,
         overwrite: bool = False,
+        int16: bool = False,
+        dated: bool = True,
         command: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
@@ -65,6 +67,10 @@ class Synthesis:
 
         Parameters
         ----------
+        int16
+            As of :func:`~tlp_runtime.io.nifti.write_volume`.
+        dated
+            Record time, seconds and command; without them the same case gives the same bytes.
         command
             The command line, for the record.
         extra
@@ -82,14 +88,16 @@ class Synthesis:
         path = require_nifti_name(path)
         require_writable(sidecar(path), overwrite=overwrite)
         with self.timed("write"):
-            write_volume(
+            digest = write_volume(
                 self.volume,
                 path,
                 description=DESCRIPTION,
                 comment=in_short(self.record),
+                int16=int16,
                 overwrite=overwrite,
             )
-        return self.save_record(path, overwrite=overwrite, command=command, extra=extra)
+        made = {**(extra or {}), "output": str(path), "output_sha256": digest}
+        return self.save_record(path, made, overwrite=overwrite, dated=dated, command=command)
 
     def timed(self, stage: str) -> AbstractContextManager[None]:
         """Count what follows as a stage in ``seconds``."""
@@ -98,21 +106,19 @@ class Synthesis:
     def save_record(
         self,
         output: Path,
+        made: Mapping[str, Any],
         *,
         overwrite: bool = False,
+        dated: bool = True,
         command: str | None = None,
-        extra: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Write the provenance beside ``output``, and return it. Raises :class:`OutputError`."""
-        record = {
-            **(extra or {}),
-            "output": str(output),
-            **self.record,
-            "slices": self.slices_run,
-            "seconds": self.seconds,
-            "command": command,
-            "time": now(),
-        }
+        """Write the provenance beside ``output``, after ``made``, and return it.
+
+        Raises :class:`OutputError`.
+        """
+        record = {**made, **self.record, "slices": self.slices_run}
+        if dated:
+            record |= {"seconds": self.seconds, "command": command, "time": now()}
         write_text(sidecar(output), json.dumps(record, indent=2) + "\n", overwrite=overwrite)
         return record
 

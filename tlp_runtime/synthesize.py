@@ -65,8 +65,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A case that was read and prepared.
+class Inputs:
+    """A case whose files were read.
 
     Parameters
     ----------
@@ -78,17 +78,25 @@ class Ready:
     images: Mapping[str, Volume]
     labels: Volume | None
     brain_mask: Volume | None
+    seconds: dict[str, float] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A case that can be run."""
+
+    inputs: Inputs
     prepared: Prepared
     seconds: dict[str, float] = field(repr=False)
 
 
-def make_ready(request: Request, spec: ModelSpec) -> Ready:
-    """Read a case's files, check it, and bring it to the network's grid, crop and scale.
+def read(request: Request, spec: ModelSpec) -> Inputs:
+    """Read a case's files.
 
     Raises
     ------
     InputError
-        A missing, damaged or unsuited image or prompt.
+        A missing or damaged image or prompt.
     ModelMismatch
         Other modalities than the model takes.
     """
@@ -103,35 +111,48 @@ def make_ready(request: Request, spec: ModelSpec) -> Ready:
         reference, by_number = images[spec.inputs[0]], bool(request.prompt_labels)
         labels = _labels(request.prompt, reference, by_number=by_number)
         mask = _labels(request.brain_mask, reference, by_number=True)
+    return Inputs(request, images, labels, mask, seconds)
+
+
+def make_ready(inputs: Inputs, spec: ModelSpec) -> Ready:
+    """Check a case and bring it to the network's grid, crop and scale.
+
+    Raises
+    ------
+    InputError
+        An image or prompt that is not suited.
+    """
+    request, seconds = inputs.request, dict(inputs.seconds)
     with timed(seconds, "prepare"):
         prepared = prepare(
-            images,
+            inputs.images,
             spec,
-            prompt=Prompt(labels, tuple(request.prompt_labels), tuple(request.shapes)),
-            brain_mask=mask,
+            prompt=Prompt(inputs.labels, tuple(request.prompt_labels), tuple(request.shapes)),
+            brain_mask=inputs.brain_mask,
             resample=request.resample,
             all_slices=request.all_slices,
         )
-    return Ready(request, images, labels, mask, prepared, seconds)
+    return Ready(inputs, prepared, seconds)
 
 
 def finish(ready: Ready, stack: Stack, engine: Engine) -> Synthesis:
     """Put a case's slices back on the grid of its reference, and say how they were made."""
-    seconds = dict(ready.seconds)
+    inputs, prepared, seconds = ready.inputs, ready.prepared, dict(ready.seconds)
+    request = inputs.request
     with timed(seconds, "restore"):
-        volume = restore(stack.slices, ready.prepared)
+        volume = restore(stack.slices, prepared)
     record = describe(
-        ready.images,
-        labels=ready.labels,
-        meaning=ready.request.prompt_labels,
-        shapes=[str(shape) for shape in ready.request.shapes],
-        brain_mask=ready.brain_mask,
-        all_slices=ready.request.all_slices,
-        placement=ready.prepared.placement,
+        inputs.images,
+        labels=inputs.labels,
+        meaning=request.prompt_labels,
+        shapes=[str(shape) for shape in request.shapes],
+        brain_mask=inputs.brain_mask,
+        all_slices=request.all_slices,
+        placement=prepared.placement,
         engine=engine,
     )
-    run = int(ready.prepared.brain.sum())
-    return Synthesis(volume, ready.prepared, stack.slices, run, seconds, record=record)
+    run = int(prepared.brain.sum())
+    return Synthesis(volume, prepared, stack.slices, run, seconds, record=record)
 
 
 class Synthesizer:
@@ -236,7 +257,7 @@ class Synthesizer:
             resample=resample,
             all_slices=all_slices,
         )
-        ready = make_ready(request, self.spec)
+        ready = make_ready(read(request, self.spec), self.spec)
         stack, batches = Stack(ready.prepared), []
         with timed(ready.seconds, "engine"):
             for ran in self._batcher.run([stack]):

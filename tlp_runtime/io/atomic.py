@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tlp_runtime.errors import OutputError
+from tlp_runtime.errors import NoSpace, OutputError
 
 
 def require_writable(path: Path, *, overwrite: bool) -> None:
@@ -30,12 +31,16 @@ def require_writable(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path}: exists already. Give --overwrite to replace it.")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, expected a file name.")
+    if path.exists() and not path.stat().st_mode & 0o222:
+        raise OutputError(
+            f"{path}: is read-only and is not replaced. Allow writing to it, or move it away."
+        )
     probe = _temporary(path)
     try:
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
 
 
 def make_folder(path: Path) -> Path:
@@ -43,7 +48,7 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     return path
 
 
@@ -66,7 +71,7 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -99,7 +104,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         else:
             os.replace(temporary, path)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -110,16 +115,41 @@ def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def clear_temporaries(folder: Path) -> None:
+    """Remove what processes that were killed left of files they had begun.
+
+    Only for a folder that no other process is writing to. Raises :class:`OutputError`.
+    """
+    for path in folder.glob(".tmp-*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            try:
+                path.unlink()
+            except OSError as error:
+                raise output_error(path, error) from error
+
+
+_TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{8}-.*", re.DOTALL)
+
+
 def _temporary(path: Path) -> Path:
     # The full name is kept at the end, since writers choose a format by the endings.
     return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
 
-def _output_error(path: Path, error: OSError) -> OutputError:
-    reason = {
+def output_error(path: Path, error: OSError) -> OutputError:
+    """What a failed write means for the user."""
+    whole_disk = {
         errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EROFS: "the file system is read-only",
+    }
+    if error.errno in whole_disk:
+        return NoSpace(
+            f"{path}: cannot be written: {whole_disk[error.errno]}. Nothing was damaged; make room "
+            "or choose another place, and run the command again."
+        )
+    reason = {
         errno.EACCES: "permission denied",
         errno.EPERM: "permission denied",
-        errno.EROFS: "the file system is read-only",
     }.get(error.errno or 0, error.strerror or str(error))
     return OutputError(f"{path}: cannot be written: {reason}.")

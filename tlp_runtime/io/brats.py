@@ -43,14 +43,9 @@ def find_cases(data: Path, arrays: Iterable[str]) -> list[CaseFiles]:
     InputError
         Cases with missing or several matching files; every one is named.
     """
-    if not data.is_dir():
-        raise InputMissing(f"{data}: is not a folder, expected one with BraTS case folders.")
     arrays = list(arrays)
     cases, problems = [], []
-    for folder in sorted(path for path in data.iterdir() if path.is_dir()):
-        found = {name: _matching(folder, endings) for name, endings in SUFFIXES.items()}
-        if folder.name.startswith(".") or not any(found.values()):
-            continue
+    for case, found in case_folders(data):
         bad = [
             f"{name} has {len(found[name])} files ({', '.join(p.name for p in found[name])})"
             if found[name]
@@ -59,10 +54,10 @@ def find_cases(data: Path, arrays: Iterable[str]) -> list[CaseFiles]:
             if len(found[name]) != 1
         ]
         if bad:
-            problems.append(f"  {folder.name}: {'; '.join(bad)}")
+            problems.append(f"  {case}: {'; '.join(bad)}")
         else:
             files = {name: paths[0] for name, paths in found.items() if len(paths) == 1}
-            cases.append(CaseFiles(folder.name, files))
+            cases.append(CaseFiles(case, files))
     if problems:
         raise InputError(
             f"{data}: {len(problems)} of {len(problems) + len(cases)} cases are not complete; "
@@ -71,6 +66,24 @@ def find_cases(data: Path, arrays: Iterable[str]) -> list[CaseFiles]:
             + ". Complete or move them away:\n"
             + "\n".join(problems)
         )
+    return cases
+
+
+def case_folders(data: Path) -> list[tuple[str, Mapping[str, list[Path]]]]:
+    """Every folder of ``data`` with a file of a BraTS ending: its name, the files of each array.
+
+    Raises
+    ------
+    InputMissing
+        ``data`` is no folder or holds no such folder.
+    """
+    if not data.is_dir():
+        raise InputMissing(f"{data}: is not a folder, expected one with BraTS case folders.")
+    cases: list[tuple[str, Mapping[str, list[Path]]]] = []
+    for folder in sorted(path for path in data.iterdir() if path.is_dir()):
+        found = {name: _matching(folder, endings) for name, endings in SUFFIXES.items()}
+        if not folder.name.startswith(".") and any(found.values()):
+            cases.append((folder.name, found))
     if not cases:
         raise InputMissing(
             f"{data}: no case found. Expected folders such as BraTS2021_00000 holding "

@@ -1,0 +1,381 @@
+"""The same jobs on a Ray cluster: actors hold engines, tasks are cases.
+
+Ray starts the actors, starts them again when they or their machine die, and says when that
+happens; the cases they had are then given to others. Every machine needs the same version of this
+package and sees the model, the inputs and the output folder under the same paths.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tlp_runtime.bundle import Bundle
+from tlp_runtime.cohort.devices import choose_all, open_all
+from tlp_runtime.cohort.job import Job, Outcome
+from tlp_runtime.cohort.pipeline import Pipeline
+from tlp_runtime.engines.select import Opening
+from tlp_runtime.errors import (
+    DependencyMissing,
+    DeviceUnavailable,
+    EngineError,
+    TLPError,
+    first_line,
+)
+
+logger = logging.getLogger(__name__)
+
+MOST_DEATHS = 3
+"""Actors that may die with a case before it is taken to be the reason."""
+_POLL_S = 0.2
+_STOP_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How every actor opens its engines.
+
+    Parameters
+    ----------
+    model
+        The bundle's folder.
+    workers
+        Threads that read, and threads that write, an actor; None takes one a core of its share.
+    """
+
+    model: Path
+    engine: str = "auto"
+    device: str = "auto"
+    batch: int = 4
+    threads: int | None = None
+    build: bool = True
+    workers: int | None = None
+
+
+class Worker:
+    """What an actor does: a pipeline of its own.
+
+    Parameters
+    ----------
+    cpus
+        The share of its machine's cores.
+    """
+
+    def __init__(self, setup: Setup, cpus: int) -> None:
+        choices = choose_all(setup.engine, setup.device)
+        bundle = Bundle.open(setup.model)
+        opening = Opening(setup.threads, setup.build)
+        engines = open_all(choices, bundle, opening, cpus=cpus)
+        self._pipeline = Pipeline(engines, batch=setup.batch, workers=setup.workers or cpus)
+
+    def about(self) -> dict[str, Any]:
+        """What it is, to be compared with the others."""
+        engine = self._pipeline.engines[0]
+        return {
+            "host": socket.gethostname(),
+            "version": version("tlp-mri"),
+            "engine": engine.name,
+            "library": engine.library,
+            "model": engine.bundle.onnx_sha256,
+            "room": self._pipeline.room,
+        }
+
+    def run(self, job: Job) -> Outcome:
+        """Run one job; several calls may be under way."""
+        outcome = self._pipeline.submit(job).result()
+        return replace(outcome, worker=f"{socket.gethostname()} {outcome.worker}")
+
+    def stop(self) -> None:
+        """Finish what is being written and drop the rest."""
+        self._pipeline.stop()
+
+
+@dataclass(eq=False)
+class _Actor:
+    """An actor and what it has to do."""
+
+    handle: Any
+    room: int = 0
+    busy: int = 0
+    coming: Any = None
+    """Its answer to ``about``, while it starts."""
+
+
+@dataclass(eq=False)
+class _Entry:
+    job: Job
+    outcome: Future[Outcome] = field(default_factory=Future)
+    deaths: int = 0
+
+
+class Cluster:
+    """Jobs to the actors of a Ray cluster. A context manager.
+
+    Parameters
+    ----------
+    address
+        ``auto`` finds the cluster that this machine belongs to.
+
+    Attributes
+    ----------
+    engine
+        The name that all actors' engines have.
+    room
+        How many jobs should be under way.
+
+    Raises
+    ------
+    DependencyMissing
+        Ray is not installed.
+    DeviceUnavailable
+        There is no such cluster, or it has no machine to run on.
+    DeviceError, ModelError
+        An actor cannot open its engine.
+    """
+
+    def __init__(self, address: str, setup: Setup) -> None:
+        self._ray = _connect(address)
+        self._setup = setup
+        self._queue: deque[_Entry] = deque()
+        self._flying: dict[Any, tuple[_Actor, _Entry]] = {}
+        self._changed = threading.Condition()
+        self._closing = self._stopping = False
+        self._broken: TLPError | None = None
+        self._actors: list[_Actor] = []
+        try:
+            self._start()
+        except BaseException:
+            self._leave()
+            raise
+        self._thread = threading.Thread(target=self._dispatch, name="ray", daemon=True)
+        self._thread.start()
+
+    @property
+    def size(self) -> int:
+        """How many actors there are."""
+        return len(self._actors)
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Start on a job; the future is as of :meth:`Pipeline.submit`."""
+        entry = _Entry(job)
+        with self._changed:
+            if self._broken is not None:
+                entry.outcome.set_exception(self._broken)
+            else:
+                self._queue.append(entry)
+                self._changed.notify_all()
+        return entry.outcome
+
+    def close(self) -> None:
+        """Wait for what was submitted, and end the actors."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._leave()
+
+    def stop(self) -> None:
+        """Drop what was not run yet, wait for what is being written, and end the actors."""
+        with self._changed:
+            self._closing = self._stopping = True
+            self._changed.notify_all()
+        ends = [actor.handle.stop.remote() for actor in self._actors if actor.room]
+        self._ray.wait(ends, num_returns=len(ends), timeout=_STOP_S) if ends else None
+        self._thread.join()
+        self._leave()
+
+    def _start(self) -> None:
+        """One actor a GPU, or one a machine without GPUs; all must open the same engine."""
+        shares = _shares(self._ray.nodes(), self._setup)
+        if not shares:
+            raise DeviceUnavailable("the Ray cluster has no machine to run on.")
+        remote = self._ray.remote(Worker)
+        affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        for node, cpus, gpus in shares:
+            handle = remote.options(
+                num_cpus=cpus,
+                num_gpus=gpus,
+                max_restarts=-1,
+                max_concurrency=1000,
+                scheduling_strategy=affinity(node, soft=True),
+            ).remote(self._setup, cpus)
+            self._actors.append(_Actor(handle, coming=handle.about.remote()))
+        about = [self._answer(actor) for actor in self._actors]
+        for what in ("version", "engine", "model"):
+            found = {said[what]: said["host"] for said in about}
+            if len(found) > 1:
+                listed = ", ".join(f"{value} on {host}" for value, host in found.items())
+                raise DeviceUnavailable(
+                    f"the machines of the Ray cluster differ in {what} ({listed}), and so would "
+                    "outputs. Install the same everywhere; name one --engine."
+                )
+        self.engine = str(about[0]["engine"])
+        self.room = sum(actor.room for actor in self._actors)
+        hosts = sorted({said["host"] for said in about})
+        logger.info("%d actors on %s", len(about), ", ".join(hosts))
+
+    def _answer(self, actor: _Actor) -> dict[str, Any]:
+        try:
+            said: dict[str, Any] = self._ray.get(actor.coming)
+        except self._ray.exceptions.RayError as error:
+            raise _ours(error) from error
+        actor.coming, actor.room = None, int(said["room"])
+        return said
+
+    def _dispatch(self) -> None:
+        """The thread that gives jobs to actors and takes their outcomes."""
+        try:
+            while self._next():
+                pass
+        except Exception as error:
+            self._end_all(error if isinstance(error, TLPError) else _ours(error))
+
+    def _next(self) -> bool:
+        """One round; False when nothing is left."""
+        self._assign()
+        coming = {actor.coming: actor for actor in self._actors if actor.coming is not None}
+        waited = [*self._flying, *coming]
+        with self._changed:
+            if self._stopping or (self._closing and not self._queue and not self._flying):
+                self._collect(0)
+                return False
+            if not waited:
+                self._changed.wait(_POLL_S)
+                return True
+        self._collect(_POLL_S)
+        ready, _ = self._ray.wait(list(coming), timeout=0) if coming else ([], [])
+        for answer in ready:
+            self._returned(coming[answer])
+        return True
+
+    def _assign(self) -> None:
+        while not self._stopping:
+            free = [actor for actor in self._actors if actor.busy < actor.room]
+            with self._changed:
+                if not free or not self._queue:
+                    return
+                entry = self._queue.popleft()
+            actor = max(free, key=lambda one: one.room - one.busy)
+            actor.busy += 1
+            self._flying[actor.handle.run.remote(entry.job)] = (actor, entry)
+
+    def _collect(self, timeout: float) -> None:
+        """Take outcomes; a job whose actor died goes to the front of the queue."""
+        flying = list(self._flying)
+        if not flying:
+            return
+        ready, _ = self._ray.wait(flying, num_returns=1, timeout=timeout)
+        more, _ = self._ray.wait(flying, num_returns=len(flying), timeout=0)
+        for reference in {*ready, *more}:
+            actor, entry = self._flying.pop(reference)
+            actor.busy -= 1
+            try:
+                entry.outcome.set_result(self._ray.get(reference))
+            except self._ray.exceptions.ActorError as error:
+                self._died(actor, entry, error)
+            except self._ray.exceptions.RayError as error:
+                entry.outcome.set_exception(_ours(error))
+
+    def _died(self, actor: _Actor, entry: _Entry, error: Exception) -> None:
+        if actor.room:
+            logger.warning(
+                "a worker died; its cases go to the others, and Ray starts it again: %s",
+                first_line(error),
+            )
+            actor.room = 0
+            actor.coming = actor.handle.about.options(max_task_retries=-1).remote()
+        entry.deaths += 1
+        if entry.deaths < MOST_DEATHS:
+            with self._changed:
+                self._queue.appendleft(entry)
+            return
+        message = (
+            f"{entry.job.case.name}: its worker died {entry.deaths} times: {first_line(error)}"
+        )
+        entry.outcome.set_result(
+            Outcome(entry.job.case.name, "failed", error="WorkerDied", message=message)
+        )
+
+    def _returned(self, actor: _Actor) -> None:
+        """An actor that was started again takes jobs again, or is given up."""
+        try:
+            self._answer(actor)
+        except TLPError as error:
+            logger.warning("a worker is given up: %s", error)
+            self._actors.remove(actor)
+            if not self._actors:
+                raise
+
+    def _end_all(self, error: TLPError) -> None:
+        with self._changed:
+            self._broken = error
+            entries = [*(entry for _, entry in self._flying.values()), *self._queue]
+            self._queue.clear()
+            self._flying.clear()
+        for entry in entries:
+            entry.outcome.set_exception(error)
+
+    def _leave(self) -> None:
+        for actor in self._actors:
+            self._ray.kill(actor.handle)
+        self._ray.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._ray.is_initialized():
+            self.close() if error is None else self.stop()
+
+
+def _connect(address: str) -> Any:
+    try:
+        import ray
+        import ray.util.scheduling_strategies
+    except ImportError as error:
+        raise DependencyMissing(
+            f"--ray {address} needs Ray. Install it with: pip install 'tlp-mri[ray]'"
+        ) from error
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise DeviceUnavailable(
+            f"--ray {address}: there is no Ray cluster to be reached ({first_line(error)}). Start "
+            "one with ray start --head, and ray start --address HOST:PORT on further machines."
+        ) from error
+    return ray
+
+
+def _shares(nodes: list[Mapping[str, Any]], setup: Setup) -> list[tuple[str, int, int]]:
+    """(node, CPUs, GPUs) of each actor."""
+    alive = [
+        (node["NodeID"], int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
+        for node in nodes
+        if node["Alive"]
+    ]
+    on_gpu = setup.engine != "ort-cpu" and setup.device != "cpu" and any(g for _, _, g in alive)
+    if on_gpu:
+        return [(node, max(1, cpus // gpus), 1) for node, cpus, gpus in alive for _ in range(gpus)]
+    return [(node, cpus, 0) for node, cpus, _ in alive if cpus]
+
+
+def _ours(error: Exception) -> TLPError:
+    """The error within one of Ray's, where it is one of ours."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, TLPError):
+        return cause
+    return EngineError(f"Ray: {first_line(error)}")

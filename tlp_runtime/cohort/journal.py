@@ -1,0 +1,165 @@
+"""The journal of a run over many cases: what is done, and what was made of it.
+
+One JSON object a line, on the disk before the next case counts as finished. ::
+
+    {"event": "run", "schema": 1, "time": …, "command": …, "model": …, "cases": 64}
+    {"event": "planned", "case": "a", "output": "a_synth-t1ce.nii.gz"}
+    {"event": "done", "case": "a", "key": …, "sha256": …, "slices": 139, "seconds": {…}, …}
+    {"event": "failed", "case": "b", "error": "InputMissing", "message": …}
+    {"event": "end", "done": 63, "skipped": 0, "failed": 1}
+
+An output that was planned here belongs to this journal and may be replaced by a later run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from tlp_runtime.errors import NoSpace, OutputError
+from tlp_runtime.io.atomic import make_folder, output_error
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+NAME = "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the journal knows of a case that was done.
+
+    Parameters
+    ----------
+    key
+        Of its inputs, the model and the options, see :func:`~tlp_runtime.cohort.job.key_of`.
+    sha256
+        Of the output as it was written.
+    """
+
+    key: str
+    sha256: str
+
+
+class Journal:
+    """A journal that this process alone may write to. A context manager.
+
+    Attributes
+    ----------
+    finished
+        The cases done so far, of this run and those before it.
+    planned
+        The output that every case so far was given.
+
+    Raises
+    ------
+    OutputError
+        Another run holds it, it cannot be written, or it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.finished: dict[str, Finished] = {}
+        self.planned: dict[str, str] = {}
+        make_folder(path.parent)
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise OutputError(
+                f"{path.parent}: another run is writing here. Wait for it, or choose another --out."
+            ) from error
+        except OSError as error:
+            raise output_error(path, error) from error
+        try:
+            whole = self._replay()
+            self._file = path.open("ab", buffering=0)
+            self._file.truncate(whole)
+        except OSError as error:
+            self._lock.release()
+            raise output_error(path, error) from error
+        except OutputError:
+            self._lock.release()
+            raise
+
+    def write(self, *entries: Mapping[str, Any]) -> None:
+        """Append lines, and wait until they are on the disk.
+
+        Raises
+        ------
+        NoSpace
+            They cannot be written; what the journal held before is whole.
+        """
+        if not entries:
+            return
+        text = "".join(f"{json.dumps(entry, ensure_ascii=False)}\n" for entry in entries).encode()
+        try:
+            while text:
+                text = text[self._file.write(text) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise NoSpace(
+                f"{self.path}: cannot be written ({error.strerror}). Cases that were finished are "
+                "kept; mend that and run the same command again."
+            ) from error
+        for entry in entries:
+            self._learn(entry)
+
+    def _replay(self) -> int:
+        """Learn every line; returns how many bytes are whole lines."""
+        if not self.path.exists():
+            return 0
+        content = self.path.read_bytes()
+        whole = 0
+        for number, line in enumerate(content.splitlines(keepends=True), start=1):
+            try:
+                entry = json.loads(line)
+                if not line.endswith(b"\n"):
+                    raise ValueError("it has no end")
+                self._learn(entry)
+            except (ValueError, KeyError, TypeError) as error:
+                if whole + len(line) == len(content):
+                    # A run was killed while it wrote this one.
+                    logger.warning("%s: its last line is cut short and dropped.", self.path)
+                    break
+                raise OutputError(
+                    f"{self.path}: line {number} is no line of a journal ({error!r}). Move the "
+                    "journal away, or choose another --out."
+                ) from error
+            whole += len(line)
+        return whole
+
+    def _learn(self, entry: Mapping[str, Any]) -> None:
+        event = entry["event"]
+        if event == "run" and entry["schema"] != SCHEMA:
+            raise ValueError(f"schema {entry['schema']}, this version reads {SCHEMA}")
+        if event == "planned":
+            self.planned[entry["case"]] = entry["output"]
+        elif event == "done":
+            self.finished[entry["case"]] = Finished(entry["key"], entry["sha256"])
+        elif event == "failed":
+            self.finished.pop(entry["case"], None)
+
+    def close(self) -> None:
+        """Let other runs have it."""
+        self._file.close()
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,309 @@
+"""Files and engines side by side: while one case is run, others are read and written.
+
+::
+
+    readers   read, check, prepare          threads
+    engines   batches that cases share      one thread an engine, one queue for all
+    writers   restore, deflate, write       threads
+
+Threads serve, since nearly all of the work (inflating, NumPy on whole volumes, the engine itself)
+leaves Python's lock alone (docs/adr/0013-cohorts.md). Cases are handed to engines in the order of
+their submission. How many are under way is the caller's to bound, by :attr:`Pipeline.room`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from tlp_runtime.batches import Batcher, Stack, Work
+from tlp_runtime.cohort.job import Job, Outcome, key_of
+from tlp_runtime.cohort.remarks import Remarks
+from tlp_runtime.engines.base import Engine
+from tlp_runtime.errors import EngineError, NoSpace, TLPError
+from tlp_runtime.synthesize import Ready, finish, make_ready, read
+
+logger = logging.getLogger(__name__)
+
+AHEAD = 2
+"""Cases that wait, prepared, for each engine."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a thread did when, ``time.perf_counter``.
+
+    Parameters
+    ----------
+    stage
+        ``read``, ``prepare``, ``engine`` (one batch), ``write``.
+    case
+        None of a batch, which several cases may share.
+    """
+
+    stage: str
+    case: str | None
+    thread: str
+    began: float
+    ended: float
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A case on its way through."""
+
+    job: Job
+    outcome: Future[Outcome]
+    ready: Future[Ready | None] = field(init=False)
+    key: str = ""
+    remarks: list[str] = field(default_factory=list)
+
+
+class Pipeline:
+    """Runs jobs, several at a time. A context manager.
+
+    Parameters
+    ----------
+    engines
+        Of one model. They share the jobs; one that fails leaves its jobs to the others.
+    batch
+        Slices a run.
+    workers
+        Threads that read, and threads that write.
+    on_span
+        Told of every piece of work, by the thread that did it.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        *,
+        batch: int,
+        workers: int,
+        on_span: Callable[[Span], None] | None = None,
+    ) -> None:
+        self.engines = tuple(engines)
+        self.room = workers + (AHEAD + 1) * len(engines)
+        self._on_span = on_span or (lambda span: None)
+        self._readers = ThreadPoolExecutor(workers, thread_name_prefix="read")
+        self._writers = ThreadPoolExecutor(workers, thread_name_prefix="write")
+        self._queue: deque[_Entry] = deque()
+        self._changed = threading.Condition()
+        self._closing = self._stopping = False
+        self._broken: TLPError | None = None
+        self._running = len(engines)
+        self._remarks = Remarks()
+        self._threads = [
+            threading.Thread(
+                target=self._run, args=(engine, batch), name=f"engine-{number}", daemon=True
+            )
+            for number, engine in enumerate(engines)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Start on a job.
+
+        The future is an outcome for whatever is wrong with the case itself. It raises
+        :class:`NoSpace` when nothing can be written any more, and the engine's error when no
+        engine is left.
+        """
+        entry = _Entry(job, Future())
+        entry.ready = self._readers.submit(self._read, entry)
+        with self._changed:
+            if self._broken is not None:
+                entry.outcome.set_exception(self._broken)
+                return entry.outcome
+            self._queue.append(entry)
+            self._changed.notify_all()
+        return entry.outcome
+
+    def close(self) -> None:
+        """Wait for what was submitted, and release the engines."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._end()
+
+    def stop(self) -> None:
+        """Drop what was not run yet, wait for what is being written, and release the engines."""
+        with self._changed:
+            self._closing = self._stopping = True
+            self._changed.notify_all()
+        self._end()
+
+    def _end(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        self._readers.shutdown(cancel_futures=self._stopping)
+        self._writers.shutdown()
+        self._remarks.close()
+        for engine in self.engines:
+            engine.close()
+
+    def _read(self, entry: _Entry) -> Ready | None:
+        """A case that can be run; None of one whose outcome is settled."""
+        if self._stopping:
+            return None
+        engine, job = self.engines[0], entry.job
+        spec = engine.spec
+        with self._remarks.of(entry.remarks):
+            try:
+                with self._spanned("read", job):
+                    inputs = read(job.request(spec), spec)
+                    entry.key = key_of(inputs, engine, job.options)
+                    if job.is_done(entry.key):
+                        entry.outcome.set_result(Outcome(job.case.name, "unchanged", entry.key))
+                        return None
+                with self._spanned("prepare", job):
+                    return make_ready(inputs, spec)
+            except Exception as error:
+                entry.outcome.set_result(_failed(entry, error))
+                return None
+
+    def _run(self, engine: Engine, batch: int) -> None:
+        """One engine's thread: stacks in, stacks out, until there are no more."""
+        mine: dict[int, tuple[_Entry, Ready, Stack]] = {}
+        thread = threading.current_thread().name
+        try:
+            for ran in Batcher(engine, batch).run(self._stacks(mine)):
+                self._on_span(Span("engine", None, thread, ran.began, ran.ended))
+                if self._stopping:
+                    break
+                for work in ran.works:
+                    entry, ready, stack = mine[id(work)]
+                    share = ran.seconds / len(ran.works)
+                    ready.seconds["engine"] = ready.seconds.get("engine", 0.0) + share
+                    if not stack.left:
+                        del mine[id(work)]
+                        self._writers.submit(self._write, entry, ready, stack, engine)
+        except Exception as error:
+            self._lost(engine, [entry for entry, _, _ in mine.values()], error)
+            return
+        with self._changed:
+            self._running -= 1
+
+    def _stacks(self, mine: dict[int, tuple[_Entry, Ready, Stack]]) -> Iterator[Work | None]:
+        """The next cases of the queue; None while there is none."""
+        while True:
+            with self._changed:
+                entry = self._queue.popleft() if self._queue else None
+            if self._stopping:
+                return
+            if entry is not None:
+                ready = entry.ready.result()
+                if ready is not None:
+                    stack = Stack(ready.prepared)
+                    mine[id(stack)] = (entry, ready, stack)
+                    yield stack
+                continue
+            yield None  # runs what is left of the cases before
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                if not self._queue:
+                    return
+
+    def _write(self, entry: _Entry, ready: Ready, stack: Stack, engine: Engine) -> None:
+        job = entry.job
+        with self._remarks.of(entry.remarks):
+            try:
+                with self._spanned("write", job):
+                    result = finish(ready, stack, engine)
+                    digest = job.save(result)
+            except NoSpace as error:
+                entry.outcome.set_exception(error)
+                return
+            except Exception as error:
+                entry.outcome.set_result(_failed(entry, error))
+                return
+        entry.outcome.set_result(
+            Outcome(
+                job.case.name,
+                "done",
+                key=entry.key,
+                sha256=digest,
+                slices=result.slices_run,
+                seconds={name: round(value, 4) for name, value in result.seconds.items()},
+                worker=engine.device,
+                warnings=tuple(entry.remarks),
+            )
+        )
+
+    def _lost(self, engine: Engine, entries: list[_Entry], error: Exception) -> None:
+        """An engine failed: its cases go to the others; without others everything ends."""
+        known = error if isinstance(error, TLPError) else _unexpected(engine, error)
+        with self._changed:
+            self._running -= 1
+            if self._running:
+                self._queue.extendleft(reversed(entries))
+                self._changed.notify_all()
+                logger.warning(
+                    "%s on %s failed and is given up; %d go on: %s",
+                    engine.name, engine.device, self._running, known,
+                )  # fmt: skip
+                return
+            self._broken = known
+            entries += self._queue
+            self._queue.clear()
+        for entry in entries:
+            if not entry.outcome.done():
+                entry.outcome.set_exception(known)
+
+    def _spanned(self, stage: str, job: Job) -> _Spanned:
+        return _Spanned(self._on_span, stage, job.case.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.stop()
+
+
+class _Spanned:
+    """Reports the time of what it surrounds."""
+
+    def __init__(self, on_span: Callable[[Span], None], stage: str, case: str) -> None:
+        self._on_span, self._stage, self._case = on_span, stage, case
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        thread = threading.current_thread().name
+        self._on_span(Span(self._stage, self._case, thread, self._began, time.perf_counter()))
+
+
+def _failed(entry: _Entry, error: Exception) -> Outcome:
+    if not isinstance(error, TLPError):
+        logger.info("%s: unexpected error", entry.job.case.name, exc_info=error)
+    message = str(error) if isinstance(error, TLPError) else f"unexpected: {error!r}"
+    return Outcome(
+        entry.job.case.name,
+        "failed",
+        key=entry.key or None,
+        error=type(error).__name__,
+        message=message,
+        warnings=tuple(entry.remarks),
+    )
+
+
+def _unexpected(engine: Engine, error: Exception) -> EngineError:
+    known = EngineError(f"{engine.name} on {engine.device}: unexpected {error!r}")
+    known.__cause__ = error
+    return known

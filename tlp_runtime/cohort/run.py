@@ -1,0 +1,192 @@
+"""A run over many cases: journal, work, and what to say in the end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from tlp_runtime.cohort.cases import Case
+from tlp_runtime.cohort.job import Job, Options, Outcome
+from tlp_runtime.cohort.journal import NAME, SCHEMA, Journal
+from tlp_runtime.errors import OutputError, TLPError
+from tlp_runtime.io.atomic import clear_temporaries
+from tlp_runtime.io.nifti import sidecar
+from tlp_runtime.provenance import now
+
+_SHOWN = 5
+
+
+class Backend(Protocol):
+    """Where jobs are run: threads of this process, or machines of a cluster.
+
+    Attributes
+    ----------
+    room
+        How many jobs should be under way.
+    """
+
+    room: int
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Start on a job."""
+
+    def stop(self) -> None:
+        """Drop what is not being written."""
+
+
+@dataclass
+class Summary:
+    """What became of a run.
+
+    Parameters
+    ----------
+    failed
+        Each case's reason.
+    warned
+        Cases that something was said about; the journal has it.
+    """
+
+    cases: int
+    done: int = 0
+    unchanged: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    warned: int = 0
+
+    def count(self, outcome: Outcome) -> None:
+        """Take a case in."""
+        self.warned += bool(outcome.warnings)
+        if outcome.status == "failed":
+            self.failed[outcome.case] = str(outcome.message)
+        elif outcome.status == "done":
+            self.done += 1
+        else:
+            self.unchanged += 1
+
+    @property
+    def finished(self) -> int:
+        """Cases that nothing is left to do about, for now."""
+        return self.done + self.unchanged + len(self.failed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def run_cohort(
+    cases: Sequence[Case],
+    folder: Path,
+    backend: Backend,
+    options: Options,
+    *,
+    about: dict[str, Any],
+    journal_name: str = NAME,
+    overwrite: bool = False,
+    on_outcome: Callable[[Outcome, Summary], None] | None = None,
+) -> Summary:
+    """Run every case that is not done yet, and keep the journal.
+
+    A case that fails is journaled with its reason and the others go on. Whatever ends the run
+    early, files being written are finished first, and the journal is told of every finished case.
+
+    Parameters
+    ----------
+    folder
+        Of the outputs and of the journal.
+    about
+        Model and engine, for the journal.
+    overwrite
+        Replace outputs that are there and not of this journal.
+    on_outcome
+        Called with each case's outcome and the summary so far.
+
+    Raises
+    ------
+    OutputError
+        Outputs that are there and not of this journal, another run in the folder, or a disk that
+        takes nothing more.
+    DeviceError, MemoryExhausted
+        No engine is left.
+    """
+    folder = folder.absolute()
+    summary = Summary(len(cases))
+    with Journal(folder / journal_name) as journal:
+        new = _claim(cases, folder, journal, overwrite=overwrite)
+        run = {"event": "run", "schema": SCHEMA, "time": now(), **about}
+        run |= {"options": options.to_dict(), "cases": len(cases)}
+        planned = [{"event": "planned", "case": one.name, "output": one.output} for one in new]
+        journal.write(run, *planned)
+        jobs = (Job(case, folder, options, journal.finished.get(case.name)) for case in cases)
+        pending: set[Future[Outcome]] = set()
+
+        def settle(futures: Iterable[Future[Outcome]]) -> None:
+            """Journal finished cases; one line each, one wait for the disk for all."""
+            outcomes, errors = [], []
+            for future in futures:
+                try:
+                    outcomes.append(future.result())
+                except TLPError as error:
+                    errors.append(error)
+            journal.write(*(_line(one) for one in outcomes if one.status != "unchanged"))
+            for outcome in outcomes:
+                summary.count(outcome)
+                if on_outcome is not None:
+                    on_outcome(outcome, summary)
+            if errors:
+                raise errors[0]
+
+        try:
+            while True:
+                pending.update(backend.submit(j) for j in islice(jobs, backend.room - len(pending)))
+                if not pending:
+                    break
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                settle(done)
+        except BaseException:
+            backend.stop()
+            with contextlib.suppress(TLPError):  # the error that came first is the one to report
+                settle(future for future in pending if future.done() and not future.cancelled())
+            raise
+        ends = {"event": "end", "time": now(), "done": summary.done}
+        journal.write({**ends, "unchanged": summary.unchanged, "failed": len(summary.failed)})
+    return summary
+
+
+def _claim(cases: Sequence[Case], folder: Path, journal: Journal, *, overwrite: bool) -> list[Case]:
+    """Sweep up after a killed run, and return the cases whose outputs the journal does not know.
+
+    Raises :class:`OutputError` when such an output is there, unless it may be replaced.
+    """
+    new = [case for case in cases if journal.planned.get(case.name) != case.output]
+    if not overwrite:
+        there = [
+            path
+            for output in (folder / case.output for case in new)
+            for path in (output, sidecar(output))
+            if path.exists()
+        ]
+        if there:
+            more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+            raise OutputError(
+                f"{folder}: {', '.join(path.name for path in there[:_SHOWN])}{more} are there "
+                "already, and not by a run that the journal knows. Choose another --out, or give "
+                "--overwrite to replace them."
+            )
+    for place in {(folder / case.output).parent for case in cases}:
+        clear_temporaries(place)
+    journal.write(*({"event": "planned", "case": case.name, "output": case.output} for case in new))
+
+
+def _line(outcome: Outcome) -> dict[str, Any]:
+    """What the journal keeps of a case."""
+    line: dict[str, Any] = {"event": outcome.status, "case": outcome.case, "time": now()}
+    if outcome.status == "failed":
+        line |= {"error": outcome.error, "message": outcome.message}
+    else:
+        line |= {"key": outcome.key, "sha256": outcome.sha256, "slices": outcome.slices}
+        line |= {"seconds": dict(outcome.seconds), "worker": outcome.worker}
+    return line | ({"warnings": list(outcome.warnings)} if outcome.warnings else {})
