@@ -178,7 +178,7 @@ def _claim(cases: Sequence[Case], folder: Path, journal: Journal, *, overwrite: 
             )
     for place in {(folder / case.output).parent for case in cases}:
         clear_temporaries(place)
-    journal.write(*({"event": "planned", "case": case.name, "output": case.output} for case in new))
+    return new
 
 
 def _line(outcome: Outcome) -> dict[str, Any]:
