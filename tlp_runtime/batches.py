@@ -19,6 +19,8 @@ from tlp_runtime.prepare import Prepared
 
 logger = logging.getLogger(__name__)
 
+Place = tuple[NDArray[np.intp], slice, slice]
+
 
 class Work(Protocol):
     """Numbered pieces for the network, all of one size.
@@ -37,11 +39,11 @@ class Work(Protocol):
     @property
     def window(self) -> tuple[int, int]: ...
 
-    def fill(self, piece: int, into: Mapping[str, NDArray[np.float32]]) -> None:
-        """Copy a piece's inputs into (height, width) arrays."""
+    def fill(self, first: int, into: Mapping[str, NDArray[np.float32]]) -> None:
+        """Copy the inputs of pieces from ``first`` on into (n, height, width) arrays."""
 
-    def put(self, piece: int, image: NDArray[np.float32]) -> None:
-        """Take the network's (height, width) answer, in [-1, 1]."""
+    def put(self, first: int, images: NDArray[np.float32]) -> None:
+        """Take the network's (n, height, width) answers from ``first`` on, in [-1, 1]."""
 
 
 class Stack:
@@ -73,28 +75,32 @@ class Stack:
         """(height, width) of what the network is given."""
         return self.prepared.placement.window
 
-    def fill(self, piece: int, into: Mapping[str, NDArray[np.float32]]) -> None:
-        """Copy a piece's inputs into (height, width) arrays."""
-        _, where = self._place(piece)
-        for name, array in into.items():
-            array[...] = self.prepared.tensors[name][where]
+    def fill(self, first: int, into: Mapping[str, NDArray[np.float32]]) -> None:
+        """Copy the inputs of pieces from ``first`` on into (n, height, width) arrays."""
+        for _, where, rows in self._places(first, len(next(iter(into.values())))):
+            for name, array in into.items():
+                array[rows] = self.prepared.tensors[name][where]
 
-    def put(self, piece: int, image: NDArray[np.float32]) -> None:
-        """Take the network's (height, width) answer, in [-1, 1]."""
-        window, where = self._place(piece)
-        if self._weights is None:
-            self.slices[where] = to_unit(image)
-        else:
-            self.slices[where] += to_unit(image) * self._weights[window]
-        self.left -= 1
+    def put(self, first: int, images: NDArray[np.float32]) -> None:
+        """Take the network's (n, height, width) answers from ``first`` on, in [-1, 1]."""
+        for window, where, rows in self._places(first, len(images)):
+            if self._weights is None:
+                self.slices[where] = to_unit(images[rows])
+            else:
+                self.slices[where] += to_unit(images[rows]) * self._weights[window]
+        self.left -= len(images)
 
-    def _place(self, piece: int) -> tuple[int, tuple[int, slice, slice]]:
-        """A piece's window, and where it lies in (Z, Y, X)."""
-        window, number = divmod(piece, len(self._run))
-        top, left = self.prepared.placement.corners[window]
+    def _places(self, first: int, count: int) -> Iterator[tuple[int, Place, slice]]:
+        """Window by window: its number, where the pieces lie in (Z, Y, X), and which they are."""
         height, width = self.window
-        where = (int(self._run[number]), slice(top, top + height), slice(left, left + width))
-        return window, where
+        done = 0
+        while done < count:
+            window, number = divmod(first + done, len(self._run))
+            which = self._run[number : number + count - done]
+            top, left = self.prepared.placement.corners[window]
+            where = (which, slice(top, top + height), slice(left, left + width))
+            yield window, where, slice(done, done + len(which))
+            done += len(which)
 
 
 class Sheaf:
@@ -126,14 +132,14 @@ class Sheaf:
         _, height, width = self.images.shape
         return height, width
 
-    def fill(self, piece: int, into: Mapping[str, NDArray[np.float32]]) -> None:
-        """Copy a slice's inputs into (height, width) arrays."""
+    def fill(self, first: int, into: Mapping[str, NDArray[np.float32]]) -> None:
+        """Copy the inputs of slices from ``first`` on into (n, height, width) arrays."""
         for name, array in into.items():
-            array[...] = self._tensors[name][piece]
+            array[...] = self._tensors[name][first : first + len(array)]
 
-    def put(self, piece: int, image: NDArray[np.float32]) -> None:
-        """Take the network's answer."""
-        self.images[piece] = image
+    def put(self, first: int, images: NDArray[np.float32]) -> None:
+        """Take the network's answers."""
+        self.images[first : first + len(images)] = images
 
 
 @dataclass(frozen=True)
@@ -142,9 +148,11 @@ class Ran:
 
     Parameters
     ----------
+    count
+        Pieces.
     began, ended
-        When the answer before it was taken, or the engine was called, and when its own was:
-        ``time.perf_counter``.
+        When the engine had the batch and the answer before it was taken, and when its own answer
+        came: ``time.perf_counter``.
     works
         Whose pieces these were, each once.
     """
@@ -158,6 +166,15 @@ class Ran:
     def seconds(self) -> float:
         """From the one to the other."""
         return self.ended - self.began
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Pieces in a row of one work."""
+
+    work: Work
+    first: int
+    count: int
 
 
 class Batcher:
@@ -174,8 +191,8 @@ class Batcher:
             raise UsageError(f"--batch {batch}: expected at least 1.")
         self.engine = engine
         self.batch = batch
-        self._waiting: deque[tuple[Work, int]] = deque()
-        self._flying: deque[list[tuple[Work, int]]] = deque()
+        self._waiting: deque[_Run] = deque()
+        self._flying: deque[tuple[list[_Run], float]] = deque()
         self._ended = False
 
     def run(self, works: Iterable[Work | None]) -> Iterator[Ran]:
@@ -194,24 +211,24 @@ class Batcher:
             The network could not be run.
         """
         source = iter(works)
-        self._ended = False
+        self._ended, ended = False, 0.0
         while not self._ended or self._waiting:
-            began = time.perf_counter()
             try:
                 for images in self.engine.run_batches(self._feeds(source)):
-                    pieces = self._flying.popleft()
-                    for (work, piece), image in zip(pieces, images[:, 0], strict=True):
-                        work.put(piece, image)
-                    ended = time.perf_counter()
-                    works_of = tuple({id(work): work for work, _ in pieces}.values())
-                    yield Ran(len(pieces), began, ended, works_of)
-                    began = time.perf_counter()
+                    runs, handed = self._flying.popleft()
+                    began, ended = max(handed, ended), time.perf_counter()
+                    done = 0
+                    for run in runs:
+                        run.work.put(run.first, images[done : done + run.count, 0])
+                        done += run.count
+                    yield Ran(done, began, ended, tuple(run.work for run in runs))
             except MemoryExhausted as error:
                 if self.batch == 1:
                     raise
                 self.batch //= 2
-                again = [piece for pieces in self._flying for piece in pieces]
-                self._waiting.extendleft(reversed(again))
+                self._waiting.extendleft(
+                    run for runs, _ in reversed(self._flying) for run in reversed(runs)
+                )
                 self._flying.clear()
                 logger.warning("%s Going on with batches of %d.", error, self.batch)
 
@@ -219,7 +236,7 @@ class Batcher:
         """Batches until works, or works for now, are at their end."""
         paused = False
         while True:
-            while not paused and len(self._waiting) < self.batch:
+            while not paused and sum(run.count for run in self._waiting) < self.batch:
                 try:
                     work = next(source)
                 except StopIteration:
@@ -227,24 +244,35 @@ class Batcher:
                 if work is None:
                     paused = True
                 else:
-                    self._waiting.extend((work, piece) for piece in range(work.count))
+                    self._waiting.append(_Run(work, 0, work.count))
             if not self._waiting:
                 return
-            pieces = self._next()
-            self._flying.append(pieces)
-            yield self._tensors(pieces)
+            runs = self._next()
+            tensors = self._tensors(runs)
+            self._flying.append((runs, time.perf_counter()))
+            yield tensors
 
-    def _next(self) -> list[tuple[Work, int]]:
-        window = self._waiting[0][0].window
-        pieces: list[tuple[Work, int]] = []
-        while self._waiting and len(pieces) < self.batch and self._waiting[0][0].window == window:
-            pieces.append(self._waiting.popleft())
-        return pieces
+    def _next(self) -> list[_Run]:
+        """The next batch: runs of one size, the last cut where the batch is full."""
+        window = self._waiting[0].work.window
+        runs: list[_Run] = []
+        room = self.batch
+        while room and self._waiting and self._waiting[0].work.window == window:
+            run = self._waiting.popleft()
+            taken = min(run.count, room)
+            runs.append(_Run(run.work, run.first, taken))
+            room -= taken
+            if taken < run.count:
+                self._waiting.appendleft(_Run(run.work, run.first + taken, run.count - taken))
+        return runs
 
-    def _tensors(self, pieces: list[tuple[Work, int]]) -> dict[str, Slices]:
-        height, width = pieces[0][0].window
+    def _tensors(self, runs: list[_Run]) -> dict[str, Slices]:
+        shape = (sum(run.count for run in runs), 1, *runs[0].work.window)
         names = self.engine.spec.tensor_names
-        tensors = {name: np.empty((len(pieces), 1, height, width), np.float32) for name in names}
-        for row, (work, piece) in enumerate(pieces):
-            work.fill(piece, {name: array[row, 0] for name, array in tensors.items()})
+        tensors = {name: np.empty(shape, np.float32) for name in names}
+        done = 0
+        for run in runs:
+            rows = slice(done, done + run.count)
+            run.work.fill(run.first, {name: array[rows, 0] for name, array in tensors.items()})
+            done += run.count
         return tensors

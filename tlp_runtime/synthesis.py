@@ -70,7 +70,8 @@ class Synthesis:
         int16
             As of :func:`~tlp_runtime.io.nifti.write_volume`.
         dated
-            Record time, seconds and command; without them the same case gives the same bytes.
+            Record time, seconds, command and the output's folder; without them the same case gives
+            the same bytes.
         command
             The command line, for the record.
         extra
@@ -96,7 +97,8 @@ class Synthesis:
                 int16=int16,
                 overwrite=overwrite,
             )
-        made = {**(extra or {}), "output": str(path), "output_sha256": digest}
+        name = str(path) if dated else path.name
+        made = {**(extra or {}), "output": name, "output_sha256": digest}
         return self.save_record(path, made, overwrite=overwrite, dated=dated, command=command)
 
     def timed(self, stage: str) -> AbstractContextManager[None]:

@@ -280,7 +280,7 @@ class Cluster:
             actor.busy -= 1
             try:
                 entry.outcome.set_result(self._ray.get(reference))
-            except self._ray.exceptions.ActorError as error:
+            except self._ray.exceptions.RayActorError as error:
                 self._died(actor, entry, error)
             except self._ray.exceptions.RayError as error:
                 entry.outcome.set_exception(_ours(error))

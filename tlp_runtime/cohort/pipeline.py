@@ -14,6 +14,7 @@ their submission. How many are under way is the caller's to bound, by :attr:`Pip
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -31,6 +32,10 @@ from tlp_runtime.errors import EngineError, NoSpace, TLPError
 from tlp_runtime.synthesize import Ready, finish, make_ready, read
 
 logger = logging.getLogger(__name__)
+
+SWITCH_S = 0.0005
+"""How long a thread keeps Python's lock when others want it: a tenth of Python's own setting, so
+that an engine's thread does not wait 5 ms for its turn at every batch."""
 
 AHEAD = 2
 """Cases that wait, prepared, for each engine."""
@@ -100,6 +105,8 @@ class Pipeline:
         self._broken: TLPError | None = None
         self._running = len(engines)
         self._remarks = Remarks()
+        self._switch_before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
         self._threads = [
             threading.Thread(
                 target=self._run, args=(engine, batch), name=f"engine-{number}", daemon=True
@@ -146,6 +153,7 @@ class Pipeline:
         self._readers.shutdown(cancel_futures=self._stopping)
         self._writers.shutdown()
         self._remarks.close()
+        sys.setswitchinterval(self._switch_before)
         for engine in self.engines:
             engine.close()
 
