@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found; use make PYTHON=python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
-	$(INSTALL) -e '.[cpu,train,export,trt-rtx,dicom,dev]'
+	$(INSTALL) -e '.[cpu,train,export,trt-rtx,dicom,ray,dev]'
 	touch $@
 
 install: $(VENV)/.installed

@@ -180,7 +180,7 @@ def _libraries() -> tuple[Finding, ...]:
     dicom = "'tlp-mri[dicom]'"
     for name, wanted in (
         ("cuda-bindings", "cuda-bindings"), ("nvidia-ml-py", "nvidia-ml-py"),
-        ("pydicom", dicom), ("highdicom", dicom),
+        ("pydicom", dicom), ("highdicom", dicom), ("isal", "isal"), ("ray", "'tlp-mri[ray]'"),
     ):  # fmt: skip
         try:
             found.append(Finding(name, "ok", version(name)))

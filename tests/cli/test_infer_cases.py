@@ -1,0 +1,224 @@
+"""`tlp infer --cases`: many cases by one command, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from tlp_cli.main import main
+
+from tests.cohorts import outputs, write_cases
+from tests.support import TinyModel
+
+PLANE = (240, 240)
+TLP = Path(sys.executable).with_name("tlp")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cases(tmp_path_factory.mktemp("many") / "däta 1", 8, slices=3, plane=PLANE)
+
+
+def arguments(source: Path, out: Path, model: TinyModel, *more: str) -> list[str]:
+    return ["infer", "--cases", str(source), "--out", str(out), "--model", str(model.bundle.path),
+            *more]  # fmt: skip
+
+
+def test_a_folder_of_cases_and_the_same_again(
+    tiny: TinyModel, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "öut 1"
+    assert main(arguments(data, out, tiny, "--json", "-")) == 0
+    printed = capfd.readouterr()
+    result = json.loads(printed.out)
+    assert (result["cases"], result["done"], result["failed"]) == (8, 8, {})
+    assert result["journal"] == str(out / "journal.jsonl")
+    assert "8 cases, 8 with a prompt" in printed.err
+    assert "engine: ort-cpu on cpu" in printed.err
+    assert "gzip by isal" in printed.err
+    assert f"made 8 syntheses in {out}" in printed.err
+    assert main(arguments(data, out, tiny)) == 0
+    assert "0 done, 8 unchanged since an earlier run, 0 failed" in capfd.readouterr().err
+    first = json.loads((out / "journal.jsonl").read_text().splitlines()[0])
+    assert first["command"].startswith("tlp infer --cases")
+
+    single = tmp_path / "single.nii.gz"
+    case = data / "case-003"
+    assert main(["infer", "--t1", str(case / "case-003_t1.nii.gz"), "--out", str(single),
+                 "--prompt", str(case / "case-003_seg.nii.gz"),
+                 "--model", str(tiny.bundle.path)]) == 0  # fmt: skip
+    alone, of_many = (nib.load(p) for p in (single, out / "case-003_synth-t1ce.nii.gz"))
+    np.testing.assert_array_equal(alone.get_fdata(), of_many.get_fdata())
+
+
+def test_a_table_with_a_broken_case_ends_with_8_and_the_rest_done(
+    tiny: TinyModel, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "cases é.csv"
+    t1 = data / "case-001" / "case-001_t1.nii.gz"
+    table.write_text(f"case,t1,prompt\ngood one,{t1},\nbad,no such file.nii.gz,\n")
+    out = tmp_path / "out"
+    assert main(arguments(table, out, tiny, "--dtype", "int16")) == 8
+    said = capfd.readouterr().err
+    assert "1 of 2 cases failed" in said
+    assert "no such file.nii.gz: does not exist" in said
+    assert nib.load(out / "good one_synth-t1ce.nii.gz").get_data_dtype() == np.int16
+    (tmp_path / "no such file.nii.gz").write_bytes(t1.read_bytes())
+    assert main(arguments(table, out, tiny, "--dtype", "int16")) == 0
+    assert "1 done, 1 unchanged" in capfd.readouterr().err
+
+
+def _inside(data: Path, tmp_path: Path) -> list[str]:
+    return ["--cases", str(data), "--out", str(data / "synthetic")]
+
+
+def _same(data: Path, tmp_path: Path) -> list[str]:
+    return ["--cases", str(data), "--out", str(data)]
+
+
+def _over_an_input(data: Path, tmp_path: Path) -> list[str]:
+    name = tmp_path / "in" / "a_synth-t1ce.nii.gz"
+    name.parent.mkdir()
+    name.write_bytes((data / "case-000" / "case-000_t1.nii.gz").read_bytes())
+    (tmp_path / "cases.csv").write_text(f"case,t1\na,{name}\n")
+    return ["--cases", str(tmp_path / "cases.csv"), "--out", str(name.parent)]
+
+
+def _no_out(data: Path, tmp_path: Path) -> list[str]:
+    return ["--cases", str(data)]
+
+
+def _with_a_prompt(data: Path, tmp_path: Path) -> list[str]:
+    return ["--cases", str(data), "--out", str(tmp_path), "--prompt", "x.nii.gz"]
+
+
+def _with_bids(data: Path, tmp_path: Path) -> list[str]:
+    return ["--cases", str(data), "--out", str(tmp_path), "--bids", str(data)]
+
+
+def _duplicates(data: Path, tmp_path: Path) -> list[str]:
+    (tmp_path / "cases.csv").write_text("case,t1\na,x.nii\na,y.nii\n")
+    return ["--cases", str(tmp_path / "cases.csv"), "--out", str(tmp_path / "o")]
+
+
+def _no_table(data: Path, tmp_path: Path) -> list[str]:
+    return ["--cases", str(tmp_path / "no.csv"), "--out", str(tmp_path / "o")]
+
+
+def _out_is_a_file(data: Path, tmp_path: Path) -> list[str]:
+    (tmp_path / "o").write_text("x")
+    return ["--cases", str(data), "--out", str(tmp_path / "o")]
+
+
+def _no_ray(data: Path, tmp_path: Path) -> list[str]:
+    return ["--t1", "a.nii.gz", "--ray", "auto"]
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "said"),
+    [
+        (_inside, 2, "lies in the input folder"),
+        (_same, 2, "lies in the input folder"),
+        (_over_an_input, 2, "is an input of the run"),
+        (_no_out, 2, "--cases needs --out DIR"),
+        (_with_a_prompt, 2, "--prompt cannot go with --cases"),
+        (_with_bids, 2, "--bids cannot go with --cases"),
+        (_no_ray, 2, "--ray cannot go with a single scan"),
+        (_duplicates, 3, "must differ"),
+        (_no_table, 3, "does not exist, expected a CSV table"),
+        (_out_is_a_file, 9, "cannot be written"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_done(
+    tiny: TinyModel,
+    data: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    make: Callable[[Path, Path], list[str]],
+    code: int,
+    said: str,
+) -> None:
+    given = make(data, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["infer", "--model", str(tiny.bundle.path), *given]) == code
+    assert said in " ".join(capfd.readouterr().err.split())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def _started(command: list[str], out: Path) -> subprocess.Popen[bytes]:
+    """A process that has begun on its cases."""
+    process = subprocess.Popen([str(TLP), *command], stderr=subprocess.PIPE)
+    journal = out / "journal.jsonl"
+    known = journal.stat().st_size if journal.exists() else 0
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size > known):
+        time.sleep(0.005)
+    return process
+
+
+def _killed_at_random(data: Path, tmp_path: Path, model: TinyModel, seed: int, times: int) -> None:
+    """Kill runs at random moments; what is there is whole, and a rerun completes it to the byte."""
+    whole = tmp_path / "whole"
+    began = time.perf_counter()
+    process = _started(arguments(data, whole, model), whole)
+    ready = time.perf_counter()
+    assert process.wait() == 0
+    lasts = time.perf_counter() - ready
+    assert ready > began
+    expected = outputs(whole)
+    assert len(expected) == 16
+    rng, early = random.Random(seed), 0
+    for number in range(times):
+        out = tmp_path / f"out-{number}"
+        process = _started(arguments(data, out, model), out)
+        time.sleep(rng.uniform(0, lasts))
+        process.send_signal(signal.SIGKILL)
+        early += process.wait() == -signal.SIGKILL
+        for name, content in outputs(out).items():
+            assert name.startswith(".tmp-") or content == expected[name], name
+        assert main(arguments(data, out, model, "--quiet")) == 0
+        assert outputs(out) == expected
+    assert early > times / 2, "most were killed before their end"
+
+
+def test_killed_at_any_moment_nothing_is_damaged_and_a_rerun_completes(
+    tiny: TinyModel, data: Path, tmp_path: Path
+) -> None:
+    _killed_at_random(data, tmp_path, tiny, seed=1, times=3)
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(1200)
+def test_fifty_times_killed(tiny: TinyModel, data: Path, tmp_path: Path) -> None:
+    _killed_at_random(data, tmp_path, tiny, seed=2, times=50)
+
+
+def test_control_c_ends_with_130_and_the_same_command_goes_on(
+    tiny: TinyModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    many = write_cases(tmp_path / "many", 40, slices=3, plane=PLANE)
+    out = tmp_path / "out"
+    process = _started(arguments(many, out, tiny), out)
+    while len(list(out.glob("*.json"))) < 4:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert b"the same command goes on from here" in said
+    assert b"Traceback" not in said
+    assert not list(out.glob(".tmp-*"))
+    events = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    done = sum(event["event"] == "done" for event in events)
+    assert 4 <= done < 40
+    assert len(list(out.glob("*.nii.gz"))) == done
+    assert main(arguments(many, out, tiny)) == 0
+    assert f"{40 - done} done, {done} unchanged" in capfd.readouterr().err

@@ -1,0 +1,177 @@
+"""Files and engines side by side: what comes out is what one case at a time would give."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cohorts import FailingEngine, SlowEngine, outputs, run, write_cases
+from tests.scans import SMALL
+from tests.support import FakeEngine
+from tlp_runtime import Synthesizer
+from tlp_runtime.cohort.cases import find_cases
+from tlp_runtime.cohort.job import Job, Options
+from tlp_runtime.cohort.pipeline import Pipeline, Span
+from tlp_runtime.engines.base import Slices
+from tlp_runtime.errors import EngineError
+from tlp_runtime.io.nifti import read_volume
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cases(tmp_path_factory.mktemp("cohort") / "däta", 7)
+
+
+def test_outputs_are_those_of_one_case_at_a_time(data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path / "out").done == 7
+    with Synthesizer(FakeEngine(SMALL)) as synthesizer:
+        for case in find_cases(data, prompts=True):
+            alone = synthesizer.run(dict(case.images), prompt=case.prompt).volume
+            out = read_volume(tmp_path / "out" / case.output)
+            np.testing.assert_array_equal(out.data, alone.data)
+            np.testing.assert_array_equal(out.affine, alone.affine)
+
+
+def test_cases_share_batches(data: Path, tmp_path: Path) -> None:
+    engine = SlowEngine(0.01)
+    run(data, tmp_path / "out", engine, batch=8)
+    assert sum(engine.batches) == sum(6 + n % 3 - 1 for n in range(7))
+    assert engine.batches.count(8) >= 3, "cases have 5 to 7 slices each"
+
+
+def test_every_slice_is_run_when_asked(data: Path, tmp_path: Path) -> None:
+    engines = [FakeEngine(SMALL), FakeEngine(SMALL)]
+    run(data, tmp_path / "brain", engines[0])
+    run(data, tmp_path / "all", engines[1], options=Options(all_slices=True))
+    assert sum(engines[1].batches) == sum(engines[0].batches) + 7
+    name = "case-000_synth-t1ce.nii.gz"
+    brain, whole = (read_volume(tmp_path / place / name).data for place in ("brain", "all"))
+    np.testing.assert_array_equal(brain[:, :, 1:], whole[:, :, 1:])
+    assert not brain[:, :, 0].any()
+    assert whole[8:72, 8:88, 0].min() == 0.25, "this network's answer to an empty slice"
+
+
+def test_a_broken_case_has_its_reason_and_the_others_go_on(data: Path, tmp_path: Path) -> None:
+    cases = find_cases(data, prompts=True)
+    torn = tmp_path / "torn.nii.gz"
+    torn.write_bytes(cases[1].images["t1"].read_bytes()[:-50])
+    cases[1] = replace(cases[1], images={"t1": torn})
+    cases[4] = replace(cases[4], images={}, problem="its folder is empty.")
+    cases[5] = replace(cases[5], images={"t2": cases[5].images["t1"]})
+    summary = run(cases, tmp_path / "out")
+    assert "damaged or cut short" in summary.failed.pop("case-001")
+    assert summary.failed.pop("case-004") == "case-004: its folder is empty."
+    assert "it has no t1, which the model needs" in summary.failed.pop("case-005")
+    assert summary.failed == {}
+    assert summary.done == 4
+
+
+def test_what_is_said_of_a_case_is_kept_with_it_and_not_printed(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = {}
+    summary = run(data, tmp_path / "out", on_outcome=lambda one, _: said.update({one.case: one}))
+    assert summary.warned == 7
+    for name, outcome in said.items():
+        assert any("a skull-stripped brain has" in text for text in outcome.warnings)
+        assert all(name in text for text in outcome.warnings)
+    assert caplog.text == ""
+
+
+def test_several_engines_share_the_cases_and_give_the_same(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "one")
+    engines = [SlowEngine(0.005, number) for number in range(3)]
+    workers = set()
+    run(data, tmp_path / "three", *engines, on_outcome=lambda one, _: workers.add(one.worker))
+    assert all(engine.batches for engine in engines)
+    assert workers == {"cuda:0", "cuda:1", "cuda:2"}
+    assert outputs(tmp_path / "three") == outputs(tmp_path / "one")
+
+
+@pytest.mark.parametrize("good", [0, 1, 3])
+def test_an_engine_that_fails_leaves_its_cases_to_the_others(
+    data: Path, tmp_path: Path, good: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(data, tmp_path / "one")
+    engines = [FailingEngine(good, 0), SlowEngine(0.01, 1)]
+    assert run(data, tmp_path / "two", *engines).done == 7
+    assert outputs(tmp_path / "two") == outputs(tmp_path / "one")
+    assert "fake on cuda:0 failed and is given up; 1 go on" in caplog.text
+
+
+def test_without_engines_the_run_ends_and_what_was_done_stays(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="fell off the bus"):
+        run(data, tmp_path / "out", FailingEngine(4))
+    kept = outputs(tmp_path / "out")
+    assert 0 < len(kept) < 14
+    again = run(data, tmp_path / "out")
+    assert again.unchanged == len(kept) / 2
+    run(data, tmp_path / "one")
+    assert outputs(tmp_path / "out") == outputs(tmp_path / "one")
+
+
+def test_an_engine_s_unexpected_error_is_not_a_case_s(data: Path, tmp_path: Path) -> None:
+    class Bug(FakeEngine):
+        def _run(self, tensors: Mapping[str, Slices]) -> Slices:
+            raise ZeroDivisionError("a bug")
+
+    with pytest.raises(EngineError, match="unexpected ZeroDivisionError"):
+        run(data, tmp_path / "out", Bug(SMALL))
+
+
+def test_a_case_s_unexpected_error_is_its_own(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tlp_runtime.cohort import pipeline
+
+    def broken(ready: object, stack: object, engine: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(pipeline, "finish", broken)
+    summary = run(data, tmp_path / "out")
+    assert summary.failed["case-003"] == "unexpected: ZeroDivisionError('a bug')"
+    assert len(summary.failed) == 7
+
+
+def test_no_more_cases_are_under_way_than_there_is_room_for(data: Path, tmp_path: Path) -> None:
+    cases = find_cases(data, prompts=True)
+    pipeline = Pipeline([SlowEngine(0.0)], batch=4, workers=1)
+    assert pipeline.room == 4
+    jobs = [Job(case, tmp_path, Options()) for case in cases]
+    with pipeline:
+        outcomes = [pipeline.submit(job) for job in jobs]
+        assert [future.result(timeout=60).status for future in outcomes] == ["done"] * 7
+    assert threading.active_count() < 20
+
+
+def test_a_few_cases_are_not_kept_waiting_for_a_full_batch(data: Path, tmp_path: Path) -> None:
+    (case, *_) = find_cases(data, prompts=True)
+    with Pipeline([SlowEngine()], batch=64, workers=1) as pipeline:
+        for number in range(3):
+            job = Job(case, tmp_path / str(number), Options())
+            assert pipeline.submit(job).result(timeout=60).status == "done"
+
+
+def test_spans_tell_what_every_thread_did(data: Path, tmp_path: Path) -> None:
+    spans: list[Span] = []
+    with Pipeline([SlowEngine(0.02)], batch=4, workers=2, on_span=spans.append) as pipeline:
+        for case in find_cases(data, prompts=True):
+            pipeline.submit(Job(case, tmp_path, Options()))
+    stages = [span.stage for span in spans]
+    assert {stage: stages.count(stage) for stage in ("read", "prepare", "write")} == {
+        "read": 7, "prepare": 7, "write": 7,
+    }  # fmt: skip
+    computed = [span for span in spans if span.stage == "engine"]
+    assert all(0.015 < span.ended - span.began < 1 for span in computed)
+    overlapping = [
+        other
+        for span in computed
+        for other in spans
+        if other.stage == "prepare" and other.began < span.ended and span.began < other.ended
+    ]
+    assert overlapping, "cases are prepared while the engine runs"
