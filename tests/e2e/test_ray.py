@@ -29,15 +29,15 @@ def ray(*arguments: str) -> None:
     )  # fmt: skip
 
 
-def raylets() -> list[int]:
-    """Processes that stand for machines, in the order they were started."""
+def processes(name: bytes) -> list[int]:
+    """Of programs whose name ends so; ``raylet`` stands for a machine."""
     found = []
     for status in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             program = status.read_bytes().split(b"\0")[0]
         except OSError:
             continue
-        if program.endswith(b"/raylet"):
+        if program.endswith(name):
             found.append(int(status.parent.name))
     return sorted(found)
 
@@ -49,7 +49,7 @@ def cluster() -> Iterator[str]:
     ray("start", "--head", "--port=6399", "--num-cpus=1", "--include-dashboard=false")
     try:
         ray("start", f"--address={address}", "--num-cpus=1")
-        assert len(raylets()) == 2
+        assert len(processes(b"/raylet")) == 2
         yield address
     finally:
         ray("stop", "--force")
@@ -87,12 +87,9 @@ def test_a_death_midway_changes_neither_outputs_nor_journal(
         assert process.poll() is None
         time.sleep(0.02)
     if what == "machine":
-        victim = raylets()[-1]
+        victim = processes(b"/raylet")[-1]
     else:
-        told = subprocess.run(
-            ["pgrep", "-f", "ray::Worker"], capture_output=True, text=True, check=True
-        )
-        victim = int(told.stdout.split()[-1])
+        victim = processes(b"ray::Worker")[-1]
     os.kill(victim, signal.SIGKILL)
     done_before = journal.read_text().count('"done"')
     _, said = process.communicate(timeout=400)

@@ -29,10 +29,9 @@ def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cuda, "__init__", lambda self: None)
     monkeypatch.setattr(Cuda, "gpus", lambda self: gpus)
     monkeypatch.setattr(devices, "choose", choose)
+    too_old = ("trt", 2)
     monkeypatch.setattr(
-        devices,
-        "missing",
-        lambda engine, index: "too old" if index == 2 and engine == "trt" else None,
+        devices, "missing", lambda engine, index: "old" if (engine, index) == too_old else None
     )
 
 
