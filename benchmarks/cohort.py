@@ -259,6 +259,14 @@ def _cpu(name: str, one: Mapping[str, Measured]) -> float:
     return one[name].cpu_s / one[name].cases
 
 
+def busy(spans: Sequence[Span], wall_s: float) -> dict[str, float]:
+    """Threads that each stage kept busy, on average over the run."""
+    return {
+        stage: sum(s.ended - s.began for s in spans if s.stage == stage) / wall_s
+        for stage in STAGE_COLOURS
+    }
+
+
 def timeline(spans: Sequence[Span], path: Path, caption: str, seconds: float = 4.0) -> None:
     """What every thread did in a stretch of the run's middle."""
     import matplotlib as mpl
@@ -339,6 +347,8 @@ def main() -> None:
                 print(f"{one.name:10} {one.cases / one.wall_s:7.2f} cases/s, "
                       f"{one.cpu_s / one.cases:6.3f} s CPU a case", flush=True)  # fmt: skip
     result = summarise(rounds)
+    if "pipeline" in rounds[-1]:
+        result["busy_threads"] = busy(bench.spans, rounds[-1]["pipeline"].wall_s)
     print(json.dumps(result, indent=2))
     machine = environment(library) | {"gzip": deflate.library()}
     if options.json is not None:

@@ -18,6 +18,7 @@ from tlp_runtime.cohort.run import Backend, Summary, run_cohort
 from tlp_runtime.engines.select import Opening
 from tlp_runtime.errors import CasesFailed, UsageError
 from tlp_runtime.io import deflate
+from tlp_runtime.io.atomic import require_writable
 from tlp_runtime.io.nifti import sidecar
 from tlp_runtime.models import find_bundle
 
@@ -114,6 +115,8 @@ def infer_cohort(
     CasesFailed
         Some cases failed, each with its reason.
     """
+    if json_path not in (None, "-"):
+        require_writable(Path(json_path), overwrite=True)
     bundle, why = find_bundle(machines.model, inputs)
     if machines.model is None:
         output.default("model", bundle.name, why)
@@ -135,7 +138,7 @@ def infer_cohort(
     seconds = time.perf_counter() - began
     journal = cohort.folder / cohort.journal
     result = {**summary.to_dict(), "seconds": seconds, "journal": str(journal)}
-    write_json(json_path, result, overwrite=cohort.overwrite)
+    write_json(json_path, result, overwrite=True)
     output.note(
         f"{summary.done} done, {summary.unchanged} unchanged since an earlier run, "
         f"{len(summary.failed)} failed, in {_duration(seconds)}"

@@ -9,8 +9,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL
-from tests.support import FakeEngine
 from tlp_runtime.cohort.cases import Case, find_cases
 from tlp_runtime.cohort.job import Options, Outcome
 from tlp_runtime.cohort.pipeline import Pipeline

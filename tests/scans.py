@@ -8,7 +8,7 @@ from itertools import permutations, product
 import nibabel as nib
 import numpy as np
 
-from tests.support import TINY_NETWORK, FakeEngine
+from tests.fakes.engine import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.grid import Grid
 from tlp_runtime.spec import CropSpec, ModelSpec

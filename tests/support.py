@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
+from tests.fakes.engine import TINY_NETWORK
 from tlp_export.onnx_export import export_bundle
-from tlp_runtime.bundle import ONNX, Bundle
-from tlp_runtime.engines.base import Engine, Slices
+from tlp_runtime.bundle import Bundle
 from tlp_runtime.io.brats import find_cases
 from tlp_runtime.models import models
-from tlp_runtime.spec import ModelSpec, NetworkSpec
+from tlp_runtime.spec import ModelSpec
 from tlp_train.checkpoint import load_checkpoint, write_checkpoint
 from tlp_train.config import TrainConfig, preset
 from tlp_train.module import SynthesisModule
@@ -28,8 +26,6 @@ from tlp_train.trainer import fit
 
 DATA_DIR = Path(__file__).parent / "data"
 REAL_CASES = Path(__file__).resolve().parents[2] / "shared" / "data" / "brats"
-
-TINY_NETWORK = NetworkSpec(dim=4, blocks=(1, 1, 1), heads=(2, 2, 2), refinement_blocks=1)
 
 
 def tiny_config(inputs: tuple[str, ...] = ("t1",), **changes: Any) -> TrainConfig:
@@ -102,24 +98,3 @@ def make_untrained_bundle(folder: Path, inputs: tuple[str, ...]) -> Bundle:
     path = folder / "untrained.ckpt"
     write_checkpoint(path, config.spec, module.generator.state_dict(), {"config": config.to_dict()})
     return export_bundle(load_checkpoint(path), folder / f"tiny-{'-'.join(inputs)}").bundle
-
-
-class FakeEngine(Engine):
-    """Returns a fixed function of its inputs, so that the pipeline's own work can be checked."""
-
-    name = "fake"
-    device = "cpu"
-    library = "none"
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(
-            Bundle(Path("fake"), spec, {"files": {ONNX: "0" * 64}, "precision": "fp32"})
-        )
-        self.batches: list[int] = []
-
-    def _run(self, tensors: Mapping[str, Slices]) -> Slices:
-        first = tensors[self.spec.inputs[0]]
-        self.batches.append(len(first))
-        return np.clip(first * 0.5 + tensors["prompt"] * 0.25, -1, 1).astype(np.float32)
-
-    def close(self) -> None: ...

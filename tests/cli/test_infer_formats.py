@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -128,14 +130,21 @@ def test_a_bids_dataset_in_derivatives_out(
     arguments += ["--model", str(tiny.bundle.path)]
     assert main(arguments) == 8
     printed = capfd.readouterr()
-    assert "1 of 2 scans failed" in printed.err
+    assert "1 of 2 cases failed" in printed.err
     assert "sub-02_T1w.nii.gz: is not a NIfTI image" in printed.err.replace("\n", " ")
     told = json.loads(printed.out)
     out = derivatives / "sub-01/anat/sub-01_desc-synthT1ce_T1w.nii.gz"
-    assert told["done"] == [{"scan": "sub-01", "output": str(out)}]
-    assert list(told["failed"]) == ["sub-02"]
+    assert (told["done"], list(told["failed"])) == (1, ["sub-02"])
+    assert told["journal"] == str(derivatives / "code" / "tlp-journal.jsonl")
     plain = case["t1"].with_name("plain.nii.gz")
     assert main(["infer", "--t1", str(case["t1"]), "--prompt", str(case["seg"]), "-q",
                  "--model", str(tiny.bundle.path), "--out", str(plain)]) == 0  # fmt: skip
     np.testing.assert_array_equal(image_of(out)[0], image_of(plain)[0])
-    assert json.loads(out.with_suffix("").with_suffix(".json").read_text())["prompt"] is not None
+    record = json.loads(out.with_suffix("").with_suffix(".json").read_text())
+    assert record["prompt"] is not None
+    assert record["Sources"] == ["bids:raw:sub-01/anat/sub-01_T1w.nii.gz"]
+    (root / "sub-02/anat/sub-02_T1w.nii.gz").write_bytes(case["t1"].read_bytes())
+    assert main([*arguments[:5], *arguments[7:]]) == 0
+    assert "1 done, 1 unchanged since an earlier run" in capfd.readouterr().err
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+    assert subprocess.run([validator, derivatives], check=False).returncode == 0

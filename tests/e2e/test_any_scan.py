@@ -12,8 +12,8 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
+from tests.fakes.engine import FakeEngine
 from tests.scans import rotation
-from tests.support import FakeEngine
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.grid import Grid
 from tlp_runtime.io.nifti import read_volume

@@ -71,9 +71,9 @@ def lines(out: Path) -> list[dict[str, object]]:
     return sorted(kept, key=lambda line: json.dumps(line, sort_keys=True))
 
 
-@pytest.mark.parametrize("what", ["machine", "worker"])
+@pytest.mark.parametrize("victim", [b"/raylet", b"ray::Worker"], ids=["machine", "actor"])
 def test_a_death_midway_changes_neither_outputs_nor_journal(
-    cluster: str, what: str, tiny: TinyModel, tmp_path: Path
+    cluster: str, victim: bytes, tiny: TinyModel, tmp_path: Path
 ) -> None:
     data = write_cases(tmp_path / "däta 1", 60, slices=30, plane=(240, 240))
     (data / "case-007" / "case-007_t1.nii.gz").write_bytes(b"broken")
@@ -86,11 +86,7 @@ def test_a_death_midway_changes_neither_outputs_nor_journal(
     while not journal.exists() or journal.read_text().count('"done"') < 5:
         assert process.poll() is None
         time.sleep(0.02)
-    if what == "machine":
-        victim = processes(b"/raylet")[-1]
-    else:
-        victim = processes(b"ray::Worker")[-1]
-    os.kill(victim, signal.SIGKILL)
+    os.kill(processes(victim)[-1], signal.SIGKILL)
     done_before = journal.read_text().count('"done"')
     _, said = process.communicate(timeout=400)
     assert process.returncode == 8, said

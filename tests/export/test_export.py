@@ -15,7 +15,8 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from tests.support import TINY_NETWORK, TinyModel
+from tests.fakes.engine import TINY_NETWORK
+from tests.support import TinyModel
 from tlp_export import onnx_export, verify
 from tlp_export.graph import example_inputs, export_module
 from tlp_export.onnx_export import ExportOptions, export_bundle, write_onnx

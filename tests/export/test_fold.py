@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support import TINY_NETWORK
+from tests.fakes.engine import TINY_NETWORK
 from tlp_export.fold import FOLDS, Fold, cost, fold, savings
 from tlp_runtime.spec import CropSpec, ModelSpec, NetworkSpec, SizeSpec
 from tlp_train.network import Generator

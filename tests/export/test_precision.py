@@ -13,7 +13,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from tests.support import TINY_NETWORK, TinyModel
+from tests.fakes.engine import TINY_NETWORK
+from tests.support import TinyModel
 from tests.train.test_published import KINDS, published_state
 from tlp_export import quantize as quantization
 from tlp_export.fold import fold

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fakes.engine import FakeEngine
 from tests.scans import ORDERS, SMALL, peak, run, scan
-from tests.support import FakeEngine
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.crop import on_lattice
 from tlp_runtime.grid import Grid

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL
-from tests.support import FakeEngine
 from tlp_runtime.batches import Batcher, Sheaf, Work
 from tlp_runtime.engines.base import Slices
 from tlp_runtime.errors import MemoryExhausted, UsageError

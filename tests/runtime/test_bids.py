@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL, scan
-from tests.support import FakeEngine
 from tlp_runtime import Synthesizer
 from tlp_runtime.errors import InputError, InputMissing, OutputError
 from tlp_runtime.io.bids import DESCRIPTION_FILE, find_mask, find_scans, start_derivatives

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -13,13 +14,12 @@ import nibabel as nib
 import pytest
 
 from tests.cohorts import SlowEngine, outputs, run, write_cases
+from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL
-from tests.support import FakeEngine
 from tlp_runtime.cohort.cases import Case, find_cases
 from tlp_runtime.cohort.job import Options, Outcome
 from tlp_runtime.cohort.run import Summary
 from tlp_runtime.errors import NoSpace, OutputError
-from tlp_runtime.io import atomic
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_read_only_output_is_that_case_s_failure(data: Path, out: Path) -> Non
 def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(
     data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, written = atomic.os.replace, []
+    real, written = os.replace, []
 
     def replace(source: Path, target: Path) -> None:
         written.append(target)
@@ -121,7 +121,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(atomic.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(NoSpace, match=r"the disk is full.*run the command again"):
         run(data, out)
     monkeypatch.undo()
@@ -184,3 +184,12 @@ def test_outputs_do_not_depend_on_when_or_where(data: Path, out: Path) -> None:
     record = json.loads(outputs(out.with_name("elsewhere"))["case-000_synth-t1ce.json"])
     assert not {"time", "seconds", "command"} & set(record)
     assert record["output"] == "case-000_synth-t1ce.nii.gz"
+
+
+def test_a_series_is_a_case_too(series: Path, out: Path) -> None:
+    cases = [Case.named("dicom", images={"t1": series})]
+    assert run(cases, out).done == 1
+    assert run(cases, out).unchanged == 1
+    files = sorted(path for path in series.iterdir() if path.name.isdigit())
+    files[len(files) // 2].unlink()
+    assert list(run(cases, out).failed) == ["dicom"]

@@ -17,8 +17,9 @@ import SimpleITK
 
 from tests.fakes import dicom_series
 from tests.fakes.dicom_series import head, require_same_place
+from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL, scan
-from tests.support import FakeEngine, need_tool
+from tests.support import need_tool
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.errors import (
     GeometryError,

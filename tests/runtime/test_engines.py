@@ -8,7 +8,8 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 import pytest
 
-from tests.support import FakeEngine, TinyModel
+from tests.fakes.engine import FakeEngine
+from tests.support import TinyModel
 from tlp_runtime import Synthesizer
 from tlp_runtime.engines import onnx as onnx_engine
 from tlp_runtime.engines import select

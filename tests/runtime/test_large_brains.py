@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL, scan
-from tests.support import FakeEngine
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.placement import OVERLAP, Extent, place
 from tlp_runtime.prepare import prepare

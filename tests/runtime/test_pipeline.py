@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.cohorts import FailingEngine, SlowEngine, outputs, run, write_cases
+from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL
-from tests.support import FakeEngine
 from tlp_runtime import Synthesizer
 from tlp_runtime.cohort.cases import find_cases
 from tlp_runtime.cohort.job import Job, Options
@@ -84,7 +84,7 @@ def test_what_is_said_of_a_case_is_kept_with_it_and_not_printed(
 
 
 def test_several_engines_share_the_cases_and_give_the_same(data: Path, tmp_path: Path) -> None:
-    run(data, tmp_path / "one")
+    run(data, tmp_path / "one", SlowEngine())
     engines = [SlowEngine(0.005, number) for number in range(3)]
     workers = set()
     run(data, tmp_path / "three", *engines, on_outcome=lambda one, _: workers.add(one.worker))
@@ -97,7 +97,7 @@ def test_several_engines_share_the_cases_and_give_the_same(data: Path, tmp_path:
 def test_an_engine_that_fails_leaves_its_cases_to_the_others(
     data: Path, tmp_path: Path, good: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(data, tmp_path / "one")
+    run(data, tmp_path / "one", SlowEngine())
     engines = [FailingEngine(good, 0), SlowEngine(0.01, 1)]
     assert run(data, tmp_path / "two", *engines).done == 7
     assert outputs(tmp_path / "two") == outputs(tmp_path / "one")
@@ -109,9 +109,9 @@ def test_without_engines_the_run_ends_and_what_was_done_stays(data: Path, tmp_pa
         run(data, tmp_path / "out", FailingEngine(4))
     kept = outputs(tmp_path / "out")
     assert 0 < len(kept) < 14
-    again = run(data, tmp_path / "out")
+    again = run(data, tmp_path / "out", SlowEngine())
     assert again.unchanged == len(kept) / 2
-    run(data, tmp_path / "one")
+    run(data, tmp_path / "one", SlowEngine())
     assert outputs(tmp_path / "out") == outputs(tmp_path / "one")
 
 

@@ -15,7 +15,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import matmul_models
 
-from tests.support import FakeEngine, TinyModel
+from tests.fakes.engine import FakeEngine
+from tests.support import TinyModel
 from tlp_runtime.bench import SweepOptions, limit, measure
 from tlp_runtime.bench import sweep as module
 from tlp_runtime.bench.limit import Limit, matrix_rate

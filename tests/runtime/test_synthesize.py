@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support import TINY_NETWORK, FakeEngine
+from tests.fakes.engine import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.errors import ContentError, GeometryError, ModelMismatch, OutputError, UsageError
 from tlp_runtime.io.nifti import read_volume

@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL, run, scan
-from tests.support import FakeEngine
 from tlp_runtime import Synthesizer
 from tlp_runtime.io.nifti import read_volume
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import TINY_NETWORK
+from tests.fakes.engine import TINY_NETWORK
 from tlp_runtime.errors import ContentError
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec import ModelSpec

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.support import TINY_NETWORK
+from tests.fakes.engine import TINY_NETWORK
 from tlp_runtime.errors import InputError, InputMissing, UsageError
 from tlp_runtime.io.brats import find_cases
 from tlp_runtime.io.nifti import read_volume

@@ -12,7 +12,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import uniform_filter
 
-from tests.support import TINY_NETWORK, FakeEngine
+from tests.fakes.engine import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer
 from tlp_runtime.errors import InputError, InputMissing
 from tlp_runtime.io.brats import find_cases

@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -20,9 +20,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from tlp_runtime.bundle import Bundle
-from tlp_runtime.cohort.devices import choose_all, open_all
+from tlp_runtime.cohort.devices import CPU_ENGINES, choose_all, open_all
 from tlp_runtime.cohort.job import Job, Outcome
-from tlp_runtime.cohort.pipeline import Pipeline
+from tlp_runtime.cohort.pipeline import AHEAD, Pipeline
 from tlp_runtime.engines.select import Opening
 from tlp_runtime.errors import (
     DependencyMissing,
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 MOST_DEATHS = 3
 """Actors that may die with a case before it is taken to be the reason."""
+_MORE_CALLS = (AHEAD + 1) * CPU_ENGINES + 4
+"""Calls that an actor takes at once, besides one a worker."""
 _POLL_S = 0.2
 _STOP_S = 60.0
 
@@ -68,9 +70,12 @@ class Worker:
     ----------
     cpus
         The share of its machine's cores.
+    calls
+        How many may be under way at once.
     """
 
-    def __init__(self, setup: Setup, cpus: int) -> None:
+    def __init__(self, setup: Setup, cpus: int, calls: int) -> None:
+        self._calls = calls - 2  # one to ask after it, one to stop it
         choices = choose_all(setup.engine, setup.device)
         bundle = Bundle.open(setup.model)
         opening = Opening(setup.threads, setup.build)
@@ -86,7 +91,7 @@ class Worker:
             "engine": engine.name,
             "library": engine.library,
             "model": engine.bundle.onnx_sha256,
-            "room": self._pipeline.room,
+            "room": min(self._pipeline.room, self._calls),
         }
 
     def run(self, job: Job) -> Outcome:
@@ -201,13 +206,14 @@ class Cluster:
         remote = self._ray.remote(Worker)
         affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         for node, cpus, gpus in shares:
+            calls = (self._setup.workers or cpus) + _MORE_CALLS
             handle = remote.options(
                 num_cpus=cpus,
                 num_gpus=gpus,
                 max_restarts=-1,
-                max_concurrency=1000,
+                max_concurrency=calls,
                 scheduling_strategy=affinity(node, soft=True),
-            ).remote(self._setup, cpus)
+            ).remote(self._setup, cpus, calls)
             self._actors.append(_Actor(handle, coming=handle.about.remote()))
         about = [self._answer(actor) for actor in self._actors]
         for what in ("version", "engine", "model"):
@@ -360,7 +366,7 @@ def _connect(address: str) -> Any:
     return ray
 
 
-def _shares(nodes: list[Mapping[str, Any]], setup: Setup) -> list[tuple[str, int, int]]:
+def _shares(nodes: Sequence[Mapping[str, Any]], setup: Setup) -> list[tuple[str, int, int]]:
     """(node, CPUs, GPUs) of each actor."""
     alive = [
         (node["NodeID"], int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))

@@ -18,6 +18,7 @@ try:
 except ImportError:
     ISAL = False
 
+GZIP_MAGIC = b"\x1f\x8b"
 _ISAL_LEVEL = 2
 """As small as zlib's level 1, in a sixth of its time; level 3 is no smaller on volumes."""
 _ZLIB_LEVEL = 1

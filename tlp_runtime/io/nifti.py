@@ -26,7 +26,7 @@ from tlp_runtime.errors import (
 )
 from tlp_runtime.grid import Grid
 from tlp_runtime.io.atomic import atomic_file
-from tlp_runtime.io.deflate import deflate, inflate
+from tlp_runtime.io.deflate import GZIP_MAGIC, deflate, inflate
 from tlp_runtime.volume import Origin, Volume
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,11 @@ def _parsed(content: bytes, path: Path) -> nib.Nifti1Image:
             )
         return image
     if path.name.lower().endswith(".gz"):
+        if not content.startswith(GZIP_MAGIC):
+            raise InputUnreadable(
+                f"{path}: is not a NIfTI image: it is not compressed, though its name says so. "
+                "Expected .nii or .nii.gz."
+            )
         content = inflate(content)
     for kind, magic, place in ((nib.Nifti1Image, b"n+1\0", 344), (nib.Nifti2Image, b"n+2\0", 4)):
         if content[place : place + len(magic)] == magic:

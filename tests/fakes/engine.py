@@ -1,0 +1,35 @@
+"""An engine whose answer is known, without torch or ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tlp_runtime.bundle import ONNX, Bundle
+from tlp_runtime.engines.base import Engine, Slices
+from tlp_runtime.spec import ModelSpec, NetworkSpec
+
+TINY_NETWORK = NetworkSpec(dim=4, blocks=(1, 1, 1), heads=(2, 2, 2), refinement_blocks=1)
+
+
+class FakeEngine(Engine):
+    """Returns a fixed function of its inputs, so that the pipeline's own work can be checked."""
+
+    name = "fake"
+    device = "cpu"
+    library = "none"
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(
+            Bundle(Path("fake"), spec, {"files": {ONNX: "0" * 64}, "precision": "fp32"})
+        )
+        self.batches: list[int] = []
+
+    def _run(self, tensors: Mapping[str, Slices]) -> Slices:
+        first = tensors[self.spec.inputs[0]]
+        self.batches.append(len(first))
+        return np.clip(first * 0.5 + tensors["prompt"] * 0.25, -1, 1).astype(np.float32)
+
+    def close(self) -> None: ...
