@@ -55,9 +55,9 @@ class Journal:
     Attributes
     ----------
     finished
-        The cases done so far, of this run and those before it.
+        The cases done by earlier runs.
     planned
-        The output that every case so far was given.
+        The output that every case of earlier runs was given.
 
     Raises
     ------
@@ -110,8 +110,6 @@ class Journal:
                 f"{self.path}: cannot be written ({error.strerror}). Cases that were finished are "
                 "kept; mend that and run the same command again."
             ) from error
-        for entry in entries:
-            self._learn(entry)
 
     def _replay(self) -> int:
         """Learn every line; returns how many bytes are whole lines."""
