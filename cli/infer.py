@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -171,70 +172,52 @@ def command(
     from tlp_runtime.engines.onnx import require_onnxruntime
     from tlp_runtime.synthesize import Synthesizer
 
+    from .infer_bids import BidsJob, dataset
+    from .infer_cases import Cohort, Machines, cases_of, infer_cohort, modalities
+    from .infer_scan import ScanJob, infer_scan
+
     require_onnxruntime()
     labels, shapes = _labels(prompt_labels, context.args), _shapes(prompt_sphere, prompt_box)
+    of_one = {
+        "--t1": t1, "--t2": t2, "--prompt": prompt, "--preview": preview,
+        "--prompt-sphere": prompt_sphere, "--prompt-box": prompt_box,
+        "--out-format": out_format, "--brain-mask": brain_mask,
+        "--t1-series": t1_series, "--t2-series": t2_series,
+    }  # fmt: skip
+    of_bids = {
+        "--bids": bids, "--derivatives": derivatives,
+        "--bids-prompts": bids_prompts, "--bids-masks": bids_masks,
+    }  # fmt: skip
+    int16 = dtype is VoxelType.int16
+    options = Options(
+        prompt_labels=tuple(labels), resample=resample, all_slices=all_slices, int16=int16
+    )
+    machines = Machines(
+        model=model, engine=engine, device=device, batch=batch, threads=threads,
+        no_build=no_build, workers=workers, ray=ray,
+    )  # fmt: skip
 
-    many = "--cases" if cases is not None else "--bids"
-    if cases is not None or bids is not None or derivatives is not None:
-        _require_unset(
-            many,
-            {
-                "--t1": t1, "--t2": t2, "--prompt": prompt, "--preview": preview,
-                "--prompt-sphere": prompt_sphere, "--prompt-box": prompt_box,
-                "--out-format": out_format, "--brain-mask": brain_mask,
-                "--t1-series": t1_series, "--t2-series": t2_series,
-            },
-        )  # fmt: skip
-        from .infer_cases import Cohort, Machines, cases_of, infer_cohort, modalities
-
-        machines = Machines(
-            model=model, engine=engine, device=device, batch=batch, threads=threads,
-            no_build=no_build, workers=workers, ray=ray,
-        )  # fmt: skip
-        options = Options(
-            prompt_labels=tuple(labels),
-            resample=resample,
-            all_slices=all_slices,
-            int16=dtype is VoxelType.int16,
-        )
-        if cases is not None:
-            given = {"--bids": bids, "--derivatives": derivatives}
-            given |= {"--bids-prompts": bids_prompts, "--bids-masks": bids_masks}
-            _require_unset("--cases", given)
-            if out is None:
-                raise UsageError("--cases needs --out DIR, the folder for the syntheses.")
-            found = cases_of(cases, out, prompts=not no_prompts, output=output)
-            cohort = Cohort(cases=found, folder=out, options=options, overwrite=overwrite)
-            inputs = None if cases.is_dir() else modalities(found)
-            infer_cohort(lambda _: cohort, inputs, machines, output, json_path, context.obj)
-            return
-        _require_unset("--bids", {"--out": out, "--no-prompts": no_prompts})
+    if cases is not None:
+        _require_unset("--cases", {**of_one, **of_bids})
+        if out is None:
+            raise UsageError("--cases needs --out DIR, the folder for the syntheses.")
+        found = cases_of(cases, out, prompts=not no_prompts, output=output)
+        cohort = Cohort(cases=found, folder=out, options=options, overwrite=overwrite)
+        inputs = None if cases.is_dir() else modalities(found)
+        infer_cohort(lambda _: cohort, inputs, machines, output, json_path, context.obj)
+        return
+    if bids is not None or derivatives is not None:
+        _require_unset("--bids", {**of_one, "--out": out, "--no-prompts": no_prompts})
         if bids is None or derivatives is None:
             raise UsageError("--bids DIR and --derivatives DIR go together; give both.")
-        from .infer_bids import BidsJob, dataset
-
         job = BidsJob(bids, derivatives, bids_prompts, bids_masks, options, overwrite)
-        infer_cohort(
-            lambda bundle: dataset(job, bundle), None, machines, output, json_path, context.obj
-        )
+        infer_cohort(partial(dataset, job), None, machines, output, json_path, context.obj)
         return
-
-    def opened(inputs: Sequence[str] | None) -> Synthesizer:
-        choice, bundle = choose_model(output, model, inputs, engine, device)
-        return Synthesizer(open_engine(output, choice, bundle, threads, no_build), batch=batch)
-
-    _require_unset(
-        "a single scan",
-        {
-            "--bids-prompts": bids_prompts, "--bids-masks": bids_masks,
-            "--no-prompts": no_prompts, "--workers": workers, "--ray": ray,
-        },
-    )  # fmt: skip
+    of_many = {"--no-prompts": no_prompts, "--workers": workers, "--ray": ray}
+    _require_unset("a single scan", {**of_bids, **of_many})
     images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}
     if not images:
         raise UsageError("nothing to synthesize from: give --t1, --t2 or both.")
-    from .infer_scan import ScanJob, infer_scan
-
     scan = ScanJob(
         images=images,
         series={"t1": t1_series, "t2": t2_series},
@@ -244,12 +227,17 @@ def command(
         brain_mask=brain_mask,
         resample=resample,
         all_slices=all_slices,
-        int16=dtype is VoxelType.int16,
+        int16=int16,
         out=out,
         as_dicom=out_format is OutFormat.dicom,
         preview=preview,
         overwrite=overwrite,
     )
+
+    def opened(given: Sequence[str]) -> Synthesizer:
+        choice, bundle = choose_model(output, model, given, engine, device)
+        return Synthesizer(open_engine(output, choice, bundle, threads, no_build), batch=batch)
+
     infer_scan(scan, opened, output, json_path, context.obj)
 
 

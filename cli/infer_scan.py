@@ -69,7 +69,7 @@ class ScanJob:
 
 def infer_scan(
     job: ScanJob,
-    opened: Callable[[Sequence[str] | None], Synthesizer],
+    opened: Callable[[Sequence[str]], Synthesizer],
     output: Output,
     json_path: str | None,
     command: str,

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from tlp_runtime.errors import ContentError
 from tlp_runtime.spec import IntensitySpec
 
-
 _AT_ONCE = 4
-"""Slices scaled at once: few enough to stay in a cache, enough that threads do not wait for each other
-at every step."""
+"""Slices scaled at once: few enough to stay in a cache, enough that threads do not wait for each
+other at every step."""
 
 
 def require_numbers(data: NDArray[Any], name: str) -> None:
