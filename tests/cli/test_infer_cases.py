@@ -21,7 +21,11 @@ from tests.cohorts import outputs, write_cases
 from tests.support import TinyModel
 
 PLANE = (240, 240)
-TLP = Path(sys.executable).with_name("tlp")
+ENTRY = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from tlp_cli.main import run; run()"
+)
+"""The command line; a shell's background jobs, and what they start, would ignore Ctrl-C."""
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +162,7 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
 def _started(command: list[str], out: Path) -> subprocess.Popen[str]:
     """A process that has begun on its cases."""
     with out.with_name(f"{out.name}.log").open("w") as said:
-        process = subprocess.Popen([str(TLP), *command], stderr=said, text=True)
+        process = subprocess.Popen([sys.executable, "-c", ENTRY, *command], stderr=said, text=True)
     journal = out / "journal.jsonl"
     known = journal.stat().st_size if journal.exists() else 0
     while process.poll() is None and not (journal.exists() and journal.stat().st_size > known):

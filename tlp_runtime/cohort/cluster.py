@@ -153,7 +153,7 @@ class Cluster:
         self._queue: deque[_Entry] = deque()
         self._flying: dict[Any, tuple[_Actor, _Entry]] = {}
         self._changed = threading.Condition()
-        self._closing = self._stopping = False
+        self._closing = self._stopping = self._over = False
         self._broken: TLPError | None = None
         self._actors: list[_Actor] = []
         try:
@@ -194,7 +194,11 @@ class Cluster:
             self._closing = self._stopping = True
             self._changed.notify_all()
         ends = [actor.handle.stop.remote() for actor in self._actors if actor.room]
-        self._ray.wait(ends, num_returns=len(ends), timeout=_STOP_S) if ends else None
+        if ends:
+            self._ray.wait(ends, num_returns=len(ends), timeout=_STOP_S)
+        with self._changed:
+            self._over = True  # what was written by now is still taken
+            self._changed.notify_all()
         self._thread.join()
         self._leave()
 
@@ -251,7 +255,7 @@ class Cluster:
         coming = {actor.coming: actor for actor in self._actors if actor.coming is not None}
         waited = [*self._flying, *coming]
         with self._changed:
-            if self._stopping or (self._closing and not self._queue and not self._flying):
+            if self._over or (self._closing and not self._queue and not self._flying):
                 self._collect(0)
                 return False
             if not waited:
