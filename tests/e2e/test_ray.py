@@ -30,14 +30,14 @@ def ray(*arguments: str) -> None:
 
 
 def processes(name: bytes) -> list[int]:
-    """Of programs whose name ends so; ``raylet`` stands for a machine."""
+    """Of programs of that name, in order; a ``raylet`` stands for a machine."""
     found = []
     for status in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             program = status.read_bytes().split(b"\0")[0]
         except OSError:
             continue
-        if program.endswith(name):
+        if name in program:
             found.append(int(status.parent.name))
     return sorted(found)
 
@@ -49,7 +49,7 @@ def cluster() -> Iterator[str]:
     ray("start", "--head", "--port=6399", "--num-cpus=1", "--include-dashboard=false")
     try:
         ray("start", f"--address={address}", "--num-cpus=1")
-        assert len(processes(b"/raylet")) == 2
+        assert len(processes(b"raylet/raylet")) == 2
         yield address
     finally:
         ray("stop", "--force")
@@ -71,11 +71,11 @@ def lines(out: Path) -> list[dict[str, object]]:
     return sorted(kept, key=lambda line: json.dumps(line, sort_keys=True))
 
 
-@pytest.mark.parametrize("victim", [b"/raylet", b"ray::Worker"], ids=["machine", "actor"])
+@pytest.mark.parametrize("victim", [b"raylet/raylet", b"ray::Worker"], ids=["machine", "actor"])
 def test_a_death_midway_changes_neither_outputs_nor_journal(
     cluster: str, victim: bytes, tiny: TinyModel, tmp_path: Path
 ) -> None:
-    data = write_cases(tmp_path / "däta 1", 60, slices=30, plane=(240, 240))
+    data = write_cases(tmp_path / "däta 1", 40, slices=20, plane=(240, 240))
     (data / "case-007" / "case-007_t1.nii.gz").write_bytes(b"broken")
     assert main(command(data, tmp_path / "local", tiny)) == 8
     out = tmp_path / "ray"
@@ -91,7 +91,7 @@ def test_a_death_midway_changes_neither_outputs_nor_journal(
     _, said = process.communicate(timeout=400)
     assert process.returncode == 8, said
     assert b"a worker died; its cases go to the others" in said
-    assert done_before < 55
+    assert done_before < 35
     assert outputs(out) == outputs(tmp_path / "local")
     assert lines(out) == lines(tmp_path / "local")
     workers = {json.loads(line).get("worker") for line in journal.read_text().splitlines()} - {None}

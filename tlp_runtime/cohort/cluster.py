@@ -40,6 +40,7 @@ _MORE_CALLS = (AHEAD + 1) * CPU_ENGINES + 4
 """Calls that an actor takes at once, besides one a worker."""
 _POLL_S = 0.2
 _STOP_S = 60.0
+_CONNECT_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,9 +361,12 @@ def _connect(address: str) -> Any:
         raise DependencyMissing(
             f"--ray {address} needs Ray. Install it with: pip install 'tlp-mri[ray]'"
         ) from error
+    host, _, port = address.rpartition(":")
     try:
+        if host and port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise DeviceUnavailable(
             f"--ray {address}: there is no Ray cluster to be reached ({first_line(error)}). Start "
             "one with ray start --head, and ray start --address HOST:PORT on further machines."
