@@ -122,7 +122,7 @@ def infer_cohort(
         output.default("model", bundle.name, why)
     cohort = make(bundle)
     began = time.perf_counter()
-    with _backend(machines, bundle, output) as (backend, engine):
+    with _backend(machines, bundle, len(cohort.cases), output) as (backend, engine):
         about = {"command": command, "model": bundle.name, "onnx_sha256": bundle.onnx_sha256}
         with _Watched(output, len(cohort.cases)) as watch:
             summary = run_cohort(
@@ -156,7 +156,9 @@ def infer_cohort(
 
 
 @contextmanager
-def _backend(machines: Machines, bundle: Bundle, output: Output) -> Iterator[tuple[Backend, str]]:
+def _backend(
+    machines: Machines, bundle: Bundle, cases: int, output: Output
+) -> Iterator[tuple[Backend, str]]:
     """What runs jobs, and its engine's name."""
     if machines.ray is not None:
         from tlp_runtime.cohort.cluster import Cluster, Setup
@@ -178,7 +180,7 @@ def _backend(machines: Machines, bundle: Bundle, output: Output) -> Iterator[tup
     choices = choose_all(machines.engine, machines.device)
     with output.progress("building", named=True) as bar:
         opening = Opening(machines.threads, not machines.no_build, BuildBar(bar))
-        engines = open_all(choices, bundle, opening)
+        engines = open_all(choices, bundle, opening, cases=cases)
     where = ", ".join(dict.fromkeys(engine.device for engine in engines))
     count = f"{len(engines)} engines" if len(engines) > 1 else "1 engine"
     output.note(

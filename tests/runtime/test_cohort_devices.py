@@ -77,6 +77,11 @@ def test_engines_share_the_cores_of_a_cpu(
         engine.close()
 
 
+def test_there_are_no_more_engines_than_cases(tiny: TinyModel) -> None:
+    (engine,) = open_all([Choice("ort-cpu", None, "as asked")], tiny.bundle, cpus=4, cases=1)
+    engine.close()
+
+
 def test_every_machine_of_a_cluster_has_its_share() -> None:
     nodes = [
         {"NodeID": "a", "Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}},

@@ -66,6 +66,7 @@ def open_all(
     opening: Opening | None = None,
     *,
     cpus: int | None = None,
+    cases: int | None = None,
 ) -> list[Engine]:
     """Load a model into one engine a GPU, or into several on the CPU that share its cores.
 
@@ -75,16 +76,19 @@ def open_all(
     ----------
     cpus
         Cores to share out; None takes all.
+    cases
+        No more engines than cases, where their number is known.
     """
     opening = opening or Opening()
     if choices[0].cuda_index is None:
         cpus = cpus or cores()
-        count = min(CPU_ENGINES, cpus)
+        count = min(CPU_ENGINES, cpus, cases or cpus)
         if opening.threads is not None:
             count = max(1, cpus // opening.threads)
         threads = opening.threads or max(1, cpus // count)
         opening = Opening(threads, opening.build, opening.progress)
         choices = [choices[0]] * count
+    choices = choices[: cases or len(choices)]
     engines: list[Engine] = []
     try:
         engines.extend(choice.open(bundle, opening) for choice in choices)
