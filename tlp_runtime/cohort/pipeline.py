@@ -39,7 +39,7 @@ SWITCH_S = 0.0005
 """How long a thread keeps Python's lock when others want it: a tenth of Python's own setting, so
 that an engine's thread does not wait 5 ms for its turn at every batch."""
 
-TRIM_EVERY = 20
+TRIM_EVERY = 4
 """Cases after which freed memory is given back to the system: glibc keeps, in pieces, what threads
 freed, and that adds up over thousands of cases."""
 
