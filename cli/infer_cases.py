@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlp_runtime.bundle import Bundle
+from tlp_runtime.cohort.backend import Backend
 from tlp_runtime.cohort.cases import Case, find_cases, read_table
 from tlp_runtime.cohort.devices import choose_all, cores, open_all
 from tlp_runtime.cohort.job import Options, Outcome
 from tlp_runtime.cohort.journal import NAME
 from tlp_runtime.cohort.pipeline import Pipeline
-from tlp_runtime.cohort.run import Backend, Summary, run_cohort
+from tlp_runtime.cohort.run import Summary, run_cohort
 from tlp_runtime.engines.select import Opening
 from tlp_runtime.errors import CasesFailed, UsageError
 from tlp_runtime.io import deflate
 from tlp_runtime.io.atomic import require_writable
 from tlp_runtime.io.nifti import sidecar
-from tlp_runtime.models import find_bundle
 
 from .console import Output, write_json
-from .model import BuildBar
+from .model import BuildBar, choose_bundle
 
 LINE_EVERY_S = 30.0
 """Seconds between lines of progress where nobody watches a bar."""
@@ -117,9 +117,7 @@ def infer_cohort(
     """
     if json_path not in (None, "-"):
         require_writable(Path(json_path), overwrite=True)
-    bundle, why = find_bundle(machines.model, inputs)
-    if machines.model is None:
-        output.default("model", bundle.name, why)
+    bundle = choose_bundle(output, machines.model, inputs)
     cohort = make(bundle)
     began = time.perf_counter()
     with _backend(machines, bundle, len(cohort.cases), output) as (backend, engine):

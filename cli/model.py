@@ -41,12 +41,18 @@ def choose_model(
 ) -> tuple[Choice, Bundle]:
     """Settle engine and bundle, printing the defaults that were taken."""
     choice = choose(engine, device)
-    bundle, why = find_bundle(model, inputs)
-    if model is None:
-        output.default("model", bundle.name, why)
+    bundle = choose_bundle(output, model, inputs)
     if engine == "auto":
         output.default("engine", choice.name, choice.reason)
     return choice, bundle
+
+
+def choose_bundle(output: Output, model: str | None, inputs: Sequence[str] | None) -> Bundle:
+    """Settle the bundle, printing a default that was taken."""
+    bundle, why = find_bundle(model, inputs)
+    if model is None:
+        output.default("model", bundle.name, why)
+    return bundle
 
 
 def open_engine(

@@ -221,7 +221,8 @@ class Batcher:
                     for run in runs:
                         run.work.put(run.first, images[done : done + run.count, 0])
                         done += run.count
-                    yield Ran(done, began, ended, tuple(run.work for run in runs))
+                    works_of = tuple(dict.fromkeys(run.work for run in runs))
+                    yield Ran(done, began, ended, works_of)
             except MemoryExhausted as error:
                 if self.batch == 1:
                     raise

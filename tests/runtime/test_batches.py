@@ -91,6 +91,14 @@ def test_a_batch_too_large_is_halved_and_nothing_is_run_twice_or_lost(
         np.testing.assert_array_equal(work.images, expected(work))
 
 
+def test_a_case_that_was_cut_by_halving_is_named_once_a_batch() -> None:
+    work = sheaf(8, 0)
+    ran = list(Batcher(Small(3), 7).run([work]))
+    assert [one.count for one in ran] == [3, 3, 2]
+    assert [one.works for one in ran] == [(work,)] * 3
+    np.testing.assert_array_equal(work.images, expected(work))
+
+
 def test_not_even_one_slice_is_an_error() -> None:
     with pytest.raises(MemoryExhausted, match="no room for 1"):
         list(Batcher(Small(0), 4).run([sheaf(1, 0)]))

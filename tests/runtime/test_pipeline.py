@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL
 from tlp_runtime import Synthesizer
 from tlp_runtime.cohort.cases import find_cases
-from tlp_runtime.cohort.job import Job, Options
+from tlp_runtime.cohort.job import Job, Options, Outcome
 from tlp_runtime.cohort.pipeline import Pipeline, Span
+from tlp_runtime.cohort.run import run_cohort
 from tlp_runtime.engines.base import Slices
-from tlp_runtime.errors import EngineError
+from tlp_runtime.errors import EngineError, MemoryExhausted
 from tlp_runtime.io.nifti import read_volume
 
 
@@ -139,14 +140,36 @@ def test_a_case_s_unexpected_error_is_its_own(
 
 
 def test_no_more_cases_are_under_way_than_there_is_room_for(data: Path, tmp_path: Path) -> None:
-    cases = find_cases(data, prompts=True)
-    pipeline = Pipeline([SlowEngine(0.0)], batch=4, workers=1)
-    assert pipeline.room == 4
-    jobs = [Job(case, tmp_path, Options()) for case in cases]
-    with pipeline:
-        outcomes = [pipeline.submit(job) for job in jobs]
-        assert [future.result(timeout=60).status for future in outcomes] == ["done"] * 7
-    assert threading.active_count() < 20
+    under_way: list[int] = []
+
+    class Counting(Pipeline):
+        now = 0
+
+        def submit(self, job: Job) -> Future[Outcome]:
+            self.now += 1
+            under_way.append(self.now)
+            outcome = super().submit(job)
+            outcome.add_done_callback(lambda _: setattr(self, "now", self.now - 1))
+            return outcome
+
+    with Counting([SlowEngine(0.05)], batch=4, workers=1) as pipeline:
+        assert pipeline.room == 4
+        cases = find_cases(data, prompts=True)
+        run_cohort(cases, tmp_path / "out", pipeline, Options(), about={})
+    assert len(under_way) == 7
+    assert max(under_way) == 4
+
+
+def test_a_batch_that_is_halved_midway_loses_no_case(data: Path, tmp_path: Path) -> None:
+    class Small(SlowEngine):
+        def _run(self, tensors: Mapping[str, Slices]) -> Slices:
+            if len(tensors["t1"]) > 5:
+                raise MemoryExhausted("fake: too many.")
+            return super()._run(tensors)
+
+    run(data, tmp_path / "whole", SlowEngine())
+    assert run(data, tmp_path / "halved", Small(), batch=16).done == 7
+    assert outputs(tmp_path / "halved") == outputs(tmp_path / "whole")
 
 
 def test_a_few_cases_are_not_kept_waiting_for_a_full_batch(data: Path, tmp_path: Path) -> None:

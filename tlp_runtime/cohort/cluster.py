@@ -16,10 +16,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tlp_runtime.bundle import Bundle
+from tlp_runtime.cohort.backend import Backend
 from tlp_runtime.cohort.devices import CPU_ENGINES, choose_all, open_all
 from tlp_runtime.cohort.job import Job, Outcome
 from tlp_runtime.cohort.pipeline import AHEAD, Pipeline
@@ -123,8 +123,8 @@ class _Entry:
     deaths: int = 0
 
 
-class Cluster:
-    """Jobs to the actors of a Ray cluster. A context manager.
+class Cluster(Backend):
+    """Gives jobs to the actors of a Ray cluster.
 
     Parameters
     ----------
@@ -135,8 +135,6 @@ class Cluster:
     ----------
     engine
         The name that all actors' engines have.
-    room
-        How many jobs should be under way.
 
     Raises
     ------
@@ -171,7 +169,7 @@ class Cluster:
         return len(self._actors)
 
     def submit(self, job: Job) -> Future[Outcome]:
-        """Start on a job; the future is as of :meth:`Pipeline.submit`."""
+        """Start on a job."""
         entry = _Entry(job)
         with self._changed:
             if self._broken is not None:
@@ -191,6 +189,8 @@ class Cluster:
 
     def stop(self) -> None:
         """Drop what was not run yet, wait for what is being written, and end the actors."""
+        if not self._ray.is_initialized():
+            return
         with self._changed:
             self._closing = self._stopping = True
             self._changed.notify_all()
@@ -254,19 +254,20 @@ class Cluster:
         """One round; False when nothing is left."""
         self._assign()
         coming = {actor.coming: actor for actor in self._actors if actor.coming is not None}
-        waited = [*self._flying, *coming]
+        awaited = [*self._flying, *coming]
         with self._changed:
-            if self._over or (self._closing and not self._queue and not self._flying):
-                self._collect(0)
-                return False
-            if not waited:
+            last = self._over or (self._closing and not self._queue and not self._flying)
+            if not awaited and not last:
                 self._changed.wait(_POLL_S)
-                return True
-        self._collect(_POLL_S)
-        ready, _ = self._ray.wait(list(coming), timeout=0) if coming else ([], [])
-        for answer in ready:
-            self._returned(coming[answer])
-        return True
+        if awaited:
+            self._ray.wait(awaited, num_returns=1, timeout=0 if last else _POLL_S)
+            ready, _ = self._ray.wait(awaited, num_returns=len(awaited), timeout=0)
+            for reference in ready:
+                if reference in coming:
+                    self._returned(coming[reference])
+                else:
+                    self._collect(reference)
+        return not last
 
     def _assign(self) -> None:
         while not self._stopping:
@@ -279,22 +280,16 @@ class Cluster:
             actor.busy += 1
             self._flying[actor.handle.run.remote(entry.job)] = (actor, entry)
 
-    def _collect(self, timeout: float) -> None:
-        """Take outcomes; a job whose actor died goes to the front of the queue."""
-        flying = list(self._flying)
-        if not flying:
-            return
-        ready, _ = self._ray.wait(flying, num_returns=1, timeout=timeout)
-        more, _ = self._ray.wait(flying, num_returns=len(flying), timeout=0)
-        for reference in {*ready, *more}:
-            actor, entry = self._flying.pop(reference)
-            actor.busy -= 1
-            try:
-                entry.outcome.set_result(self._ray.get(reference))
-            except self._ray.exceptions.RayActorError as error:
-                self._died(actor, entry, error)
-            except self._ray.exceptions.RayError as error:
-                entry.outcome.set_exception(_ours(error))
+    def _collect(self, reference: Any) -> None:
+        """Take an outcome; a job whose actor died goes to the front of the queue."""
+        actor, entry = self._flying.pop(reference)
+        actor.busy -= 1
+        try:
+            entry.outcome.set_result(self._ray.get(reference))
+        except self._ray.exceptions.RayActorError as error:
+            self._died(actor, entry, error)
+        except self._ray.exceptions.RayError as error:
+            entry.outcome.set_exception(_ours(error))
 
     def _died(self, actor: _Actor, entry: _Entry, error: Exception) -> None:
         if actor.room:
@@ -339,18 +334,6 @@ class Cluster:
         for actor in self._actors:
             self._ray.kill(actor.handle)
         self._ray.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._ray.is_initialized():
-            self.close() if error is None else self.stop()
 
 
 def _connect(address: str) -> Any:

@@ -6,7 +6,7 @@ One JSON object a line, on the disk before the next case counts as finished. ::
     {"event": "planned", "case": "a", "output": "a_synth-t1ce.nii.gz"}
     {"event": "done", "case": "a", "key": …, "sha256": …, "slices": 139, "seconds": {…}, …}
     {"event": "failed", "case": "b", "error": "InputMissing", "message": …}
-    {"event": "end", "done": 63, "skipped": 0, "failed": 1}
+    {"event": "end", "done": 63, "unchanged": 0, "failed": 1}
 
 An output that was planned here belongs to this journal and may be replaced by a later run.
 """

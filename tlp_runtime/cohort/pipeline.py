@@ -22,11 +22,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 from tlp_runtime.batches import Batcher, Stack, Work
+from tlp_runtime.cohort.backend import Backend
 from tlp_runtime.cohort.job import Job, Outcome, key_of
 from tlp_runtime.cohort.remarks import Remarks
 from tlp_runtime.engines.base import Engine
@@ -77,8 +77,8 @@ class _Entry:
     remarks: list[str] = field(default_factory=list)
 
 
-class Pipeline:
-    """Runs jobs, several at a time. A context manager.
+class Pipeline(Backend):
+    """Runs jobs in threads of this process.
 
     Parameters
     ----------
@@ -124,12 +124,7 @@ class Pipeline:
             thread.start()
 
     def submit(self, job: Job) -> Future[Outcome]:
-        """Start on a job.
-
-        The future is an outcome for whatever is wrong with the case itself. It raises
-        :class:`NoSpace` when nothing can be written any more, and the engine's error when no
-        engine is left.
-        """
+        """Start on a job."""
         entry = _Entry(job, Future())
         entry.ready = self._readers.submit(self._read, entry)
         with self._changed:
@@ -274,36 +269,13 @@ class Pipeline:
             if not entry.outcome.done():
                 entry.outcome.set_exception(known)
 
-    def _spanned(self, stage: str, job: Job) -> _Spanned:
-        return _Spanned(self._on_span, stage, job.case.name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.close()
-        else:
-            self.stop()
-
-
-class _Spanned:
-    """Reports the time of what it surrounds."""
-
-    def __init__(self, on_span: Callable[[Span], None], stage: str, case: str) -> None:
-        self._on_span, self._stage, self._case = on_span, stage, case
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
+    @contextmanager
+    def _spanned(self, stage: str, job: Job) -> Iterator[None]:
+        """Tell how long what follows took."""
+        began = time.perf_counter()
+        yield
         thread = threading.current_thread().name
-        self._on_span(Span(self._stage, self._case, thread, self._began, time.perf_counter()))
+        self._on_span(Span(stage, job.case.name, thread, began, time.perf_counter()))
 
 
 def _give_back_memory() -> None:

@@ -8,8 +8,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from tlp_runtime.cohort.backend import Backend
 from tlp_runtime.cohort.cases import Case
 from tlp_runtime.cohort.job import Job, Options, Outcome
 from tlp_runtime.cohort.journal import NAME, SCHEMA, Journal
@@ -19,24 +20,6 @@ from tlp_runtime.io.nifti import sidecar
 from tlp_runtime.provenance import now
 
 _SHOWN = 5
-
-
-class Backend(Protocol):
-    """Where jobs are run: threads of this process, or machines of a cluster.
-
-    Attributes
-    ----------
-    room
-        How many jobs should be under way.
-    """
-
-    room: int
-
-    def submit(self, job: Job) -> Future[Outcome]:
-        """Start on a job."""
-
-    def stop(self) -> None:
-        """Drop what is not being written."""
 
 
 @dataclass
