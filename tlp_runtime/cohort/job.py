@@ -150,7 +150,10 @@ class Outcome:
 
 
 def key_of(inputs: Inputs, engine: Engine, options: Options) -> str:
-    """A hash of all that decides about an output's voxels: equal keys, equal outputs."""
+    """A hash of what an output is made from: inputs, model, engine, options.
+
+    Versions of the software are left out, so that an update does not do everything again.
+    """
     sources = {**inputs.images, "prompt": inputs.labels, "brain_mask": inputs.brain_mask}
     content = {
         "inputs": {
