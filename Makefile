@@ -4,10 +4,12 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install test lint demo proof clean
+.PHONY: help install page wheel test lint demo proof clean
 
 help:
 	@echo "make install   a virtual environment in $(VENV) with everything"
+	@echo "make page      the viewer's page, by Node.js (make install does it too)"
+	@echo "make wheel     a wheel with the page, in dist/"
 	@echo "make test      format, lint, types, import rules and tests: what CI runs"
 	@echo "make demo      train, export, infer, evaluate on the phantom; report in demo/"
 	@echo "make proof     the long proofs that CI has no time for"
@@ -17,10 +19,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found; use make PYTHON=python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
-	$(INSTALL) -e '.[cpu,train,export,trt-rtx,dicom,ray,dev]'
+	$(INSTALL) -e '.[cpu,train,export,trt-rtx,dicom,ray,serve,dev]'
 	touch $@
 
 install: $(VENV)/.installed
+
+# Built by setup.py at installation as well; this is for when its sources change.
+PAGE = tlp_server/page/index.html
+$(PAGE): $(shell find web -path web/node_modules -prune -o -type f -print)
+	cd web && npm ci && npm run build
+
+page: $(PAGE)
+
+wheel: install $(PAGE)
+	TLP_PAGE=required $(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 lint: install
 	$(BIN)/ruff format --check .
@@ -29,14 +41,14 @@ lint: install
 	$(BIN)/lint-imports
 
 # One thread a process: PyTorch's threads wait for each other badly when several processes run.
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+test: lint page
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 demo: install
 	$(BIN)/python benchmarks/demo.py --out demo
 
-proof: install
+proof: install page
 	$(BIN)/pytest -m proof
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo build dist web/node_modules tlp_server/page *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -57,7 +57,7 @@ class Output:
         root = logging.getLogger()
         root.handlers = [handler]
         root.setLevel(logging.WARNING)
-        for name in ("tlp_runtime", "tlp_train", "tlp_export"):
+        for name in ("tlp_runtime", "tlp_train", "tlp_export", "tlp_server"):
             logging.getLogger(name).setLevel(logging.INFO)
 
     def note(self, text: str) -> None:

@@ -23,8 +23,10 @@ from . import (
     infer,
     models,
     phantom,
+    serve,
     train,
     verify,
+    view,
 )
 from .console import error_console
 
@@ -56,6 +58,8 @@ app.command("export")(export.command)
 app.command("verify")(verify.command)
 # Words without an option: `--prompt-labels tumour=1,4 oedema=2`.
 app.command("infer", context_settings={"allow_extra_args": True})(infer.command)
+app.command("view")(view.command)
+app.command("serve")(serve.command)
 app.command("augment")(augment.command)
 app.command("bench")(bench.command)
 app.command("evaluate")(evaluate.command)

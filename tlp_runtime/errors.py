@@ -10,8 +10,10 @@ exit status of the command line; it is part of the public contract and never reu
     +-- InputError            3  the images given
     |   +-- InputMissing
     |   +-- InputUnreadable
+    |   |   +-- InputTooLarge
     |   +-- GeometryError
     |   +-- ContentError
+    |       +-- UnknownLabels
     +-- ModelError            4  bundles, checkpoints, runs, specs
     |   +-- ModelMissing
     |   +-- ModelDamaged
@@ -65,12 +67,20 @@ class InputUnreadable(InputError):
     """A file exists but is damaged or of another format."""
 
 
+class InputTooLarge(InputUnreadable):
+    """A file is, or unpacks to, more than what was allowed."""
+
+
 class GeometryError(InputError):
     """Shape, spacing, orientation or place is not what is needed."""
 
 
 class ContentError(InputError):
     """The geometry is right, the voxel values are not."""
+
+
+class UnknownLabels(ContentError):
+    """A label map whose numbers mean nothing until somebody says what."""
 
 
 class ModelError(TLPError):

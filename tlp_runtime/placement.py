@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -42,7 +43,7 @@ class Placement:
     window: tuple[int, int]
     corners: tuple[tuple[int, int], ...]
 
-    @property
+    @cached_property
     def weights(self) -> NDArray[np.float32]:
         """(windows, height, width): each window's share of the result, summing to 1 everywhere."""
         height, width = self.window
@@ -138,6 +139,18 @@ def place(grid: Grid, brain: Extent, spec: ModelSpec, name: str) -> Placement:
     affine[:3, :3] = axes_ras(crop) * spacing
     affine[:3, 3] = axes_ras(crop) @ (centre - spacing * (np.array(shape) - 1) / 2)
     return Placement(Grid(shape, affine), None, window, corners)
+
+
+def shared_part(
+    offset: tuple[int, int, int], shape: tuple[int, ...], whole: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The part that a box at ``offset`` shares with the whole: in the whole, and in the box."""
+    here, there = [], []
+    for start, count, limit in zip(offset, shape, whole, strict=True):
+        low, high = max(start, 0), min(start + count, limit)
+        here.append(slice(low, high))
+        there.append(slice(low - start, high - start))
+    return tuple(here), tuple(there)
 
 
 def _windows(

@@ -14,11 +14,11 @@ from tlp_runtime import checks
 from tlp_runtime import prompt as prompts
 from tlp_runtime.crop import require_model_grid
 from tlp_runtime.errors import ContentError, GeometryError
-from tlp_runtime.grid import difference
+from tlp_runtime.grid import Grid, difference
 from tlp_runtime.intensity import background, limits, require_numbers, scale_between
-from tlp_runtime.placement import Extent, Placement, place, published
+from tlp_runtime.placement import Extent, Placement, place, published, shared_part
 from tlp_runtime.prompt import Prompt
-from tlp_runtime.resample import filled, resampled, resampled_inside, resampled_labels
+from tlp_runtime.resample import InsideSplines, filled, resampled, resampled_labels
 from tlp_runtime.spec import PROMPT_NAME, ModelSpec
 from tlp_runtime.volume import Volume, require_same_grid
 
@@ -126,19 +126,20 @@ def restore(slices: NDArray[np.float32], prepared: Prepared) -> Volume:
     """Put (Z, Y, X) slices of the placement back on the reference's own grid; 0 elsewhere."""
     oriented, placement = prepared.oriented, prepared.placement
     if placement.offset is None:
-        assert prepared.inside is not None
-        data = resampled_inside(
-            np.ascontiguousarray(slices.transpose(2, 1, 0)),
-            np.ascontiguousarray(prepared.inside.transpose(2, 1, 0)),
-            placement.grid,
-            oriented.grid,
-            filled(oriented.data != 0),
-        )
+        data = splines_back(prepared).whole(slices.transpose(2, 1, 0))
     else:
         data = np.zeros(oriented.shape, np.float32, order="F")
-        here, there = _shared(placement.offset, placement.grid.shape, oriented.shape)
+        here, there = shared_part(placement.offset, placement.grid.shape, oriented.shape)
         data[here] = slices.transpose(2, 1, 0)[there]
     return replace(oriented, data=data).restored_to(prepared.reference)
+
+
+def splines_back(prepared: Prepared) -> InsideSplines:
+    """What interpolates slices of an interpolated case back to its scan, in the model's axes."""
+    oriented, placement = prepared.oriented, prepared.placement
+    assert prepared.inside is not None
+    inside = np.ascontiguousarray(prepared.inside.transpose(2, 1, 0))
+    return InsideSplines(inside, placement.grid, oriented.grid, filled(oriented.data != 0))
 
 
 def _oriented(volume: Volume, spec: ModelSpec) -> Volume:
@@ -221,7 +222,7 @@ def _brought(volume: Volume, reference: Volume, placement: Placement) -> NDArray
         return resampled(volume, placement.grid).transpose(2, 1, 0)
     assert placement.offset is not None
     offset, data = placement.offset, volume.data
-    here, there = _shared(offset, placement.grid.shape, data.shape)
+    here, there = shared_part(offset, placement.grid.shape, data.shape)
     if data[here].shape == placement.grid.shape:
         return data[here].transpose(2, 1, 0)
     padded = np.zeros(placement.grid.shape, data.dtype)
@@ -270,13 +271,27 @@ def _prompted(
     return np.ascontiguousarray(values)
 
 
-def _shared(
-    offset: tuple[int, int, int], shape: tuple[int, ...], whole: tuple[int, ...]
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The part that a box at ``offset`` shares with the whole: in the whole, and in the box."""
-    here, there = [], []
-    for start, count, limit in zip(offset, shape, whole, strict=True):
-        low, high = max(start, 0), min(start + count, limit)
-        here.append(slice(low, high))
-        there.append(slice(low - start, high - start))
-    return tuple(here), tuple(there)
+def label_sources(grid: Grid, prepared: Prepared, spec: ModelSpec) -> NDArray[np.int32]:
+    """Where each voxel of the placement takes its label from, of a map on the reference's voxels.
+
+    Prompting by ``labels.ravel(order="F")[sources - 1]`` gives what :func:`prepare` gives of the
+    map, for any part of the placement alone.
+
+    Parameters
+    ----------
+    grid
+        The map's: the reference's own, in any axis order.
+
+    Returns
+    -------
+    (Z, Y, X): 1 + the number of the map's voxel, first axis fastest; 0 where there is none.
+    """
+    count = int(np.prod(grid.shape))
+    numbers = np.arange(1, count + 1, dtype=np.int32).reshape(grid.shape, order="F")
+    oriented = _oriented(Volume(numbers, grid.affine, name="labels"), spec)
+    placement = prepared.placement
+    if placement.offset is None:
+        taken = resampled_labels(oriented, placement.grid).transpose(2, 1, 0)
+    else:
+        taken = _brought(oriented, prepared.oriented, placement)
+    return np.ascontiguousarray(taken)

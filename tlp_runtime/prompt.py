@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import ContentError, UsageError
+from tlp_runtime.errors import UnknownLabels, UsageError
 from tlp_runtime.intensity import require_numbers
 from tlp_runtime.shapes import Shape
 from tlp_runtime.spec import PromptSpec
@@ -42,7 +42,9 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
     Raises
     ------
     ContentError
-        A value that is not a whole number, or a label that ``spec`` does not know.
+        A value that is not a whole number.
+    UnknownLabels
+        A label that ``spec`` does not know.
     """
     require_numbers(labels, name)
     box = _box_of(labels != 0)
@@ -51,11 +53,11 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
     unknown = [value for value in np.unique(within).tolist() if value not in known]
     if unknown:
         shown = ", ".join(f"{value:g}" for value in unknown[:8])
-        raise ContentError(
+        raise UnknownLabels(
             f"{name}: labels {shown}{', …' if len(unknown) > 8 else ''} have no meaning here. "
             f"Expected 0 background, {_list(spec.tumour_labels)} tumour, "
-            f"{_list(spec.oedema_labels)} oedema; say what others are with "
-            "--prompt-labels 'tumour=… oedema=…'"
+            f"{_list(spec.oedema_labels)} oedema; say what others are, such as "
+            "tumour=1,3 oedema=2 (--prompt-labels)."
         )
     order: Literal["C", "F"] = "F" if labels.flags.f_contiguous else "C"
     prompt = np.zeros(labels.shape, dtype=np.float32, order=order)
@@ -77,7 +79,7 @@ def with_labels(spec: PromptSpec, assignments: Iterable[str]) -> PromptSpec:
         match = re.fullmatch(r"(tumour|oedema)=(\d+(?:,\d+)*)", text)
         if match is None or match[1] in labels:
             raise UsageError(
-                f"--prompt-labels {text!r}: expected tumour=N[,N…] or oedema=N[,N…], each once."
+                f"labels {text!r}: expected tumour=N[,N…] or oedema=N[,N…], each once."
             )
         labels[match[1]] = tuple(int(n) for n in match[2].split(","))
     if not labels:
@@ -85,7 +87,7 @@ def with_labels(spec: PromptSpec, assignments: Iterable[str]) -> PromptSpec:
     tumour, oedema = labels.get("tumour", ()), labels.get("oedema", ())
     if set(tumour) & set(oedema) or 0 in tumour + oedema:
         raise UsageError(
-            f"--prompt-labels: tumour={_list(tumour)} and oedema={_list(oedema)} must not share "
+            f"labels: tumour={_list(tumour)} and oedema={_list(oedema)} must not share "
             "a label, and 0 is background."
         )
     return replace(spec, tumour_labels=tumour, oedema_labels=oedema)

@@ -6,6 +6,7 @@ never interpolated.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 
 from tlp_runtime.grid import Grid
 from tlp_runtime.volume import Volume
+
+_SPLINE_PAD = 12
+"""Voxels by which an image is continued at its edges before splines are fitted, as SciPy does."""
 
 
 def resampled(volume: Volume, grid: Grid) -> NDArray[np.float32]:
@@ -47,46 +51,94 @@ def resampled_labels(volume: Volume, grid: Grid) -> NDArray[Any]:
     return _sampled(volume.data, volume.grid, grid, order=0)
 
 
-def resampled_inside(
-    data: NDArray[np.float32],
-    inside: NDArray[np.bool_],
-    grid: Grid,
-    target: Grid,
-    mask: NDArray[np.bool_],
-) -> NDArray[np.float32]:
-    """An image of a brain on another grid: cubic splines of the brain's values alone.
+class InsideSplines:
+    """Cubic splines of a brain's values alone, evaluated on another grid slice by slice.
 
     Values outside the brain are replaced by the nearest inside before the splines are fitted, so
     that its edge neither darkens nor rings; the result keeps to the range of the values that went
-    in and is 0 outside ``mask``.
+    in and is 0 outside ``mask``. A slice is the same to the bit whichever others are evaluated.
 
     Parameters
     ----------
-    data, inside
-        The image and where it is brain, both on ``grid``.
+    inside
+        Where the images that will be fitted are brain, on ``grid``.
     mask
         Where ``target`` is brain.
-
-    Returns
-    -------
-    float32 of ``target.shape``.
     """
-    from scipy import ndimage
 
-    out = np.zeros(target.shape, np.float32)
-    box = ndimage.find_objects(mask.astype(np.uint8))
-    if not box or not inside.any():
+    def __init__(
+        self, inside: NDArray[np.bool_], grid: Grid, target: Grid, mask: NDArray[np.bool_]
+    ) -> None:
+        from scipy import ndimage
+
+        self._mask = mask
+        self._move = np.linalg.inv(grid.affine) @ target.affine
+        box = ndimage.find_objects(mask.astype(np.uint8)) if inside.any() else []
+        self._box: tuple[slice, ...] | None = box[0] if box else None
+        self._nearest: NDArray[np.intp] | None = None
+        if self._box is not None:
+            nearest = ndimage.distance_transform_edt(
+                ~inside, return_distances=False, return_indices=True
+            )
+            self._nearest = np.ravel_multi_index(tuple(nearest), inside.shape).astype(np.int32)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it holds."""
+        return self._mask.nbytes + (0 if self._nearest is None else self._nearest.nbytes)
+
+    @property
+    def slices(self) -> range:
+        """Slices of the target, along its last axis, that hold brain."""
+        return range(0) if self._box is None else range(self._box[2].start, self._box[2].stop)
+
+    def fit(self, data: NDArray[np.float32]) -> FittedSplines:
+        """Fit an image on ``grid``."""
+        from scipy import ndimage
+
+        if self._nearest is None:
+            return FittedSplines(np.zeros((1, 1, 1)), 0, 0)
+        extended = data.reshape(-1)[self._nearest]
+        padded = np.pad(extended, _SPLINE_PAD, mode="edge")
+        coefficients = ndimage.spline_filter(padded, 3, output=np.float64, mode="nearest")
+        return FittedSplines(coefficients, float(extended.min()), float(extended.max()))
+
+    def slice(self, fitted: FittedSplines, k: int) -> NDArray[np.float32]:
+        """(I, J): slice ``k`` of the target."""
+        from scipy import ndimage
+
+        out = np.zeros(self._mask.shape[:2], np.float32)
+        if k not in self.slices:
+            return out
+        assert self._box is not None
+        rows, columns, _ = self._box
+        turn = self._move[:3, :3]
+        corner = turn @ (rows.start, columns.start, k) + self._move[:3, 3] + _SPLINE_PAD
+        shape = (rows.stop - rows.start, columns.stop - columns.start, 1)
+        made = ndimage.affine_transform(
+            fitted.coefficients, turn, corner, shape,
+            order=3, mode="nearest", prefilter=False, output=np.float32,
+        )[:, :, 0]  # fmt: skip
+        np.clip(made, fitted.low, fitted.high, out=made)
+        out[rows, columns] = np.where(self._mask[rows, columns, k], made, 0)
         return out
-    part = box[0]
-    nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
-    extended = data[tuple(nearest)]
-    affine = target.affine.copy()
-    affine[:3, 3] = target.world(np.array([[s.start for s in part]]))[0]
-    sub = Grid(mask[part].shape, affine)
-    made = _sampled(extended, grid, sub, order=3, anywhere=True)
-    np.clip(made, extended.min(), extended.max(), out=made)
-    out[part] = np.where(mask[part], made, 0)
-    return out
+
+    def whole(self, data: NDArray[np.float32]) -> NDArray[np.float32]:
+        """An image on ``grid`` brought to the target: all slices, first axis fastest."""
+        out = np.zeros(self._mask.shape, np.float32, order="F")
+        fitted = self.fit(data)
+        for k in self.slices:
+            out[:, :, k] = self.slice(fitted, k)
+        return out
+
+
+@dataclass(frozen=True)
+class FittedSplines:
+    """An image's spline coefficients, and the range it keeps to."""
+
+    coefficients: NDArray[np.float64]
+    low: float
+    high: float
 
 
 def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -97,18 +149,15 @@ def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return holeless
 
 
-def _sampled(
-    data: NDArray[Any], source: Grid, target: Grid, *, order: int, anywhere: bool = False
-) -> NDArray[Any]:
-    """``data`` at the voxels of ``target``; 0 beyond half a voxel outside it, unless anywhere."""
+def _sampled(data: NDArray[Any], source: Grid, target: Grid, *, order: int) -> NDArray[Any]:
+    """``data`` at the voxels of ``target``; 0 beyond half a voxel outside it."""
     from scipy import ndimage
 
     move = np.linalg.inv(source.affine) @ target.affine
     moved = ndimage.affine_transform(
         data, move[:3, :3], move[:3, 3], target.shape, order=order, mode="nearest"
     )
-    if not anywhere:
-        moved[~_covered(move, source.shape, target.shape)] = 0
+    moved[~_covered(move, source.shape, target.shape)] = 0
     return np.asarray(moved)
 
 

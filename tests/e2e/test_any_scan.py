@@ -18,7 +18,7 @@ from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.grid import Grid
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.placement import Placement
-from tlp_runtime.resample import filled, resampled, resampled_inside, resampled_labels
+from tlp_runtime.resample import InsideSplines, filled, resampled, resampled_labels
 from tlp_runtime.spec import ModelSpec
 
 LOSS = 0.03
@@ -51,7 +51,8 @@ def ssim_inside(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> float:
 def there_and_back(scan: Volume, placement: Placement) -> np.ndarray:
     """A scan after the two interpolations of its synthesis, without a network between."""
     seen = resampled(scan, placement.grid)
-    return resampled_inside(seen, seen != 0, placement.grid, scan.grid, filled(scan.data != 0))
+    splines = InsideSplines(seen != 0, placement.grid, scan.grid, filled(scan.data != 0))
+    return splines.whole(seen)
 
 
 def losses(synthesizer: Synthesizer, case: Path) -> tuple[float, float]:

@@ -79,6 +79,7 @@ def test_tables_put_the_paper_s_numbers_beside_ours_and_reference_rows_below(
     assert "none" in table(results, [("", "t2")]), "what was not run is said so"
 
 
+@pytest.mark.proof
 def test_the_run_is_resumable_and_writes_tables_and_figures(
     phantom_dir: Path, tmp_path: Path
 ) -> None:

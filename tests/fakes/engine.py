@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,3 +34,25 @@ class FakeEngine(Engine):
         return np.clip(first * 0.5 + tensors["prompt"] * 0.25, -1, 1).astype(np.float32)
 
     def close(self) -> None: ...
+
+
+class GatedEngine(FakeEngine):
+    """Runs when it is let, and remembers which slices it saw."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Semaphore(0)
+        self.seen: list[int] = []
+        self.images: list[np.ndarray] = []
+        self.fails: Exception | None = None
+
+    def _run(self, tensors: Mapping[str, Slices]) -> Slices:
+        self.entered.release()
+        assert self.open.wait(20)
+        self.seen.append(len(tensors["prompt"]))
+        self.images.extend(tensors["t1"][:, 0].copy())
+        if self.fails is not None:
+            raise self.fails
+        return super()._run(tensors)

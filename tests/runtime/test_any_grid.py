@@ -18,7 +18,7 @@ from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.crop import on_lattice
 from tlp_runtime.grid import Grid
 from tlp_runtime.prepare import Prepared, prepare
-from tlp_runtime.resample import resampled, resampled_inside
+from tlp_runtime.resample import InsideSplines, resampled
 
 
 @lru_cache
@@ -206,6 +206,6 @@ def test_interpolation_with_splines_neither_darkens_nor_rings_at_an_edge() -> No
     affine[:3, 3], affine[3, 3] = 0.2, 1
     target = Grid((28, 28, 28), affine)
     mask = resampled(Volume(inside.astype(np.float32), grid.affine), target) > 0
-    out = resampled_inside(inside.astype(np.float32), inside, grid, target, mask)
+    out = InsideSplines(inside, grid, target, mask).whole(inside.astype(np.float32))
     np.testing.assert_allclose(out[mask], 1, atol=1e-6)
     assert not out[~mask].any()

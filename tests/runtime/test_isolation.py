@@ -1,4 +1,4 @@
-"""The runtime is what a hospital installs: it must never pull in torch or onnx."""
+"""Runtime and server are what a hospital installs: they must never pull in torch or onnx."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import tlp_runtime
+import tlp_server
 
 # nibabel itself looks for scipy, so scipy is not in this list.
 HEAVY = ("torch", "onnx", "onnxscript", "monai", "lightning", "skimage", "matplotlib")
@@ -14,11 +15,13 @@ HEAVY = ("torch", "onnx", "onnxscript", "monai", "lightning", "skimage", "matplo
 
 def _modules() -> list[str]:
     return [
-        module.name for module in pkgutil.walk_packages(tlp_runtime.__path__, prefix="tlp_runtime.")
+        module.name
+        for package in (tlp_runtime, tlp_server)
+        for module in pkgutil.walk_packages(package.__path__, prefix=f"{package.__name__}.")
     ]
 
 
-def test_a_process_with_all_of_the_runtime_has_neither_torch_nor_onnx() -> None:
+def test_a_process_with_all_of_runtime_and_server_has_neither_torch_nor_onnx() -> None:
     assert len(_modules()) > 15
     code = (
         f"import importlib, sys\nfor name in {_modules()!r}: importlib.import_module(name)\n"

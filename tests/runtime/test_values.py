@@ -97,5 +97,5 @@ def test_prompt_labels_say_what_labels_mean() -> None:
     "assignments", [["tumor=1"], ["tumour=x"], ["tumour=1", "tumour=2"], ["tumour=1", "oedema=1"]]
 )
 def test_prompt_labels_of_another_form_are_refused(assignments: list[str]) -> None:
-    with pytest.raises(UsageError, match="--prompt-labels"):
+    with pytest.raises(UsageError, match="labels"):
         with_labels(PromptSpec(), assignments)

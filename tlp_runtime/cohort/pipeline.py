@@ -28,9 +28,9 @@ from dataclasses import dataclass, field
 from tlp_runtime.batches import Batcher, Stack, Work
 from tlp_runtime.cohort.backend import Backend
 from tlp_runtime.cohort.job import Job, Outcome, key_of
-from tlp_runtime.cohort.remarks import Remarks
 from tlp_runtime.engines.base import Engine
 from tlp_runtime.errors import EngineError, NoSpace, TLPError
+from tlp_runtime.remarks import Remarks
 from tlp_runtime.synthesize import Ready, finish, make_ready, read
 
 logger = logging.getLogger(__name__)

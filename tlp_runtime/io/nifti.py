@@ -6,7 +6,9 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from tlp_runtime.errors import (
     GeometryError,
     InputMissing,
+    InputTooLarge,
     InputUnreadable,
     OutputError,
     first_line,
@@ -63,23 +66,81 @@ def read_volume(path: Path | str) -> Volume:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputMissing(f"{path}: {what}, expected a NIfTI file (.nii or .nii.gz).")
-    try:
+    with _told(str(path)):
         content = path.read_bytes()
-        image = _parsed(content, path)
-        _require_place(image.header, path)
-        data = np.asanyarray(image.dataobj)
+        if path.name.lower().endswith(SUFFIXES):
+            packed = path.name.lower().endswith(".gz")
+            if packed and not content.startswith(GZIP_MAGIC):
+                raise InputUnreadable(
+                    f"{path}: is not a NIfTI image: it is not compressed, though its name says so. "
+                    "Expected .nii or .nii.gz."
+                )
+            image = _parsed(inflate(content) if packed else content, str(path))
+        else:  # nibabel reads the files of other names itself
+            image = nib.load(path)
+            if not isinstance(image, nib.Nifti1Image | nib.Nifti1Pair):
+                raise InputUnreadable(
+                    f"{path}: is {type(image).__name__}, expected a NIfTI file (.nii or .nii.gz)."
+                )
+        return _volume(image, content, str(path))
+
+
+def parse_volume(content: bytes, name: str, *, limit: int) -> Volume:
+    """As :func:`read_volume`, of a file's bytes that came from somebody who is not trusted.
+
+    Parameters
+    ----------
+    content
+        Compressed or not, whatever the file was called.
+    limit
+        Bytes that its content, and its voxels as float64, may take.
+
+    Raises
+    ------
+    InputTooLarge
+        It would take more.
+    InputUnreadable, GeometryError
+        As :func:`read_volume`.
+    """
+    with _told(name):
+        unpacked = content
+        if content.startswith(GZIP_MAGIC):
+            try:
+                unpacked = inflate(content, limit)
+            except InputTooLarge as error:
+                raise InputTooLarge(f"{name}: {error}") from None
+        image = _parsed(unpacked, name)
+        voxels = math.prod(int(n) for n in image.header.get_data_shape())
+        if voxels * 8 > limit:
+            raise InputTooLarge(
+                f"{name}: has {voxels:.3g} voxels, {limit // 8:.3g} are allowed. "
+                "Cut or resample it."
+            )
+        return _volume(image, content, name)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """nibabel's and the system's errors in our own words."""
+    try:
+        yield
     except (HeaderDataError, ImageDataError) as error:
         raise InputUnreadable(
-            f"{path}: its NIfTI header makes no sense ({first_line(error)}). Convert it again."
+            f"{name}: its NIfTI header makes no sense ({first_line(error)}). Convert it again."
         ) from error
     except ImageFileError as error:
         raise InputUnreadable(
-            f"{path}: is not a NIfTI image ({error}). Expected .nii or .nii.gz."
+            f"{name}: is not a NIfTI image ({error}). Expected .nii or .nii.gz."
         ) from error
     except (EOFError, OSError, ValueError) as error:
         raise InputUnreadable(
-            f"{path}: is damaged or cut short ({first_line(error)}). Copy or convert it again."
+            f"{name}: is damaged or cut short ({first_line(error)}). Copy or convert it again."
         ) from error
+
+
+def _volume(image: nib.Nifti1Image, content: bytes, name: str) -> Volume:
+    _require_place(image.header, name)
+    data = np.asanyarray(image.dataobj)
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if not data.dtype.isnative:
@@ -88,55 +149,41 @@ def read_volume(path: Path | str) -> Volume:
         data=data,
         affine=image.affine,
         header=image.header,
-        name=str(path),
-        origin=Origin(str(path), hashlib.sha256(content).hexdigest()),
+        name=name,
+        origin=Origin(name, hashlib.sha256(content).hexdigest()),
     )
 
 
-def _parsed(content: bytes, path: Path) -> nib.Nifti1Image:
-    """The image that a file's bytes hold. nibabel reads the files of other names itself."""
-    if not path.name.lower().endswith(SUFFIXES):
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image | nib.Nifti1Pair):
-            raise InputUnreadable(
-                f"{path}: is {type(image).__name__}, expected a NIfTI file (.nii or .nii.gz)."
-            )
-        return image
-    if path.name.lower().endswith(".gz"):
-        if not content.startswith(GZIP_MAGIC):
-            raise InputUnreadable(
-                f"{path}: is not a NIfTI image: it is not compressed, though its name says so. "
-                "Expected .nii or .nii.gz."
-            )
-        content = inflate(content)
+def _parsed(content: bytes, name: str) -> nib.Nifti1Image:
+    """The image that a file's bytes hold."""
     for kind, magic, place in ((nib.Nifti1Image, b"n+1\0", 344), (nib.Nifti2Image, b"n+2\0", 4)):
         if content[place : place + len(magic)] == magic:
             return kind.from_bytes(content)
     raise InputUnreadable(
-        f"{path}: is not a NIfTI image (it does not begin as one). Expected .nii or .nii.gz."
+        f"{name}: is not a NIfTI image (it does not begin as one). Expected .nii or .nii.gz."
     )
 
 
-def _require_place(header: nib.Nifti1Header, path: Path) -> None:
+def _require_place(header: nib.Nifti1Header, name: str) -> None:
     """Refuse headers that leave open where the voxels lie; warn of two answers."""
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     if not sform and not qform:
         raise GeometryError(
-            f"{path}: neither sform nor qform is set (both codes are 0), so left and right are "
+            f"{name}: neither sform nor qform is set (both codes are 0), so left and right are "
             "unknown. Convert the scan again, or set the code once you have checked its "
             "orientation (nifti_tool -mod_hdr -mod_field sform_code 1, or fslorient)."
         )
     unit = header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
         raise GeometryError(
-            f"{path}: its header gives lengths in {unit}, expected mm. Convert it first."
+            f"{name}: its header gives lengths in {unit}, expected mm. Convert it first."
         )
     if sform and qform:
         shape = header.get_data_shape()[:3]
         a, b = (Grid(shape, affine) for affine in (header.get_sform(), header.get_qform()))
         if a.orientation != b.orientation:
             raise GeometryError(
-                f"{path}: sform and qform disagree on which way the axes run ({a.orientation} "
+                f"{name}: sform and qform disagree on which way the axes run ({a.orientation} "
                 f"against {b.orientation}): programs would show left and right, or more, "
                 "exchanged. Remove the wrong one (fslorient -copysform2qform or -copyqform2sform)."
             )
@@ -145,7 +192,7 @@ def _require_place(header: nib.Nifti1Header, path: Path) -> None:
             logger.warning(
                 "%s: sform and qform place its corners up to %.2f mm apart (axes turned by %.2f "
                 "degrees); the sform is used.",
-                path, apart, a.angle_to(b),
+                name, apart, a.angle_to(b),
             )  # fmt: skip
 
 
@@ -160,18 +207,10 @@ def write_volume(
 ) -> str:
     """Write ``volume`` on its own grid, atomically.
 
-    The spatial fields of ``volume.header`` (affines, codes, voxel sizes, units) are repeated;
-    its scaling and display range are not, since the values are others.
-
     Parameters
     ----------
-    description
-        At most 79 ASCII characters for the header's ``descrip``.
-    comment
-        Written as JSON into a comment extension of the header.
-    int16
-        Store values in [0, 1] as whole multiples of 1 / 32767, in half the space: 0 and 1 stay
-        what they are, others move by at most 1.6e-5.
+    description, comment, int16
+        As of :func:`nifti_bytes`.
 
     Returns
     -------
@@ -183,6 +222,41 @@ def write_volume(
         Not a NIfTI file name, an existing file without ``overwrite``, or a failed write.
     """
     path = require_nifti_name(path)
+    packed = path.name.lower().endswith(".gz")
+    content = nifti_bytes(
+        volume, description=description, comment=comment, int16=int16, packed=packed
+    )
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def nifti_bytes(
+    volume: Volume,
+    *,
+    description: str,
+    comment: Mapping[str, Any] | None = None,
+    int16: bool = False,
+    packed: bool = True,
+) -> bytes:
+    """``volume`` on its own grid as a NIfTI file's bytes.
+
+    The spatial fields of ``volume.header`` (affines, codes, voxel sizes, units) are repeated;
+    its scaling and display range are not, since the values are others. Without a header sform and
+    qform say the same.
+
+    Parameters
+    ----------
+    description
+        At most 79 ASCII characters for the header's ``descrip``.
+    comment
+        Written as JSON into a comment extension of the header.
+    int16
+        Store values in [0, 1] as whole multiples of 1 / 32767, in half the space: 0 and 1 stay
+        what they are, others move by at most 1.6e-5.
+    packed
+        Whether to compress by gzip.
+    """
     data, slope = (_whole_steps(volume.data), 1 / INT16_STEPS) if int16 else (volume.data, 1.0)
     header = _header(volume)
     header.set_data_dtype(data.dtype)
@@ -196,10 +270,7 @@ def write_volume(
     rest = header.get_data_offset() - start.tell()
     # NIfTI's first axis runs fastest; Volume keeps that order, so this copies nothing.
     parts = (start.getvalue() + bytes(rest), data.reshape(-1, order="F").data.cast("B"))
-    content = deflate(*parts) if path.name.lower().endswith(".gz") else b"".join(parts)
-    with atomic_file(path, overwrite=overwrite) as temporary:
-        temporary.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
+    return deflate(*parts) if packed else b"".join(parts)
 
 
 def _header(volume: Volume) -> nib.Nifti1Header:

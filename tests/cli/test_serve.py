@@ -1,0 +1,126 @@
+"""`tlp view` and `tlp serve`: what they print, refuse, and how they end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+from tlp_cli.main import main
+
+from tests.servers import COMMAND, Page, served
+from tests.support import TinyModel
+
+
+def serve(tiny: TinyModel, *arguments: object) -> list[object]:
+    return ["serve", "--model", tiny.bundle.path, "--engine", "ort-cpu", *arguments]
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def test_serve_prints_its_address_and_ends_by_ctrl_c(
+    tiny: TinyModel, case: dict[str, Path]
+) -> None:
+    command = serve(tiny, "--port", 0, "--root", case["t1"].parent, "-v")
+    with served(*command) as (address, process), httpx.Client(base_url=address) as http:
+        page = Page.open(http, t1="t1.nii.gz")
+        assert page.info["engine"]["name"] == "ort-cpu"
+        code, errors = ended(process)
+    assert code == 0
+    assert "Traceback" not in errors
+    assert "POST /api/sessions 201" in errors
+    assert "t1.nii.gz" not in errors  # a file's name is the patient's business
+
+
+def test_ctrl_c_during_a_stream_ends_the_server_soon(
+    tiny: TinyModel, case: dict[str, Path]
+) -> None:
+    command = ("view", "--t1", case["t1"], "--no-open", "--model", tiny.bundle.path)
+    with served(*command) as (address, process), httpx.Client(base_url=address) as http:
+        page = Page.open(http)
+        stream = page.follow({}, b"")
+        next(stream)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=20)
+        stream.close()
+
+
+def test_a_made_token_stands_in_the_address_alone(tiny: TinyModel) -> None:
+    command = serve(tiny, "--port", 0, "--token", "auto")
+    process = subprocess.Popen(
+        COMMAND + [str(argument) for argument in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    address, _, token = process.stdout.readline().strip().partition("#token=")
+    assert len(token) >= 32
+    assert httpx.get(f"{address}api/status").status_code == 401
+    bearer = {"authorization": f"Bearer {token}"}
+    assert httpx.get(f"{address}api/status", headers=bearer).status_code == 200
+    _, errors = ended(process)
+    assert token not in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["view"], 2, "give --t1, --t2 or both"),
+        (["view", "--t1", "none.nii.gz"], 3, "does not exist"),
+        (["view", "--t1", "{t1}", "--prompt", "none.nii.gz"], 3, "does not exist"),
+        (["view", "--t1", "{t1}", "--model", "none"], 4, "none"),
+        (["view", "--t1", "{t1}", "--host", "0.0.0.0"], 2, "a token is needed"),
+        (["serve", "--root", "none"], 3, "is no folder"),
+        (["serve", "--host", "0.0.0.0", "--port", "0"], 2, "a token is needed"),
+        (["serve", "--token", "short"], 2, "16 ASCII characters"),
+        (["serve", "--host", "192.0.2.1", "--token", "auto"], 2, "cannot be served on"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(
+    case: dict[str, Path],
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    given = [argument.format(t1=case["t1"]) for argument in arguments]
+    assert main(given) == code
+    errors = capfd.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors
+
+
+def test_an_address_that_is_taken_is_refused(
+    tiny: TinyModel, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = serve(tiny, "--port", taken.getsockname()[1])
+        assert main([str(argument) for argument in command]) == 2
+    assert "Choose another --port" in capfd.readouterr().err
+
+
+def test_a_checkout_without_the_page_says_how_to_build_it(
+    case: dict[str, Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlp_server.app.PAGE", case["t1"].parent)
+    assert main(["view", "--t1", str(case["t1"])]) == 5
+    assert "make page" in capfd.readouterr().err
+
+
+def test_without_the_extra_the_line_that_installs_it_is_told(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tlp_cli import console
+
+    monkeypatch.setattr(console, "_importable", lambda name: name != "uvicorn")
+    for command in (["serve"], ["view", "--t1", "a.nii.gz"]):
+        assert main(command) == 5
+        assert "pip install 'tlp-mri[serve]'" in capfd.readouterr().err

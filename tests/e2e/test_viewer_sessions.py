@@ -1,0 +1,225 @@
+"""The viewer's page when things come and go: servers, sessions, tabs, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Dialog
+
+from tests.browser import changed, drawn_in, viewing
+from tests.cohorts import SlowEngine
+from tests.fakes.engine import FakeEngine
+from tests.scans import SMALL, scan
+from tests.servers import running, saved
+from tlp_runtime import Volume
+from tlp_runtime.io.nifti import parse_volume, read_volume
+from tlp_server.api import Case
+
+pytestmark = pytest.mark.timeout(300)
+
+BRAIN = scan()
+GRID = BRAIN.grid.reoriented("RAS")
+SHAPE = GRID.shape
+MIDDLE = tuple(n // 2 for n in SHAPE)
+
+
+def test_a_reload_goes_on_and_nothing_unsaved_is_dropped_unasked(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    i, j, k = MIDDLE
+    t1 = saved(BRAIN, tmp_path / "t1.nii")
+    asked: list[str] = []
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.accept() if dialog.type == "beforeunload" else dialog.dismiss()
+
+    with running(FakeEngine(SMALL)) as address, viewing(chromium, address) as viewer:
+        viewer.page.on("dialog", answer)
+        viewer.page.set_input_files("#upload-t1", t1)
+        viewer.page.click("button.go")
+        viewer.opened()
+        viewer.show_slice(k)
+        viewer.drag("t1", (i, j, k))
+        viewer.idle()
+        session, mask = viewer.state["session"], viewer.array("mask", SHAPE)
+        synthesis = viewer.array("synthesis", SHAPE)
+
+        def same() -> None:
+            viewer.opened()
+            assert viewer.state["session"] == session
+            np.testing.assert_array_equal(viewer.array("mask", SHAPE), mask)
+            np.testing.assert_array_equal(viewer.array("synthesis", SHAPE), synthesis)
+
+        viewer.page.reload()
+        same()
+        assert asked == ["beforeunload"]
+        viewer.click("open-other")  # asks, and is told no
+        same()
+        assert asked == ["beforeunload", "confirm"]
+        # The browser takes the graphics; the page is loaded anew, at first without an answer.
+        viewer.page.evaluate(
+            "() => window.tlp.panes.t1.gl.getExtension('WEBGL_lose_context').loseContext()"
+        )
+        viewer.page.get_by_text("taken the graphics away").wait_for()
+        viewer.page.route("**/images/t1", lambda route: route.abort(), times=1)
+        with viewer.page.expect_navigation():
+            viewer.click("alert-retry")
+        viewer.page.get_by_role("button", name="Try again").click()
+        viewer.forgive()
+        same()
+        assert asked == ["beforeunload", "confirm"]
+        viewer.save("save-mask", tmp_path / "roi.nii.gz")
+        viewer.page.reload()
+        same()
+        viewer.click("open-other")
+        viewer.page.wait_for_selector("#upload-t1")
+        assert asked == ["beforeunload", "confirm"]
+
+
+def test_a_mask_with_other_numbers_is_loaded_by_what_they_mean(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    i, j, k = MIDDLE
+    labels = np.zeros(BRAIN.shape, np.uint8)
+    labels[i : i + 4, j, k] = 9
+    path = saved(Volume(labels, BRAIN.affine), tmp_path / "labels.nii.gz")
+    asked: list[str] = []
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.accept("tumour=9")
+
+    with (
+        running(FakeEngine(SMALL), Case("case", {"t1": BRAIN})) as address,
+        viewing(chromium, address) as viewer,
+    ):
+        viewer.opened()
+        viewer.page.on("dialog", answer)
+        with viewer.page.expect_file_chooser() as chooser:
+            viewer.click("load-mask")
+        chooser.value.set_files(path)
+        viewer.until("() => window.tlp.state.revision === 1")
+        viewer.forgive()
+        viewer.idle()
+        assert "labels 9 have no meaning here" in asked[0]
+        expected = Volume(labels // 9, BRAIN.affine).reoriented("RAS").data
+        np.testing.assert_array_equal(viewer.array("mask", SHAPE), expected)
+
+
+def test_strokes_faster_than_the_engine_end_in_the_same_image(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    i, j, k = MIDDLE
+    with (
+        running(SlowEngine(0.05), Case("case", {"t1": BRAIN})) as address,
+        viewing(chromium, address) as viewer,
+        httpx.Client(base_url=address) as http,
+    ):
+        viewer.until("() => !!window.tlp && window.tlp.state.open")
+        viewer.show_slice(k)
+        viewer.tool("sphere")
+        for n in range(6):  # while the first synthesis is still being made
+            viewer.drag("t1", (i - 12 + 4 * n, j, k))
+        viewer.press("z")
+        kept = viewer.save("save-synthesis", tmp_path / "kept.nii.gz")  # waits
+        viewer.idle()
+        session = viewer.state["session"]
+        shown = viewer.array("synthesis", SHAPE)
+        np.testing.assert_array_equal(read_volume(kept).reoriented("RAS").data, shown)
+        for name in ("synthesis", "plain"):
+            answer = http.get(f"/api/sessions/{session}/images/{name}")
+            served_image = parse_volume(answer.content, name, limit=2**28).data
+            np.testing.assert_array_equal(viewer.array(name, SHAPE), served_image)
+        status = http.get(f"/api/sessions/{session}").json()
+        assert status["revision"] == viewer.state["revision"]
+
+
+def test_a_restart_of_the_server_loses_nothing(chromium: Browser) -> None:
+    i, j, k = MIDDLE
+    case = Case("case", {"t1": BRAIN})
+    with running(FakeEngine(SMALL), case) as address:
+        port = int(address.rsplit(":", 1)[1])
+        context = viewing(chromium, address)
+        viewer = context.__enter__()
+        viewer.opened()
+        viewer.show_slice(k)
+        viewer.tool("sphere")
+        viewer.drag("t1", (i, j, k))
+        viewer.idle()
+        first = viewer.state["session"]
+    try:
+        viewer.drag("t1", (i + 12, j, k))  # nobody is there
+        viewer.until("() => /server/i.test(document.body.innerText) && window.tlp.state.busy")
+        viewer.screenshot("server away")
+        mask = viewer.array("mask", SHAPE)
+        with running(FakeEngine(SMALL), case, port=port):
+            viewer.until("() => !window.tlp.state.busy && window.tlp.state.phase === 'live'")
+            viewer.idle()
+            assert viewer.state["session"] != first
+            np.testing.assert_array_equal(viewer.array("mask", SHAPE), mask)
+            slices = drawn_in(mask)
+            plain, synthesis = (viewer.array(name, SHAPE) for name in ("plain", "synthesis"))
+            assert changed(plain, synthesis) == slices
+            # A session that expired is made anew at the next stroke.
+            with httpx.Client(base_url=address) as http:
+                assert http.delete(f"/api/sessions/{viewer.state['session']}").status_code == 204
+            viewer.drag("t1", (i - 12, j, k))
+            viewer.until("() => !window.tlp.state.busy && window.tlp.state.phase === 'live'")
+            viewer.idle()
+            grown = viewer.array("mask", SHAPE)
+            assert (grown >= mask).all()
+            assert grown.sum() > mask.sum()
+            assert changed(plain, viewer.array("synthesis", SHAPE)) == drawn_in(grown)
+    finally:
+        viewer.forgive()
+        context.__exit__(None, None, None)
+
+
+def test_cases_are_uploaded_or_picked_and_the_token_is_hidden(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    (tmp_path / "study" / "one").mkdir(parents=True)
+    saved(BRAIN, tmp_path / "study" / "one" / "scan.nii.gz")
+    (tmp_path / "bad.nii.gz").write_bytes(b"no scan")
+    token = "a-token-of-sufficient-length"
+    i, j, k = MIDDLE
+    with running(FakeEngine(SMALL), root=tmp_path / "study", token=token) as address:
+        with viewing(chromium, f"{address}/#token={token}") as viewer:
+            page = viewer.page
+            page.wait_for_selector("#upload-t1")
+            assert "token" not in page.url
+            viewer.screenshot("opening")
+            page.set_input_files("#upload-t1", tmp_path / "bad.nii.gz")
+            page.click("button.go")
+            page.get_by_text("is not a NIfTI image").first.wait_for()
+            viewer.forgive()
+            page.set_input_files("#upload-t1", tmp_path / "study" / "one" / "scan.nii.gz")
+            page.click("button.go")
+            viewer.opened()
+            viewer.show_slice(k)
+            viewer.drag("t1", (i, j, k))
+            viewer.idle()
+            assert drawn_in(viewer.array("mask", SHAPE)) == [k]
+            roi = viewer.save("save-mask", tmp_path / "roi.nii.gz")
+            # Another case, from the folder; the mask is loaded again.
+            viewer.click("open-other")
+            page.locator("li", has_text="one").get_by_role("button").click()
+            page.click("button[data-path='one/scan.nii.gz']")
+            page.click("button.go")
+            viewer.until("() => !!window.tlp && window.tlp.state.open && !window.tlp.state.busy")
+            viewer.opened()
+            assert not viewer.array("mask", SHAPE).any()
+            with page.expect_file_chooser() as chooser:
+                viewer.click("load-mask")
+            chooser.value.set_files(roi)
+            viewer.until("() => window.tlp.state.revision > 0")
+            viewer.idle()
+            assert drawn_in(viewer.array("mask", SHAPE)) == [k]
+            assert changed(viewer.array("plain", SHAPE), viewer.array("synthesis", SHAPE)) == [k]
+        with viewing(chromium, address) as viewer:
+            viewer.page.get_by_text("token").first.wait_for()
+            viewer.forgive()

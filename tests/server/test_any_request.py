@@ -1,0 +1,56 @@
+"""schemathesis over the server's own description: whatever is sent, no 5xx."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+
+from tests.servers import Page
+
+OPERATIONS = 19
+"""Methods of paths that the description must name."""
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("examples", [8, pytest.param(400, marks=pytest.mark.proof)])
+def test_no_request_of_any_form_breaks_the_server(
+    http: httpx.Client, server: str, examples: int
+) -> None:
+    page = Page.open(http, t1="t1.nii")
+    description = schemathesis.openapi.from_url(f"{server}/api/openapi.json")
+    statuses: dict[str, set[int]] = {}
+    rng = random.Random(0)
+
+    def ask(operation: Any, mode: GenerationMode) -> None:
+        @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def one(case: Any) -> None:
+            if "session_id" in case.path_parameters and case.method != "DELETE":
+                case.path_parameters["session_id"] = page.info["id"]
+            if "name" in case.path_parameters and "/v2/" in case.path:
+                case.path_parameters["name"] = "fake"
+                if "number" in case.path_parameters:
+                    case.path_parameters["number"] = rng.choice(["1", "2"])
+            answer = case.call(timeout=60)
+            case.validate_response(answer, checks=[not_a_server_error])
+            statuses.setdefault(operation.label, set()).add(answer.status_code)
+
+        one()
+
+    operations: list[Any] = list(description.get_all_operations())
+    for operation in (result.ok() for result in operations):
+        ask(operation, GenerationMode.POSITIVE)
+        with contextlib.suppress(Unsatisfiable):  # nothing in it could be wrong
+            ask(operation, GenerationMode.NEGATIVE)
+    assert len(statuses) == OPERATIONS
+    reached = {label for label, seen in statuses.items() if seen & {200, 201, 204}}
+    assert len(reached) > OPERATIONS / 2, statuses

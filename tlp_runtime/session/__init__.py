@@ -1,0 +1,1 @@
+"""One case under a pen: what was drawn is run again, nothing else."""

@@ -1,0 +1,1 @@
+"""HTTP: the interactive viewer, its API, and the Open Inference Protocol."""

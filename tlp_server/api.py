@@ -1,0 +1,373 @@
+"""Sessions over HTTP: open a case, draw, get slices back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Query, Request, UploadFile
+from fastapi.responses import Response, StreamingResponse
+
+from tlp_runtime.bundle import Bundle
+from tlp_runtime.errors import InputUnreadable, ModelMismatch, UsageError
+from tlp_runtime.io.deflate import inflate
+from tlp_runtime.io.nifti import parse_volume
+from tlp_runtime.provenance import DESCRIPTION
+from tlp_runtime.session.parts import Box
+from tlp_runtime.session.queue import EngineQueue
+from tlp_runtime.volume import Volume
+from tlp_server.failures import Forbidden, OutOfStep
+from tlp_server.files import Root
+from tlp_server.frames import MEDIA_TYPE
+from tlp_server.images import FileName, ImageName, file_bytes, image_bytes
+from tlp_server.schemas import (
+    EngineInfo,
+    Failure,
+    Folder,
+    ModelInfo,
+    Opened,
+    Revision,
+    SessionInfo,
+    Status,
+)
+from tlp_server.sessions import Images, Session, Sessions
+from tlp_server.settings import Settings
+
+GZIP, BINARY = "application/gzip", "application/octet-stream"
+BYTES = {"type": "string", "format": "binary"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """The case that a server is started with.
+
+    Parameters
+    ----------
+    meaning
+        What its prompt's labels mean, if not as in BraTS.
+    """
+
+    name: str
+    images: Images
+    labels: Volume | None = None
+    meaning: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes work with."""
+
+    settings: Settings
+    bundle: Bundle
+    queues: tuple[EngineQueue, ...]
+    sessions: Sessions
+    case: Case | None
+    root: Root | None
+    instance: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+def service_of(request: Request) -> Service:
+    """The application's."""
+    service: Service = request.app.state.service
+    return service
+
+
+Served = Annotated[Service, Depends(service_of)]
+Index = Annotated[int | None, Query(ge=0, le=65535)]
+Count = Annotated[int | None, Query(ge=1, le=65535)]
+
+router = APIRouter(
+    prefix="/api",
+    tags=["sessions"],
+    responses={
+        status: {"model": Failure, "description": description}
+        for status, description in (
+            (400, "options that cannot go together"),
+            (401, "no token, or a wrong one"),
+            (403, "not the client's business"),
+            (404, "no such session, file or case"),
+            (408, "the body came too slowly"),
+            (413, "larger than the server takes"),
+            (421, "another host's name"),
+            (422, "an image, mask or request that cannot be used"),
+            (429, "no room for another session"),
+        )
+    },
+)
+
+
+@router.get("/status")
+async def status(service: Served) -> Status:
+    """What runs here."""
+    bundle, sessions = service.bundle, service.sessions
+    return Status(
+        version=version("tlp-mri"),
+        instance=service.instance,
+        model=ModelInfo(
+            name=bundle.name, precision=bundle.precision, inputs=list(bundle.spec.inputs)
+        ),
+        engines=[_engine(queue) for queue in service.queues],
+        case=service.case is not None,
+        root=service.root is not None,
+        notice=f"{DESCRIPTION}.",
+        sessions=len(sessions),
+        memory_mib=round(sessions.nbytes / 2**20, 1),
+    )
+
+
+@router.get("/files")
+async def files(service: Served, path: Annotated[str, Query(max_length=4096)] = "") -> Folder:
+    """Folders and NIfTI files of a folder under the root."""
+    listing = await asyncio.to_thread(_root(service).listing, path)
+    return Folder(
+        path=path,
+        folders=list(listing.folders),
+        files=list(listing.files),
+        truncated=listing.truncated,
+    )
+
+
+@router.post("/sessions", status_code=201)
+async def open_session(service: Served, wanted: Opened) -> SessionInfo:
+    """Open scans under the root, or the server's own case."""
+    paths = {name: path for name, path in (("t1", wanted.t1), ("t2", wanted.t2)) if path}
+    case = service.case
+    if not paths:
+        if case is None:
+            raise UsageError("the server was started without a case: name a t1, a t2 or both.")
+        return await _opened(service, case.name, lambda: (case.images, case.labels), case.meaning)
+    root = _root(service)
+    _require_inputs(service, paths)
+
+    def read() -> tuple[Images, Volume | None]:
+        return {name: root.read(path, service.settings) for name, path in paths.items()}, None
+
+    return await _opened(service, next(iter(paths.values())), read)
+
+
+@router.post("/sessions/upload", status_code=201)
+async def upload_session(
+    service: Served, t1: UploadFile | None = None, t2: UploadFile | None = None
+) -> SessionInfo:
+    """Open scans that are sent: NIfTI, compressed or not."""
+    sent = {name: file for name, file in (("t1", t1), ("t2", t2)) if file is not None}
+    _require_inputs(service, sent)
+    contents = {name: await file.read() for name, file in sent.items()}
+    names = {name: _plain_name(file.filename) or name for name, file in sent.items()}
+    limit = service.settings.max_volume
+
+    def read() -> tuple[Images, Volume | None]:
+        return {
+            name: parse_volume(contents.pop(name), names[name], limit=limit)
+            for name in list(contents)
+        }, None
+
+    return await _opened(service, next(iter(names.values())), read)
+
+
+@router.get("/sessions/{session_id}")
+async def show_session(service: Served, session_id: str) -> SessionInfo:
+    """What a session is."""
+    return _info(service, service.sessions.find(session_id))
+
+
+@router.delete("/sessions/{session_id}", status_code=204)
+async def close_session(
+    service: Served, session_id: str, after_s: Annotated[float, Query(ge=0, le=3600)] = 0
+) -> None:
+    """Forget a session: at once, or unless it is used again within so many seconds."""
+    if after_s:
+        service.sessions.leave(session_id, after_s)
+    else:
+        service.sessions.drop(session_id)
+
+
+@router.get(
+    "/sessions/{session_id}/images/{name}",
+    response_class=Response,
+    responses={200: {"content": {GZIP: {}}, "description": "NIfTI, compressed"}},
+)
+async def image(service: Served, session_id: str, name: ImageName) -> Response:
+    """An image as it is shown: axes in RAS order, sform and qform alike.
+
+    `plain` is the synthesis without a prompt. Both are 0 in [0, 1] where nothing was run yet.
+    """
+    case = service.sessions.find(session_id).case
+    content = await asyncio.to_thread(image_bytes, case, name)
+    return Response(content, media_type=GZIP)
+
+
+@router.get(
+    "/sessions/{session_id}/files/{name}",
+    response_class=Response,
+    responses={
+        200: {"content": {GZIP: {}}, "description": "NIfTI, compressed"},
+        409: {"model": Failure, "description": "slices are still to be run"},
+    },
+)
+async def file(service: Served, session_id: str, name: FileName) -> Response:
+    """An image to keep: on the scan's own grid, with its header."""
+    session = service.sessions.find(session_id)
+    content = await asyncio.to_thread(file_bytes, session.case, name)
+    download = {"prompt": "prompt", "synthesis": "synth-t1ce", "plain": "synth-t1ce_no-prompt"}
+    disposition = f'attachment; filename="{download[name]}.nii.gz"'
+    return Response(content, media_type=GZIP, headers={"Content-Disposition": disposition})
+
+
+@router.put(
+    "/sessions/{session_id}/prompt",
+    openapi_extra={"requestBody": {"content": {BINARY: {"schema": BYTES}}, "required": True}},
+)
+async def put_prompt(
+    request: Request,
+    service: Served,
+    session_id: str,
+    prompt_labels: Annotated[list[str] | None, Query(max_length=8)] = None,
+) -> Revision:
+    """Replace the mask by a NIfTI label map on the scan's grid, in any axis order.
+
+    `prompt_labels`: what labels mean if not as in BraTS, such as `tumour=1,4`, `oedema=2`.
+    """
+    session = service.sessions.find(session_id)
+    content = await request.body()
+
+    def take() -> int:
+        labels = parse_volume(content, "the prompt", limit=service.settings.max_volume)
+        return session.case.replace_mask(labels, prompt_labels or ())
+
+    async with session.strokes:
+        return Revision(revision=await asyncio.to_thread(take))
+
+
+@router.post(
+    "/sessions/{session_id}/strokes",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {MEDIA_TYPE: {}}, "description": "frames (docs/server.md)"},
+        409: {"model": Failure, "description": "not the stroke that follows"},
+    },
+    openapi_extra={
+        "requestBody": {
+            "content": {BINARY: {"schema": BYTES}},
+            "required": False,
+        }
+    },
+)
+async def stroke(
+    request: Request,
+    service: Served,
+    session_id: str,
+    revision: Annotated[int, Query(ge=0)],
+    since: Annotated[int, Query(ge=0)] = 0,
+    first: Index = None,
+    x: Index = None,
+    y: Index = None,
+    z: Index = None,
+    nx: Count = None,
+    ny: Count = None,
+    nz: Count = None,
+) -> StreamingResponse:
+    """Change a box of the mask, or nothing, and get every slice that changes.
+
+    The body holds the box's values (0, 1 tumour, 2 oedema; uint8, x fastest), `Content-Encoding`
+    gzip or none. `revision` is the mask's after the stroke; `since` the last serial that the
+    client has; `first` the axial slice that is looked at.
+    """
+    session = service.sessions.find(session_id)
+    body, case = await request.body(), session.case
+    began = time.perf_counter()
+    corner, counts = (x, y, z), (nx, ny, nz)
+    given = [value for value in (*corner, *counts) if value is not None]
+    async with session.strokes:
+        if not given:
+            if body:
+                raise UsageError("a body without a box: name x, y, z, nx, ny and nz.")
+            if revision != case.revision:
+                raise OutOfStep(case.revision)
+            await asyncio.to_thread(case.go_on, first)
+        else:
+            if len(given) < 6:
+                raise UsageError("a box is x, y, z, nx, ny and nz; some are missing.")
+            if revision != case.revision + 1:
+                raise OutOfStep(case.revision)
+            box = Box((given[0], given[1], given[2]), (given[3], given[4], given[5]))
+            packed = request.headers.get("content-encoding", "identity").lower()
+            await asyncio.to_thread(lambda: case.draw(box, _labels(body, packed, box), first=first))
+        frames = session.stream(since, began, service.settings.timeout_s)
+    return StreamingResponse(frames, media_type=MEDIA_TYPE)
+
+
+def _labels(body: bytes, packed: str, box: Box) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A stroke's values as an array of the box's shape."""
+    count = int(np.prod(box.shape))
+    if packed not in ("gzip", "identity"):
+        raise UsageError(f"Content-Encoding {packed}: expected gzip or none.")
+    try:
+        values = inflate(body, count) if packed == "gzip" else body
+    except (OSError, EOFError) as error:
+        raise InputUnreadable(f"the stroke is damaged ({error}). Send it again.") from None
+    if len(values) != count:
+        raise InputUnreadable(f"the stroke holds {len(values)} values, its box {count}.")
+    return np.frombuffer(values, np.uint8).reshape(box.shape, order="F")
+
+
+async def _opened(
+    service: Service,
+    name: str,
+    read: Callable[[], tuple[Images, Volume | None]],
+    meaning: tuple[str, ...] = (),
+) -> SessionInfo:
+    return _info(service, await service.sessions.open(name, read, meaning))
+
+
+def _info(service: Service, session: Session) -> SessionInfo:
+    case = session.case
+    return SessionInfo(
+        id=session.id,
+        instance=service.instance,
+        name=session.name,
+        shape=list(case.grid.shape),
+        affine=case.grid.affine.tolist(),
+        spacing_mm=list(case.grid.spacing_mm),
+        images=list(case.images),
+        first=case.first,
+        slices=case.count,
+        interpolated=case.interpolated,
+        warnings=session.warnings,
+        revision=case.revision,
+        serial=case.serial,
+        prompt=bool(case.mask.any()),
+        engine=_engine(case.queue),
+        memory_mib=round(case.nbytes / 2**20, 1),
+    )
+
+
+def _engine(queue: EngineQueue) -> EngineInfo:
+    engine = queue.engine
+    return EngineInfo(name=engine.name, device=engine.device, library=engine.library)
+
+
+def _root(service: Service) -> Root:
+    if service.root is None:
+        raise Forbidden("this server opens no files. Start it with --root FOLDER, or upload.")
+    return service.root
+
+
+def _require_inputs(service: Service, given: Mapping[str, object]) -> None:
+    inputs = service.bundle.spec.inputs
+    if set(given) != set(inputs):
+        raise ModelMismatch(
+            f"this model takes {' and '.join(inputs)}; got {' and '.join(given) or 'nothing'}."
+        )
+
+
+def _plain_name(name: str | None) -> str:
+    """A file's name without folders, for messages to the client alone."""
+    return PurePosixPath((name or "").replace("\\", "/")).name[:200]

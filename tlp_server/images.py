@@ -1,0 +1,68 @@
+"""A session's images as NIfTI: to be shown, and to be kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from tlp_runtime.errors import ModelMismatch
+from tlp_runtime.io.nifti import nifti_bytes
+from tlp_runtime.provenance import DESCRIPTION, describe, in_short
+from tlp_runtime.session.case import InteractiveCase
+from tlp_runtime.volume import Volume
+
+ImageName = Literal["t1", "t2", "prompt", "synthesis", "plain"]
+FileName = Literal["prompt", "synthesis", "plain"]
+
+
+def image_bytes(case: InteractiveCase, name: ImageName) -> bytes:
+    """An image as it is shown: axes in RAS order, sform and qform alike.
+
+    Raises :class:`ModelMismatch` for one that the case does not have.
+    """
+    if name == "plain" or name == "synthesis":
+        volume = Volume(case.shown(name), case.grid.affine, name=name)
+    elif name == "prompt":
+        volume = Volume(case.mask, case.grid.affine, name=name)
+    elif name in case.images:
+        volume = case.images[name]
+    else:
+        raise ModelMismatch(f"the case has no {name}.")
+    return nifti_bytes(_viewable(volume), description=_said(name))
+
+
+def file_bytes(case: InteractiveCase, name: FileName) -> bytes:
+    """An image to keep: on the scan's own grid, and how it was made in its header.
+
+    Raises :class:`Unfinished` for a synthesis that is not up to date.
+    """
+    if name == "prompt":
+        return nifti_bytes(case.drawn(), description=_said(name))
+    volume, drawn = case.finished(name)
+    prompted = name == "synthesis" and bool(drawn.data.any())
+    record = describe(
+        case.sources,
+        labels=drawn if prompted else None,
+        meaning=(),
+        shapes=(),
+        brain_mask=None,
+        all_slices=False,
+        placement=case.placement,
+        engine=case.queue.engine,
+    )
+    return nifti_bytes(volume, description=_said(name), comment=in_short(record))
+
+
+def _viewable(volume: Volume) -> Volume:
+    """Voxels of a kind that viewers take, first axis fastest."""
+    data = volume.data
+    if data.dtype not in (np.uint8, np.int16, np.float32):
+        data = data.astype(np.float32)
+    return replace(volume, data=np.asfortranarray(data))
+
+
+def _said(name: ImageName) -> str:
+    """The header's description."""
+    return {"prompt": "prompt for a synthesis", "t1": "T1", "t2": "T2"}.get(name, DESCRIPTION)

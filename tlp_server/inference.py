@@ -1,0 +1,170 @@
+"""The Open Inference Protocol, version 2, on prepared tensors: what tritonclient speaks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from numpy.typing import NDArray
+
+from tlp_runtime.batches import Sheaf
+from tlp_runtime.errors import EngineError, ModelMissing, TLPError
+from tlp_runtime.session.queue import EngineQueue, Level, Ticket
+from tlp_runtime.spec import OUTPUT_NAME, ModelSpec
+from tlp_server.api import Service, service_of
+from tlp_server.tensors import FP32, HEADER_LENGTH, parse, require_inputs, wants_binary
+
+MODEL_VERSION = "1"
+Served = Annotated[Service, Depends(service_of)]
+_BODY = {
+    "requestBody": {
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        }
+    }
+}
+
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+
+
+@router.get("/health/live")
+async def live() -> dict[str, bool]:
+    """The server answers."""
+    return {"live": True}
+
+
+@router.get("/health/ready")
+async def ready() -> dict[str, bool]:
+    """The model is loaded."""
+    return {"ready": True}
+
+
+@router.get("")
+async def server_metadata() -> dict[str, Any]:
+    """Name, version, extensions."""
+    return {"name": "tlp", "version": version("tlp-mri"), "extensions": ["binary_tensor_data"]}
+
+
+@router.get("/models/{name}")
+@router.get("/models/{name}/versions/{number}")
+async def model_metadata(service: Served, name: str, number: str = MODEL_VERSION) -> dict[str, Any]:
+    """Tensors of the model; its whole specification is among the parameters."""
+    spec = _require_model(service, name, number)
+    sides = [-1, -1] if spec.sizes is not None else [spec.crop.height, spec.crop.width]
+    tensor = {"datatype": "FP32", "shape": [-1, 1, *sides]}
+    return {
+        "name": service.bundle.name,
+        "versions": [MODEL_VERSION],
+        "platform": "onnx_onnxv1",
+        "inputs": [{"name": tensor_name, **tensor} for tensor_name in spec.tensor_names],
+        "outputs": [{"name": OUTPUT_NAME, **tensor}],
+        "parameters": {"tlp.spec": spec.to_json()},
+    }
+
+
+@router.get("/models/{name}/ready")
+@router.get("/models/{name}/versions/{number}/ready")
+async def model_ready(service: Served, name: str, number: str = MODEL_VERSION) -> dict[str, Any]:
+    """The model is loaded."""
+    _require_model(service, name, number)
+    return {"name": name, "ready": True}
+
+
+@router.post("/models/{name}/infer", openapi_extra=_BODY)
+@router.post("/models/{name}/versions/{number}/infer", openapi_extra=_BODY)
+async def infer(
+    request: Request, service: Served, name: str, number: str = MODEL_VERSION
+) -> Response:
+    """Run slices: tensors as JSON, or binary after the JSON (binary tensor data extension)."""
+    spec = _require_model(service, name, number)
+    body = await request.body()
+    headers = request.headers
+    asked, tensors = await asyncio.to_thread(
+        parse,
+        body,
+        headers.get("content-encoding", "identity").lower(),
+        headers.get(HEADER_LENGTH),
+        service.settings.max_body,
+    )
+    binary = wants_binary(asked)
+    queue = min(service.queues, key=lambda queue: queue.waiting)
+    try:
+        image = await asyncio.wait_for(run(queue, spec, tensors), service.settings.timeout_s)
+    except TimeoutError:
+        seconds = service.settings.timeout_s
+        raise EngineError(f"the engine took more than {seconds:g} s. Send fewer slices.") from None
+    output: dict[str, Any] = {"name": OUTPUT_NAME, "datatype": "FP32", "shape": list(image.shape)}
+    answer = {
+        "model_name": service.bundle.name,
+        "model_version": MODEL_VERSION,
+        **({"id": asked["id"]} if "id" in asked else {}),
+        "outputs": [output],
+    }
+    if not binary:
+        output["data"] = await asyncio.to_thread(image.ravel().tolist)
+        return JSONResponse(answer)
+    payload = image.astype(FP32, copy=False).tobytes()
+    output["parameters"] = {"binary_data_size": len(payload)}
+    text = json.dumps(answer).encode()
+    return Response(
+        text + payload,
+        media_type="application/octet-stream",
+        headers={HEADER_LENGTH: str(len(text))},
+    )
+
+
+async def run(
+    queue: EngineQueue, spec: ModelSpec, tensors: Mapping[str, NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Run (B, 1, H, W) tensors in the queue, in parts that let others in between.
+
+    Raises
+    ------
+    EngineError, MemoryExhausted
+        Tensors that are not the network's, or a failed run.
+    """
+    require_inputs(spec, tensors)
+    count = len(next(iter(tensors.values())))
+    loop, left, finished = asyncio.get_running_loop(), count, asyncio.Event()
+    sheaves = [
+        Sheaf({name: array[n : n + 1, 0] for name, array in tensors.items()}) for n in range(count)
+    ]
+    errors: list[TLPError] = []
+    lock = threading.Lock()
+
+    def done(ticket: Ticket) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            if ticket.error is not None:
+                errors.append(ticket.error)
+            if not left:
+                loop.call_soon_threadsafe(finished.set)
+
+    tickets = [Ticket(lambda sheaf=sheaf: sheaf, Level.STROKE, done) for sheaf in sheaves]  # type: ignore[misc]
+    try:
+        queue.submit(tickets)
+        await finished.wait()
+    finally:
+        for ticket in tickets:
+            ticket.cancelled = True
+    if errors:
+        raise errors[0]
+    return np.concatenate([sheaf.images for sheaf in sheaves])[:, None]
+
+
+def _require_model(service: Service, name: str, number: str) -> ModelSpec:
+    if name != service.bundle.name or number != MODEL_VERSION:
+        raise ModelMissing(
+            f"there is no model {name} version {number} here; this server has "
+            f"{service.bundle.name} version {MODEL_VERSION}."
+        )
+    return service.bundle.spec

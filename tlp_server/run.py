@@ -1,0 +1,84 @@
+"""The server as a process: its socket, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Sequence
+
+import uvicorn
+
+from tlp_runtime.errors import UsageError
+from tlp_runtime.session.queue import EngineQueue
+from tlp_server.api import Case
+from tlp_server.app import create_app
+from tlp_server.settings import Settings
+
+BACKLOG = 128
+GOODBYE_S = 3
+"""How long answers under way may take once the server is asked to stop."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the address before a model is loaded; port 0 takes any that is free.
+
+    Raises
+    ------
+    UsageError
+        It is taken, or not this machine's.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise UsageError(
+            f"--host {host} --port {port}: cannot be served on ({error.strerror or error}). "
+            "Choose another --port, or 0 for any that is free."
+        ) from None
+
+
+def address_of(listener: socket.socket, settings: Settings) -> str:
+    """Where a browser finds the page; the token stands in the fragment, which no log sees."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = socket.getfqdn()
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}/" + (f"#token={settings.token}" if settings.token else "")
+
+
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    queues: Sequence[EngineQueue],
+    case: Case | None = None,
+    started: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM, then close the queues.
+
+    Parameters
+    ----------
+    started
+        Called once requests are answered.
+    """
+    config = uvicorn.Config(
+        create_app(settings, queues, case),
+        log_config=None,
+        access_log=False,  # paths and queries may name a patient; the gate logs routes
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GOODBYE_S,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                started()
+
+    try:
+        with contextlib.suppress(KeyboardInterrupt):  # the usual end, once all is closed
+            Server(config).run(sockets=[listener])
+    finally:
+        for queue in queues:
+            queue.close()

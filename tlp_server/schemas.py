@@ -1,0 +1,82 @@
+"""Forms of the API's JSON."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Failure(BaseModel):
+    """Of every 4xx and 5xx."""
+
+    class Error(BaseModel):
+        kind: str
+        message: str
+
+    error: Error
+    revision: int | None = None
+
+
+class EngineInfo(BaseModel):
+    name: str
+    device: str
+    library: str
+
+
+class ModelInfo(BaseModel):
+    name: str
+    precision: str
+    inputs: list[str]
+
+
+class Status(BaseModel):
+    name: Literal["tlp"] = "tlp"
+    version: str
+    instance: str = Field(description="New at every start of the server.")
+    model: ModelInfo
+    engines: list[EngineInfo]
+    case: bool = Field(description="Whether the server was started with a case.")
+    root: bool = Field(description="Whether a folder can be browsed.")
+    notice: str
+    sessions: int
+    memory_mib: float = Field(description="Of all sessions.")
+
+
+class Folder(BaseModel):
+    path: str
+    folders: list[str]
+    files: list[str]
+    truncated: bool
+
+
+class Opened(BaseModel):
+    """Paths under the root; none of them for the server's own case."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    t1: str | None = Field(None, max_length=4096)
+    t2: str | None = Field(None, max_length=4096)
+
+
+class SessionInfo(BaseModel):
+    id: str
+    instance: str
+    name: str
+    shape: list[int] = Field(description="Voxels along x, y, z of the served grid, axes in RAS.")
+    affine: list[list[float]]
+    spacing_mm: list[float]
+    images: list[str]
+    first: int = Field(description="The axial slice (z) to show first.")
+    slices: int = Field(description="How many slices the network runs.")
+    interpolated: bool
+    warnings: list[str]
+    revision: int
+    serial: int
+    prompt: bool = Field(description="Whether the mask marks anything.")
+    engine: EngineInfo
+    memory_mib: float
+
+
+class Revision(BaseModel):
+    revision: int

@@ -1,0 +1,279 @@
+"""The cases that are open: how many, how large, how long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+from tlp_runtime.errors import InputTooLarge
+from tlp_runtime.prepare import prepare
+from tlp_runtime.remarks import Remarks
+from tlp_runtime.session.case import InteractiveCase
+from tlp_runtime.session.parts import Update
+from tlp_runtime.session.queue import EngineQueue
+from tlp_runtime.spec import ModelSpec
+from tlp_runtime.volume import Volume
+from tlp_server.failures import SessionGone, SessionsFull
+from tlp_server.frames import State, frames_of, last_frame
+from tlp_server.settings import MIB, Settings
+
+logger = logging.getLogger(__name__)
+
+Images = Mapping[str, Volume]
+
+EXPIRY_EVERY_S = 5.0
+GRACE_S = 60.0
+"""A session that was used within that time is not dropped to make room."""
+
+
+class Session:
+    """One open case and the stream that shows it.
+
+    Attributes
+    ----------
+    case
+        The interactive case.
+    warnings
+        What was said about the scan when it was opened.
+    strokes
+        Held while a stroke is checked and taken, so that strokes follow each other.
+    ends
+        By ``time.monotonic()``, when it is dropped unless it is used before; infinity unless its
+        client left it.
+    """
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.id = secrets.token_urlsafe(16)
+        self.name = name
+        self.case: InteractiveCase
+        self.warnings: list[str] = []
+        self.strokes = asyncio.Lock()
+        self.used = time.monotonic()
+        self.ends = math.inf
+        self._loop = loop
+        self._listeners: set[asyncio.Event] = set()
+        self._newest = 0
+
+    def notify(self) -> None:
+        """From any thread: there may be something new."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def stream(self, since: int, began: float, timeout_s: float) -> AsyncIterator[bytes]:
+        """Frames of all that changes after ``since``, until nothing is left to be run.
+
+        From now on, an older stream of the session is superseded. When the client goes away, what
+        waits is taken back.
+
+        Parameters
+        ----------
+        began
+            ``time.perf_counter()`` when the request was complete.
+        timeout_s
+            How long the engine may be silent.
+        """
+        self._newest += 1
+        self._wake()  # an older stream sees that it is no longer the newest
+        return self._frames(self._newest, since, began, timeout_s)
+
+    async def _frames(
+        self, number: int, since: int, began: float, timeout_s: float
+    ) -> AsyncIterator[bytes]:
+        ended, news = False, asyncio.Event()
+        self._listeners.add(news)
+        try:
+            while not ended:
+                news.clear()
+                update, frames = await asyncio.to_thread(self._news, since, began)
+                if number == self._newest:
+                    for frame in frames:
+                        yield frame
+                    since = update.serial
+                end = self._end(number, update)
+                if end is None and not update.more:
+                    try:
+                        await asyncio.wait_for(news.wait(), timeout_s)
+                    except TimeoutError:
+                        end = "failed", f"the engine was silent for {timeout_s:g} s."
+                if end is not None:
+                    ended = True
+                    server_s = time.perf_counter() - began
+                    yield last_frame(self.case, update, since, server_s, *end)
+        finally:
+            self._listeners.discard(news)
+            self.used = time.monotonic()
+            if number == self._newest and not ended:
+                self.case.pause()
+
+    @property
+    def streaming(self) -> bool:
+        """Whether a client waits for slices."""
+        return bool(self._listeners)
+
+    def _news(self, since: int, began: float) -> tuple[Update, list[bytes]]:
+        update = self.case.update(since)
+        server_s = time.perf_counter() - began
+        return update, list(frames_of(self.case, update, since, server_s))
+
+    def _wake(self) -> None:
+        for listener in self._listeners:
+            listener.set()
+
+    def _end(self, number: int, update: Update) -> tuple[State, str | None] | None:
+        if number != self._newest:
+            return "superseded", None
+        if update.running or update.more:
+            return None
+        return ("done", None) if update.error is None else ("failed", str(update.error))
+
+
+class Sessions:
+    """All open cases.
+
+    Parameters
+    ----------
+    queues
+        One a device; a new session goes to the one with the fewest.
+    """
+
+    def __init__(self, settings: Settings, spec: ModelSpec, queues: Sequence[EngineQueue]) -> None:
+        self._settings = settings
+        self._spec = spec
+        self._queues = queues
+        self._open: dict[str, Session] = {}
+        self._being_made = 0
+        self._making = asyncio.Semaphore(2)  # preparing takes several times what a case holds
+        self._remarks = Remarks()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all."""
+        return sum(session.case.nbytes for session in self._open.values())
+
+    def find(self, name: str) -> Session:
+        """An open session, which counts as used now. Raises :class:`SessionGone`."""
+        session = self._open.get(name)
+        if session is None:
+            raise SessionGone("there is no such session any more. Open the case again.")
+        session.used, session.ends = time.monotonic(), math.inf
+        return session
+
+    async def open(
+        self, name: str, read: Callable[[], tuple[Images, Volume | None]], meaning: Sequence[str]
+    ) -> Session:
+        """Read and prepare a case, in a thread.
+
+        Parameters
+        ----------
+        name
+            What to call it.
+        read
+            Gives its images and, if it has one, its prompt.
+        meaning
+            What the prompt's labels mean.
+
+        Raises
+        ------
+        SessionsFull
+            No room, and no session idle long enough to make some.
+        TLPError
+            The case cannot be used.
+        """
+        self._require_room()
+        self._being_made += 1
+        try:
+            async with asyncio.timeout(self._settings.timeout_s), self._making:
+                session = Session(name, asyncio.get_running_loop())
+                await asyncio.to_thread(self._make, session, read, tuple(meaning))
+        except TimeoutError:
+            raise SessionsFull(
+                f"opening took longer than {self._settings.timeout_s:g} s; the server is busy or "
+                "the scan too large. Try again later."
+            ) from None
+        finally:
+            self._being_made -= 1
+        self._make_room(session.case.nbytes)
+        self._open[session.id] = session
+        return session
+
+    def drop(self, name: str) -> None:
+        """Forget a session. Raises :class:`SessionGone`."""
+        self.find(name).case.pause()
+        del self._open[name]
+
+    def leave(self, name: str, seconds: float) -> None:
+        """Drop a session if it is not used within some time. Raises :class:`SessionGone`."""
+        self.find(name).ends = time.monotonic() + seconds
+
+    async def expire(self) -> None:
+        """Drop sessions that are idle or were left, for ever."""
+        while True:
+            await asyncio.sleep(EXPIRY_EVERY_S)
+            now = time.monotonic()
+            for session in self._unwatched():
+                if now > min(session.used + self._settings.idle_s, session.ends):
+                    self.drop(session.id)
+                    logger.info("a session expired")
+
+    def close(self) -> None:
+        """Drop all."""
+        for name in list(self._open):
+            self.drop(name)
+        self._remarks.close()
+
+    def _make(
+        self,
+        session: Session,
+        read: Callable[[], tuple[Images, Volume | None]],
+        meaning: tuple[str, ...],
+    ) -> None:
+        with self._remarks.of(session.warnings):
+            images, labels = read()
+            prepared = prepare(images, self._spec)
+            counts = dict.fromkeys(self._queues, 0)
+            for other in list(self._open.values()):
+                counts[other.case.queue] += 1
+            queue = min(self._queues, key=lambda queue: counts[queue])
+            session.case = InteractiveCase(prepared, images, self._spec, queue, session.notify)
+            if labels is not None:
+                session.case.replace_mask(labels, meaning)
+                session.case.pause()  # until a page asks
+
+    def _require_room(self) -> None:
+        """Refuse before anything is read, or drop the session that was idle longest."""
+        if len(self._open) + self._being_made >= self._settings.max_sessions:
+            self._drop_longest_idle(
+                f"{self._settings.max_sessions} sessions are open, which is the limit"
+            )
+
+    def _make_room(self, nbytes: int) -> None:
+        limit = self._settings.memory_mib * MIB
+        if nbytes > limit:
+            raise InputTooLarge(
+                f"the case takes {nbytes / MIB:.0f} MiB, all sessions together may take "
+                f"{self._settings.memory_mib} MiB. Start the server with more --memory."
+            )
+        while self.nbytes + nbytes > limit:
+            self._drop_longest_idle(
+                f"the open sessions take the {self._settings.memory_mib} MiB that are allowed"
+            )
+
+    def _drop_longest_idle(self, reason: str) -> None:
+        now = time.monotonic()
+        idle = [s for s in self._unwatched() if s.ends < math.inf or now - s.used > GRACE_S]
+        if not idle:
+            raise SessionsFull(f"{reason}, and all are in use. Close one, or try again later.")
+        self.drop(min(idle, key=lambda session: (session.ends, session.used)).id)
+        logger.info("an idle session was dropped to make room")
+
+    def _unwatched(self) -> list[Session]:
+        """Sessions from which no client waits for slices."""
+        return [session for session in self._open.values() if not session.streaming]
