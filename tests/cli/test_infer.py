@@ -52,7 +52,7 @@ def test_infer_writes_beside_the_t1_on_its_grid(
     assert short["inputs"]["t1"] == sha256(case["t1"])
     assert str(case["t1"].parent) not in json.dumps(short), "no path in the header"
     assert set(record["seconds"]) == {"read", "prepare", "engine", "restore", "write"}
-    assert all(seconds > 1e-3 for seconds in record["seconds"].values())
+    assert all(seconds > 0 for seconds in record["seconds"].values())
     for line in (f"output: {out}", f"model: {tiny.bundle.name}", "engine: ort-cpu", f"made {out}"):
         assert line in printed.err
     assert printed.err.strip().splitlines()[-1] == "next: tlp bench"
