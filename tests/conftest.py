@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,19 @@ def tlp_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "tlp home"
     monkeypatch.setenv("TLP_HOME", os.fspath(home))
     return home
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> Iterator[None]:
+    """A command sets the loggers' levels for its process; a test does not for the next one."""
+    loggers = [
+        logging.getLogger(name)
+        for name in (None, "tlp_runtime", "tlp_train", "tlp_export", "tlp_server")
+    ]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import io
 import logging
 import socket
 import struct
-import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
@@ -297,7 +296,6 @@ def test_a_file_under_the_root_is_bounded_too(http: httpx.Client, root: Path) ->
 def test_a_body_that_does_not_come_is_not_waited_for(root: Path) -> None:
     with running(FakeEngine(SMALL), root=root, timeout_s=0.5) as address:
         host, port = urlsplit(address).hostname, urlsplit(address).port
-        began = time.perf_counter()
         with socket.create_connection((host, port), timeout=10) as client:
             client.sendall(
                 b"POST /api/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
@@ -305,7 +303,6 @@ def test_a_body_that_does_not_come_is_not_waited_for(root: Path) -> None:
             )
             answer = client.recv(4096)
         assert b" 408 " in answer.splitlines()[0]
-        assert time.perf_counter() - began < 8
 
 
 def test_an_engine_that_is_silent_is_not_waited_for(root: Path) -> None:

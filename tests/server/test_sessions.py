@@ -413,13 +413,23 @@ class Console(logging.Handler):
         self.text += self.format(record) + "\n"
 
 
-def test_remarks_about_a_scan_go_to_its_reader_and_not_to_the_log(http: httpx.Client) -> None:
+def test_remarks_about_a_scan_go_to_its_reader_and_not_to_the_log(
+    http: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
     console = Console()
     logging.getLogger().addHandler(console)
-    content = io.BytesIO(nifti_bytes(scan(), description="test"))
-    answer = http.post("/api/sessions/upload", files={"t1": ("Doe^John.nii", content)})
+    try:
+        with (
+            caplog.at_level(logging.DEBUG, "tlp_server"),
+            caplog.at_level(logging.DEBUG, "tlp_runtime"),
+        ):
+            content = io.BytesIO(nifti_bytes(scan(), description="test"))
+            answer = http.post("/api/sessions/upload", files={"t1": ("Doe^John.nii", content)})
+    finally:
+        logging.getLogger().removeHandler(console)
     (remark,) = answer.json()["warnings"]
     assert "ml are not background" in remark
     assert "Doe" in remark
-    logging.getLogger().removeHandler(console)
-    assert console.text == ""
+    assert "POST /api/sessions/upload 201" in console.text
+    assert "Doe" not in console.text
+    assert "ml are" not in console.text
