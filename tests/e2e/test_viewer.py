@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tests.scans import SMALL, scan
 from tests.servers import running, saved, served
 from tests.support import TinyModel
 from tlp_runtime import Volume
+from tlp_runtime.engines.base import Slices
 from tlp_runtime.io.nifti import read_volume
 from tlp_server.api import Case
 
@@ -204,6 +205,41 @@ def test_the_page_fits_a_small_screen_and_says_what_it_is(chromium: Browser, add
                 .map((element) => element.outerHTML)"""
         )
         assert unnamed == []
+
+
+class DarkEngine(FakeEngine):
+    """Its brightest voxels are far below 1, as of a scan in which one vessel outshines the rest."""
+
+    def _run(self, tensors: Mapping[str, Slices]) -> Slices:
+        return super()._run(tensors) * np.float32(0.4) - np.float32(0.7)
+
+
+def test_a_dark_synthesis_is_seen_until_somebody_sets_its_window(chromium: Browser) -> None:
+    with (
+        running(DarkEngine(SMALL), Case("case", {"t1": BRAIN})) as address,
+        viewing(chromium, address) as viewer,
+    ):
+        viewer.opened()
+        plain = viewer.array("plain", SHAPE)[:, :, viewer.state["cross"][2]]
+        top = 2 * np.quantile(plain[plain > plain.max() / 10], 0.95)
+        assert top < 0.8
+        width, level = (
+            viewer.page.get_by_label(f"Synthetic T1ce: window {field}")
+            for field in ("width", "level")
+        )
+
+        def window() -> tuple[float, float]:
+            return float(width.input_value()), float(level.input_value())
+
+        assert window() == pytest.approx((top, top / 2), abs=0.01)
+        width.fill("0.3")
+        level.fill("")  # is no level
+        viewer.drag("t1", MIDDLE)
+        viewer.press("d", "d", "p")
+        viewer.idle()
+        assert window() == pytest.approx((0.3, top / 2), abs=0.01)
+        viewer.page.get_by_label("Synthetic T1ce: reset the window").click()
+        assert window() == pytest.approx((top, top / 2), abs=0.01)
 
 
 @pytest.mark.parametrize("inputs", [("t1", "t2"), ("t2",)], ids=" and ".join)

@@ -1,6 +1,7 @@
 /** One open case: session, panes, tools and loop, from opening to closing. */
 
-import { type Api, type FileName, gridOf, Refused, type Session, type Source, type Status } from "./api";
+import { type Api, type FileName, gridOf, Refused, type ResultName } from "./api";
+import { type Session, type Source, type Status } from "./api";
 import { type Actions } from "./commands";
 import { Display, type Shown } from "./display";
 import { byId, download, messageOf } from "./dom";
@@ -48,7 +49,7 @@ export class Case implements Actions {
     [this.grid, this.mask, this.viewer] = [mask.grid, mask, viewer];
     this.loop = new Loop(api, source, session, this.grid, mask, {
       visible: () => viewer.cross[2],
-      changed: (images, slices) => this.display.changed(images, slices),
+      changed: (images, slices) => this.changed(images, slices),
       told: () => this.showLoop(),
     });
     this.editor = new Editor(mask, viewer, this.loop, () => this.refresh());
@@ -267,6 +268,13 @@ export class Case implements Actions {
   }
 
   private toldPhase: Loop["phase"] = "live";
+
+  /** Finished slices came in; the first that is looked at sets the window. */
+  private changed(images: readonly ResultName[], slices: readonly number[]): Promise<void> {
+    const z = this.viewer.cross[2];
+    if (slices.includes(z) && this.display.fit(images[0]!, z)) this.frames.at(-1)!.showRange();
+    return this.display.changed(images, slices);
+  }
 
   private ranged(pane: Pane): void {
     if (pane === this.display.pane) this.display.centre();

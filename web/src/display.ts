@@ -7,19 +7,23 @@ import type { Viewer } from "./viewer";
 
 export type Shown = ResultName | "difference";
 
-const INITIAL: Record<Shown, Range> = {
-  synthesis: { min: 0, max: 1 },
-  plain: { min: 0, max: 1 },
-  difference: { min: -0.3, max: 0.3 },
-};
+type Kind = "values" | "difference";
+
+/** The window's top, in times of what most of the brain stays below: room for what a prompt enhances. */
+const HEADROOM = 2;
+const MOST = 0.95;
+/** Brain is what is brighter than this, in parts of a slice's brightest voxel. */
+const BRAIN = 0.1;
 
 export class Display {
   shown: Shown = "synthesis";
   private readonly slice: Float32Array;
-  private readonly kept: Record<"values" | "difference", Range> = {
-    values: INITIAL.synthesis,
-    difference: INITIAL.difference,
+  private readonly initial: Record<Kind, Range> = {
+    values: { min: 0, max: 1 },
+    difference: { min: -0.3, max: 0.3 },
   };
+  private readonly kept: Record<Kind, Range> = { ...this.initial };
+  private fitted = false;
 
   constructor(
     private readonly viewer: Viewer,
@@ -27,16 +31,16 @@ export class Display {
     private readonly results: Record<ResultName, Float32Array>,
   ) {
     this.slice = new Float32Array(pane.grid.plane);
-    this.pane.range = INITIAL.synthesis;
+    this.pane.range = this.initial.values;
     this.show("synthesis");
   }
 
   show(shown: Shown): void {
-    this.kept[this.shown === "difference" ? "difference" : "values"] = this.pane.range;
+    this.kept[this.kind] = this.pane.range;
     this.shown = shown;
     const differs = shown === "difference";
-    this.pane.initial = INITIAL[shown];
-    this.pane.range = this.kept[differs ? "difference" : "values"];
+    this.pane.initial = this.initial[this.kind];
+    this.pane.range = this.kept[this.kind];
     // NiiVue's own volume keeps to what is shown, for whoever reads it there
     if (!differs) this.pane.nv.volumes[0]!.img = this.results[shown];
     this.pane.show(differs ? (z) => this.differenceOf(z) : (z) => this.sliceOf(shown, z), differs ? DIVERGING : GREY);
@@ -49,11 +53,38 @@ export class Display {
     return seen ? this.viewer.valuesChanged(this.pane, slices) : Promise.resolve();
   }
 
+  /**
+   * Sets the window by a slice, once, unless somebody has set it before: how bright a synthesis is
+   * depends on the scan's brightest voxel, and [0, 1] may leave a brain in the dark. Whether it did.
+   */
+  fit(name: ResultName, z: number): boolean {
+    if (this.fitted) return false;
+    const slice = this.sliceOf(name, z);
+    const brightest = slice.reduce((most, value) => Math.max(most, value), 0);
+    const brain = slice.filter((value) => value > BRAIN * brightest).sort();
+    const most = brain[Math.floor(MOST * brain.length)];
+    if (most === undefined) return false;
+    this.fitted = true;
+    const { values } = this.initial;
+    this.initial.values = { min: 0, max: Math.min(HEADROOM * most, 1) };
+    if (this.kept.values === values) this.kept.values = this.initial.values;
+    if (this.kind === "values") {
+      this.pane.initial = this.initial.values;
+      if (this.pane.range === values) this.pane.setRange(this.initial.values);
+    }
+    this.viewer.draw(this.pane);
+    return true;
+  }
+
   /** The middle of the difference stays at zero, whatever the window. */
   centre(): void {
     if (this.shown !== "difference") return;
     const reach = Math.max((this.pane.range.max - this.pane.range.min) / 2, 1e-3);
     this.pane.setRange({ min: -reach, max: reach });
+  }
+
+  private get kind(): Kind {
+    return this.shown === "difference" ? "difference" : "values";
   }
 
   private sliceOf(name: ResultName, z: number): Float32Array {

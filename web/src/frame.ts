@@ -35,7 +35,7 @@ export class PaneFrame {
     this.width = field("window width");
     this.level = field("window level");
     const set = () => {
-      const [width, level] = [Number(this.width.value), Number(this.level.value)];
+      const [width, level] = [this.width.valueAsNumber, this.level.valueAsNumber]; // NaN where empty
       if (!(width > 0) || !Number.isFinite(level)) return this.showRange();
       this.pane.setRange({ min: level - width / 2, max: level + width / 2 });
       changed(this.pane);
