@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from tlp_runtime.errors import InputMissing, UsageError
 
 DEFAULT_PORT = 8765
 MIB = 2**20
+_TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]{16,}=*")
+"""What a header and an address carry as it is (RFC 6750)."""
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -66,8 +69,11 @@ class Settings:
                 f"--host {self.host}: others can reach this address, so a token is needed. Give "
                 "--token auto, or set TLP_TOKEN; or leave --host out to serve this machine alone."
             )
-        if self.token is not None and (len(self.token) < 16 or not self.token.isascii()):
-            raise UsageError("--token: expected 16 ASCII characters at least; auto makes one.")
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            raise UsageError(
+                "--token: expected 16 characters at least, of A-Z a-z 0-9 - . _ ~ + / and = at the "
+                "end, such as base64 has; auto makes one."
+            )
         if self.root is not None and not self.root.is_dir():
             raise InputMissing(f"{self.root}: does not exist or is no folder; --root needs one.")
 

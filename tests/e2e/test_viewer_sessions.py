@@ -185,7 +185,7 @@ def test_cases_are_uploaded_or_picked_and_the_token_is_hidden(
     (tmp_path / "study" / "one").mkdir(parents=True)
     saved(BRAIN, tmp_path / "study" / "one" / "scan.nii.gz")
     (tmp_path / "bad.nii.gz").write_bytes(b"no scan")
-    token = "a-token-of-sufficient-length"
+    token = "a+token/of+what-openssl.makes==="
     i, j, k = MIDDLE
     with running(FakeEngine(SMALL), root=tmp_path / "study", token=token) as address:
         with viewing(chromium, f"{address}/#token={token}") as viewer:

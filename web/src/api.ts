@@ -83,12 +83,11 @@ const TOKEN_KEY = "tlp-token";
 
 /** The access token of the address's fragment, kept for this tab and taken out of the address bar. */
 export function takeToken(): string | null {
-  const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (given) {
-    sessionStorage.setItem(TOKEN_KEY, given);
-    history.replaceState(null, "", location.pathname + location.search);
-  }
-  return given ?? sessionStorage.getItem(TOKEN_KEY);
+  const given = /^#token=(.+)$/.exec(location.hash)?.[1]; // as it is: to URLSearchParams a plus is a space
+  if (given === undefined) return sessionStorage.getItem(TOKEN_KEY);
+  sessionStorage.setItem(TOKEN_KEY, given);
+  history.replaceState(null, "", location.pathname + location.search);
+  return given;
 }
 
 export function gridOf(session: Session): Grid {
