@@ -41,8 +41,8 @@ from tlp_runtime.models import find_bundle
 from tlp_runtime.session.queue import EngineQueue
 from tlp_runtime.synthesize import Synthesizer
 from tlp_runtime.volume import Volume
-from tlp_server.api import Case
 from tlp_server.app import create_app
+from tlp_server.cases import Case, read_case
 from tlp_server.run import listen
 from tlp_server.settings import Settings
 
@@ -165,7 +165,8 @@ def main() -> None:
         for name, path in (("t1", options.t1), ("t2", options.t2))
         if path is not None
     }
-    rows = measure(engine, Case("case", images), options.strokes)
+    case = read_case("case", lambda: (images, None), bundle.spec)
+    rows = measure(engine, case, options.strokes)
     result: dict[str, Any] = {}
     for name, strokes in rows.items():
         columns = {key: sorted(1e3 * row[key] for row in strokes) for key in strokes[0]}

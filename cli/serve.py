@@ -25,7 +25,8 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from tlp_server.api import Case
+    from tlp_runtime.spec import ModelSpec
+    from tlp_server.cases import Case
     from tlp_server.settings import Settings
 
 HostOption = Annotated[
@@ -154,10 +155,10 @@ def run_server(
     machine: Machine,
     inputs: Sequence[str] | None,
     output: Output,
-    case: Callable[[], Case] | None = None,
+    case: Callable[[ModelSpec], Case] | None = None,
     started: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Take the address, read the case, load the model, serve until Ctrl-C.
+    """Take the address, choose the model, read the case, load the engines, serve until Ctrl-C.
 
     Parameters
     ----------
@@ -172,9 +173,9 @@ def run_server(
 
     with ExitStack() as opened:
         listener = opened.enter_context(listen(settings.host, settings.port))
-        given = None if case is None else case()
         choices = choose_all(machine.engine, machine.device)
         bundle = choose_bundle(output, machine.model, inputs)
+        given = None if case is None else case(bundle.spec)
         if machine.engine == "auto":
             output.default("engine", choices[0].name, choices[0].reason)
         queues = [

@@ -22,7 +22,9 @@ from .model import (
 from .serve import HostOption, Machine, TokenOption, made_token, require_page, run_server
 
 if TYPE_CHECKING:
-    from tlp_server.api import Case
+    from tlp_runtime.spec import ModelSpec
+    from tlp_runtime.volume import Volume
+    from tlp_server.cases import Case
 
 
 def command(
@@ -72,21 +74,24 @@ def command(
         raise UsageError("nothing to view: give --t1, --t2 or both. (tlp serve opens files later.)")
     settings = Settings(host=host, port=port, token=made_token(token), max_sessions=4)
 
-    def case() -> Case:
-        from tlp_runtime.io.nifti import stem
+    def read() -> tuple[dict[str, Volume], Volume | None]:
         from tlp_runtime.io.scan import read_labels, read_scan
-        from tlp_server.api import Case
 
         volumes = {
             name: replace(read_scan(path).volume, name=path.resolve().name)
             for name, path in images.items()
         }
-        first = next(iter(images))
-        labels = None
-        if prompt is not None:
-            grid, by_number = volumes[first].grid, bool(prompt_labels)
-            labels = read_labels(prompt, grid, by_number=by_number)
-        return Case(stem(images[first].resolve()), volumes, labels, tuple(prompt_labels or ()))
+        if prompt is None:
+            return volumes, None
+        grid, by_number = next(iter(volumes.values())).grid, bool(prompt_labels)
+        return volumes, read_labels(prompt, grid, by_number=by_number)
+
+    def case(spec: ModelSpec) -> Case:
+        from tlp_runtime.io.nifti import stem
+        from tlp_server.cases import read_case
+
+        first = next(iter(images.values()))
+        return read_case(stem(first.resolve()), read, spec, prompt_labels or ())
 
     def started(address: str) -> None:
         if not no_open:

@@ -21,11 +21,13 @@ import httpx
 import numpy as np
 import uvicorn
 
+from tests.scans import SMALL
 from tlp_runtime.engines.base import Engine
 from tlp_runtime.session.queue import EngineQueue
+from tlp_runtime.spec import ModelSpec
 from tlp_runtime.volume import Volume
-from tlp_server.api import Case
 from tlp_server.app import create_app
+from tlp_server.cases import Case, Images, read_case
 from tlp_server.run import listen
 from tlp_server.settings import Settings
 
@@ -38,6 +40,13 @@ class ThreadedServer(uvicorn.Server):
     """Ends when it is told, not by signals."""
 
     def install_signal_handlers(self) -> None: ...
+
+
+def case_of(
+    images: Images, labels: Volume | None = None, *meaning: str, spec: ModelSpec = SMALL
+) -> Case:
+    """What `tlp view` starts a server with."""
+    return read_case("case", lambda: (images, labels), spec, meaning)
 
 
 @contextmanager

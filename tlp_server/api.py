@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import PurePosixPath
@@ -22,7 +22,7 @@ from tlp_runtime.io.nifti import parse_volume
 from tlp_runtime.provenance import DESCRIPTION
 from tlp_runtime.session.parts import Box
 from tlp_runtime.session.queue import EngineQueue
-from tlp_runtime.volume import Volume
+from tlp_server.cases import Case, Images, Read, read_case
 from tlp_server.failures import Forbidden, OutOfStep
 from tlp_server.files import Root
 from tlp_server.frames import MEDIA_TYPE
@@ -37,27 +37,11 @@ from tlp_server.schemas import (
     SessionInfo,
     Status,
 )
-from tlp_server.sessions import Images, Session, Sessions
+from tlp_server.sessions import Session, Sessions
 from tlp_server.settings import Settings
 
 GZIP, BINARY = "application/gzip", "application/octet-stream"
 BYTES = {"type": "string", "format": "binary"}
-
-
-@dataclass(frozen=True)
-class Case:
-    """The case that a server is started with.
-
-    Parameters
-    ----------
-    meaning
-        What its prompt's labels mean, if not as in BraTS.
-    """
-
-    name: str
-    images: Images
-    labels: Volume | None = None
-    meaning: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,11 +126,11 @@ async def open_session(service: Served, wanted: Opened) -> SessionInfo:
     if not paths:
         if case is None:
             raise UsageError("the server was started without a case: name a t1, a t2 or both.")
-        return await _opened(service, case.name, lambda: (case.images, case.labels), case.meaning)
+        return _info(service, await service.sessions.open(lambda: case))
     root = _root(service)
     _require_inputs(service, paths)
 
-    def read() -> tuple[Images, Volume | None]:
+    def read() -> tuple[Images, None]:
         return {name: root.read(path, service.settings) for name, path in paths.items()}, None
 
     return await _opened(service, next(iter(paths.values())), read)
@@ -163,7 +147,7 @@ async def upload_session(
     names = {name: _plain_name(file.filename) or name for name, file in sent.items()}
     limit = service.settings.max_volume
 
-    def read() -> tuple[Images, Volume | None]:
+    def read() -> tuple[Images, None]:
         return {
             name: parse_volume(contents.pop(name), names[name], limit=limit)
             for name in list(contents)
@@ -318,13 +302,9 @@ def _labels(body: bytes, packed: str, box: Box) -> np.ndarray[Any, np.dtype[np.u
     return np.frombuffer(values, np.uint8).reshape(box.shape, order="F")
 
 
-async def _opened(
-    service: Service,
-    name: str,
-    read: Callable[[], tuple[Images, Volume | None]],
-    meaning: tuple[str, ...] = (),
-) -> SessionInfo:
-    return _info(service, await service.sessions.open(name, read, meaning))
+async def _opened(service: Service, name: str, read: Read) -> SessionInfo:
+    spec = service.bundle.spec
+    return _info(service, await service.sessions.open(lambda: read_case(name, read, spec)))
 
 
 def _info(service: Service, session: Session) -> SessionInfo:
@@ -340,7 +320,7 @@ def _info(service: Service, session: Session) -> SessionInfo:
         first=case.first,
         slices=case.count,
         interpolated=case.interpolated,
-        warnings=session.warnings,
+        warnings=list(session.warnings),
         revision=case.revision,
         serial=case.serial,
         prompt=bool(case.mask.any()),

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from tlp_runtime.errors import TLPError
 from tlp_runtime.session.queue import EngineQueue
 from tlp_server import api, inference
+from tlp_server.cases import Case
 from tlp_server.failures import on_defect, on_error, on_http_error, on_invalid
 from tlp_server.files import Root
 from tlp_server.gate import Gate
@@ -40,7 +41,7 @@ def page_is_built() -> bool:
 
 
 def create_app(
-    settings: Settings, queues: Sequence[EngineQueue], case: api.Case | None = None
+    settings: Settings, queues: Sequence[EngineQueue], case: Case | None = None
 ) -> ASGIApp:
     """The server of one model.
 

@@ -10,8 +10,8 @@ import uvicorn
 
 from tlp_runtime.errors import UsageError
 from tlp_runtime.session.queue import EngineQueue
-from tlp_server.api import Case
 from tlp_server.app import create_app
+from tlp_server.cases import Case
 from tlp_server.settings import Settings
 
 BACKLOG = 128

@@ -8,23 +8,19 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from tlp_runtime.errors import InputTooLarge
-from tlp_runtime.prepare import prepare
-from tlp_runtime.remarks import Remarks
 from tlp_runtime.session.case import InteractiveCase
-from tlp_runtime.session.parts import Update
+from tlp_runtime.session.parts import Box, Update
 from tlp_runtime.session.queue import EngineQueue
 from tlp_runtime.spec import ModelSpec
-from tlp_runtime.volume import Volume
+from tlp_server.cases import Case
 from tlp_server.failures import SessionGone, SessionsFull
 from tlp_server.frames import State, frames_of, last_frame
 from tlp_server.settings import MIB, Settings
 
 logger = logging.getLogger(__name__)
-
-Images = Mapping[str, Volume]
 
 EXPIRY_EVERY_S = 5.0
 GRACE_S = 60.0
@@ -39,7 +35,7 @@ class Session:
     case
         The interactive case.
     warnings
-        What was said about the scan when it was opened.
+        What was said about the scan when it was read.
     strokes
         Held while a stroke is checked and taken, so that strokes follow each other.
     ends
@@ -51,7 +47,7 @@ class Session:
         self.id = secrets.token_urlsafe(16)
         self.name = name
         self.case: InteractiveCase
-        self.warnings: list[str] = []
+        self.warnings: tuple[str, ...] = ()
         self.strokes = asyncio.Lock()
         self.used = time.monotonic()
         self.ends = math.inf
@@ -148,7 +144,6 @@ class Sessions:
         self._open: dict[str, Session] = {}
         self._being_made = 0
         self._making = asyncio.Semaphore(2)  # preparing takes several times what a case holds
-        self._remarks = Remarks()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -166,19 +161,13 @@ class Sessions:
         session.used, session.ends = time.monotonic(), math.inf
         return session
 
-    async def open(
-        self, name: str, read: Callable[[], tuple[Images, Volume | None]], meaning: Sequence[str]
-    ) -> Session:
-        """Read and prepare a case, in a thread.
+    async def open(self, read: Callable[[], Case]) -> Session:
+        """Open a case, in a thread.
 
         Parameters
         ----------
-        name
-            What to call it.
         read
-            Gives its images and, if it has one, its prompt.
-        meaning
-            What the prompt's labels mean.
+            Gives it.
 
         Raises
         ------
@@ -191,8 +180,8 @@ class Sessions:
         self._being_made += 1
         try:
             async with asyncio.timeout(self._settings.timeout_s), self._making:
-                session = Session(name, asyncio.get_running_loop())
-                await asyncio.to_thread(self._make, session, read, tuple(meaning))
+                loop = asyncio.get_running_loop()
+                session = await asyncio.to_thread(lambda: self._made(read(), loop))
         except TimeoutError:
             raise SessionsFull(
                 f"opening took longer than {self._settings.timeout_s:g} s; the server is busy or "
@@ -227,25 +216,20 @@ class Sessions:
         """Drop all."""
         for name in list(self._open):
             self.drop(name)
-        self._remarks.close()
 
-    def _make(
-        self,
-        session: Session,
-        read: Callable[[], tuple[Images, Volume | None]],
-        meaning: tuple[str, ...],
-    ) -> None:
-        with self._remarks.of(session.warnings):
-            images, labels = read()
-            prepared = prepare(images, self._spec)
-            counts = dict.fromkeys(self._queues, 0)
-            for other in list(self._open.values()):
-                counts[other.case.queue] += 1
-            queue = min(self._queues, key=lambda queue: counts[queue])
-            session.case = InteractiveCase(prepared, images, self._spec, queue, session.notify)
-            if labels is not None:
-                session.case.replace_mask(labels, meaning)
-                session.case.pause()  # until a page asks
+    def _made(self, given: Case, loop: asyncio.AbstractEventLoop) -> Session:
+        session = Session(given.name, loop)
+        session.warnings = given.warnings
+        counts = dict.fromkeys(self._queues, 0)
+        for other in list(self._open.values()):
+            counts[other.case.queue] += 1
+        queue = min(self._queues, key=lambda queue: counts[queue])
+        case = InteractiveCase(given.prepared, given.images, self._spec, queue, session.notify)
+        if given.mask is not None:
+            case.draw(Box((0, 0, 0), case.grid.shape), given.mask)
+            case.pause()  # until a page asks
+        session.case = case
+        return session
 
     def _require_room(self) -> None:
         """Refuse before anything is read, or drop the session that was idle longest."""

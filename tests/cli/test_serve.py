@@ -11,7 +11,8 @@ import httpx
 import pytest
 from tlp_cli.main import main
 
-from tests.servers import COMMAND, Page, served
+from tests.scans import scan
+from tests.servers import COMMAND, Page, saved, served
 from tests.support import TinyModel
 
 
@@ -74,8 +75,10 @@ def test_a_made_token_stands_in_the_address_alone(tiny: TinyModel) -> None:
     ("arguments", "code", "message"),
     [
         (["view"], 2, "give --t1, --t2 or both"),
-        (["view", "--t1", "none.nii.gz"], 3, "does not exist"),
-        (["view", "--t1", "{t1}", "--prompt", "none.nii.gz"], 3, "does not exist"),
+        (["view", "--t1", "none.nii.gz", "--model", "{model}"], 3, "does not exist"),
+        (["view", "--t1", "{t1}", "--model", "{model}", "--prompt", "none.nii.gz"], 3, "does not"),
+        (["view", "--t1", "{t1}", "--model", "{model}", "--prompt", "{t1}"], 3, "have no meaning"),
+        (["view", "--t1", "{t1}", "--model", "{model}", "--prompt", "{far}"], 3, "grid"),
         (["view", "--t1", "{t1}", "--model", "none"], 4, "none"),
         (["view", "--t1", "{t1}", "--host", "0.0.0.0"], 2, "a token is needed"),
         (["serve", "--root", "none"], 3, "is no folder"),
@@ -86,12 +89,18 @@ def test_a_made_token_stands_in_the_address_alone(tiny: TinyModel) -> None:
 )
 def test_what_cannot_be_served_is_refused(
     case: dict[str, Path],
+    tiny: TinyModel,
+    tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     arguments: list[str],
     code: int,
     message: str,
 ) -> None:
-    given = [argument.format(t1=case["t1"]) for argument in arguments]
+    """Before a server is there: what cannot be opened is not left to the page to say."""
+    far = tmp_path / "far.nii.gz"
+    if "{far}" in arguments:
+        saved(scan(), far)
+    given = [arg.format(t1=case["t1"], model=tiny.bundle.path, far=far) for arg in arguments]
     assert main(given) == code
     errors = capfd.readouterr().err
     assert message in errors

@@ -15,12 +15,11 @@ from tlp_cli.main import main
 from tests.browser import SIZE, changed, drawn_in, viewing
 from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL, scan
-from tests.servers import running, saved, served
+from tests.servers import case_of, running, saved, served
 from tests.support import TinyModel
 from tlp_runtime import Volume
 from tlp_runtime.engines.base import Slices
 from tlp_runtime.io.nifti import read_volume
-from tlp_server.api import Case
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -33,7 +32,7 @@ MIDDLE = tuple(n // 2 for n in SHAPE)
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A server with a case, of an engine that answers at once."""
-    with running(FakeEngine(SMALL), Case("case", {"t1": BRAIN}), max_sessions=100) as address:
+    with running(FakeEngine(SMALL), case_of({"t1": BRAIN}), max_sessions=100) as address:
         yield address
 
 
@@ -216,7 +215,7 @@ class DarkEngine(FakeEngine):
 
 def test_a_dark_synthesis_is_seen_until_somebody_sets_its_window(chromium: Browser) -> None:
     with (
-        running(DarkEngine(SMALL), Case("case", {"t1": BRAIN})) as address,
+        running(DarkEngine(SMALL), case_of({"t1": BRAIN})) as address,
         viewing(chromium, address) as viewer,
     ):
         viewer.opened()
@@ -248,7 +247,7 @@ def test_a_pane_for_each_image_of_the_model(chromium: Browser, inputs: tuple[str
     images = {name: replace(BRAIN, name=name) for name in inputs}
     engine = FakeEngine(replace(SMALL, inputs=inputs))
     with (
-        running(engine, Case("case", images)) as address,
+        running(engine, case_of(images, spec=engine.spec)) as address,
         viewing(chromium, address) as viewer,
     ):
         viewer.opened()

@@ -13,10 +13,9 @@ from playwright.sync_api import Browser, Page
 from tests.browser import viewing
 from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL, scan
-from tests.servers import running
+from tests.servers import case_of, running
 from tlp_runtime.grid import Grid
 from tlp_runtime.io.nifti import read_volume
-from tlp_server.api import Case
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -40,7 +39,7 @@ def test_the_spot_that_is_drawn_is_the_spot_in_the_world(
     (landmark,) = grid.world(voxel)
     t1 = scan(**ORIENTED[name], landmark=tuple(landmark))  # type: ignore[arg-type]
     with (
-        running(FakeEngine(SMALL), Case("case", {"t1": t1})) as address,
+        running(FakeEngine(SMALL), case_of({"t1": t1})) as address,
         viewing(chromium, address) as viewer,
     ):
         viewer.opened()

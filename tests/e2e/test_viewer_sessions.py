@@ -13,10 +13,9 @@ from tests.browser import changed, drawn_in, viewing
 from tests.cohorts import SlowEngine
 from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL, scan
-from tests.servers import running, saved
+from tests.servers import case_of, running, saved
 from tlp_runtime import Volume
 from tlp_runtime.io.nifti import parse_volume, read_volume
-from tlp_server.api import Case
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -94,7 +93,7 @@ def test_a_mask_with_other_numbers_is_loaded_by_what_they_mean(
         dialog.accept("tumour=9")
 
     with (
-        running(FakeEngine(SMALL), Case("case", {"t1": BRAIN})) as address,
+        running(FakeEngine(SMALL), case_of({"t1": BRAIN})) as address,
         viewing(chromium, address) as viewer,
     ):
         viewer.opened()
@@ -115,7 +114,7 @@ def test_strokes_faster_than_the_engine_end_in_the_same_image(
 ) -> None:
     i, j, k = MIDDLE
     with (
-        running(SlowEngine(0.05), Case("case", {"t1": BRAIN})) as address,
+        running(SlowEngine(0.05), case_of({"t1": BRAIN})) as address,
         viewing(chromium, address) as viewer,
         httpx.Client(base_url=address) as http,
     ):
@@ -140,7 +139,7 @@ def test_strokes_faster_than_the_engine_end_in_the_same_image(
 
 def test_a_restart_of_the_server_loses_nothing(chromium: Browser) -> None:
     i, j, k = MIDDLE
-    case = Case("case", {"t1": BRAIN})
+    case = case_of({"t1": BRAIN})
     with running(FakeEngine(SMALL), case) as address:
         port = int(address.rsplit(":", 1)[1])
         context = viewing(chromium, address)

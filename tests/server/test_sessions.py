@@ -19,11 +19,10 @@ import pytest
 from tests.fakes.engine import FakeEngine, GatedEngine
 from tests.readers import offline
 from tests.scans import DUAL, SMALL, scan
-from tests.servers import Frame, Page, body_of, frames, running, saved
+from tests.servers import Frame, Page, body_of, case_of, frames, running, saved
 from tlp_runtime import Volume
 from tlp_runtime.io.nifti import nifti_bytes, parse_volume
 from tlp_runtime.session.parts import Update
-from tlp_server.api import Case
 from tlp_server.sessions import Session
 
 BALL = np.ones((5, 5, 3), np.uint8)
@@ -99,7 +98,7 @@ def test_images_are_served_with_one_affine_whatever_the_file_had(tmp_path: Path)
     t1 = scan(degrees=10, orientation="LAS")
     assert t1.header is not None
     t1.header.set_sform(None, 0)
-    case = Case("case", {"t1": t1})
+    case = case_of({"t1": t1})
     with running(FakeEngine(SMALL), case) as address, httpx.Client(base_url=address) as http:
         page = Page.open(http)
         content = http.get(f"{page.path}/images/t1").content
@@ -356,13 +355,19 @@ def test_the_case_of_the_server_needs_no_name_and_brings_its_prompt(tmp_path: Pa
     t1 = scan()
     labels = np.zeros(t1.shape, np.uint8)
     labels[30:35, 40:45, 40] = 5
-    case = Case("case", {"t1": t1}, Volume(labels, t1.affine), ("tumour=5",))
+    case = case_of({"t1": t1}, Volume(labels, t1.affine), "tumour=5")
     with running(FakeEngine(SMALL), case) as address, httpx.Client(base_url=address) as http:
         page = Page.open(http)
         assert (page.info["name"], page.info["prompt"], page.revision) == ("case", True, 1)
         page.go_on()
         expected = offline({"t1": t1}, Volume(labels // 5, t1.affine), SMALL)
         kept = fetched(http, f"{page.path}/files/synthesis")
+        np.testing.assert_array_equal(kept.data, expected)
+        page.draw((5, 5, 40), np.ones((9, 9, 2), np.uint8))  # and nobody else sees it
+        other = Page.open(http)
+        assert other.revision == 1
+        other.go_on()
+        kept = fetched(http, f"{other.path}/files/synthesis")
         np.testing.assert_array_equal(kept.data, expected)
         answer = http.post("/api/sessions", json={"t1": "t1.nii"})
         assert answer.status_code == 403

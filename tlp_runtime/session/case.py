@@ -202,29 +202,8 @@ class InteractiveCase:
             return self.revision
 
     def replace_mask(self, labels: Volume, meaning: Iterable[str] = ()) -> int:
-        """Take a label map of the reference's grid, in any axis order, for the whole mask.
-
-        Parameters
-        ----------
-        meaning
-            What its labels mean, if not as in BraTS: ``tumour=1,4``, ``oedema=2``.
-
-        Raises
-        ------
-        GeometryError
-            It lies on another grid.
-        ContentError
-            Labels without a meaning.
-        """
-        require_same_grid(
-            self.reference, labels, "A prompt must be drawn on the image that is shown."
-        )
-        code = with_labels(self._spec.prompt, meaning)
-        values = encode(labels.data, code, labels.name)
-        turned = replace(labels, data=values).reoriented(SHOWN).data
-        mask = np.zeros(turned.shape, np.uint8, order="F")
-        mask[turned == code.oedema_value] = OEDEMA
-        mask[turned == code.tumour_value] = TUMOUR
+        """Take a label map for the whole mask, as :func:`mask_of` does."""
+        mask = mask_of(labels, self.reference, self._spec, meaning)
         return self.draw(Box((0, 0, 0), self.grid.shape), mask)
 
     def go_on(self, first: int | None = None) -> None:
@@ -396,6 +375,37 @@ class InteractiveCase:
             alone = [int(k) for k in np.flatnonzero(newer[image]) if k not in both]
             groups.append(((image,), tuple(alone)))
         return tuple(group for group in groups if group[1])
+
+
+def mask_of(
+    labels: Volume, reference: Volume, spec: ModelSpec, meaning: Iterable[str] = ()
+) -> NDArray[np.uint8]:
+    """A label map of the reference's grid, in any axis order, as a mask.
+
+    Parameters
+    ----------
+    meaning
+        What its labels mean, if not as in BraTS: ``tumour=1,4``, ``oedema=2``.
+
+    Returns
+    -------
+    (I, J, K) uint8 as of :attr:`InteractiveCase.mask`.
+
+    Raises
+    ------
+    GeometryError
+        It lies on another grid.
+    ContentError
+        Labels without a meaning.
+    """
+    require_same_grid(reference, labels, "A prompt must be drawn on the image that is shown.")
+    code = with_labels(spec.prompt, meaning)
+    values = encode(labels.data, code, labels.name)
+    turned = replace(labels, data=values).reoriented(SHOWN).data
+    mask = np.zeros(turned.shape, np.uint8, order="F")
+    mask[turned == code.oedema_value] = OEDEMA
+    mask[turned == code.tumour_value] = TUMOUR
+    return mask
 
 
 def _reaches(sources: NDArray[np.int32], grid: Grid) -> NDArray[np.int_]:
