@@ -7,8 +7,8 @@ import contextlib
 import logging
 import math
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from time import monotonic, perf_counter
 
 from tlp_runtime.errors import InputTooLarge
 from tlp_runtime.session.case import InteractiveCase
@@ -39,7 +39,7 @@ class Session:
     strokes
         Held while a stroke is checked and taken, so that strokes follow each other.
     ends
-        By ``time.monotonic()``, when it is dropped unless it is used before; infinity unless its
+        By ``monotonic()``, when it is dropped unless it is used before; infinity unless its
         client left it.
     """
 
@@ -49,7 +49,7 @@ class Session:
         self.case: InteractiveCase
         self.warnings: tuple[str, ...] = ()
         self.strokes = asyncio.Lock()
-        self.used = time.monotonic()
+        self.used = monotonic()
         self.ends = math.inf
         self._loop = loop
         self._listeners: set[asyncio.Event] = set()
@@ -69,7 +69,7 @@ class Session:
         Parameters
         ----------
         began
-            ``time.perf_counter()`` when the request was complete.
+            ``perf_counter()`` when the request was complete.
         timeout_s
             How long the engine may be silent.
         """
@@ -98,11 +98,11 @@ class Session:
                         end = "failed", f"the engine was silent for {timeout_s:g} s."
                 if end is not None:
                     ended = True
-                    server_s = time.perf_counter() - began
+                    server_s = perf_counter() - began
                     yield last_frame(self.case, update, since, server_s, *end)
         finally:
             self._listeners.discard(news)
-            self.used = time.monotonic()
+            self.used = monotonic()
             if number == self._newest and not ended:
                 self.case.pause()
 
@@ -113,7 +113,7 @@ class Session:
 
     def _news(self, since: int, began: float) -> tuple[Update, list[bytes]]:
         update = self.case.update(since)
-        server_s = time.perf_counter() - began
+        server_s = perf_counter() - began
         return update, list(frames_of(self.case, update, since, server_s))
 
     def _wake(self) -> None:
@@ -158,7 +158,7 @@ class Sessions:
         session = self._open.get(name)
         if session is None:
             raise SessionGone("there is no such session any more. Open the case again.")
-        session.used, session.ends = time.monotonic(), math.inf
+        session.used, session.ends = monotonic(), math.inf
         return session
 
     async def open(self, read: Callable[[], Case]) -> Session:
@@ -200,13 +200,13 @@ class Sessions:
 
     def leave(self, name: str, seconds: float) -> None:
         """Drop a session if it is not used within some time. Raises :class:`SessionGone`."""
-        self.find(name).ends = time.monotonic() + seconds
+        self.find(name).ends = monotonic() + seconds
 
     async def expire(self) -> None:
         """Drop sessions that are idle or were left, for ever."""
         while True:
             await asyncio.sleep(EXPIRY_EVERY_S)
-            now = time.monotonic()
+            now = monotonic()
             for session in self._unwatched():
                 if now > min(session.used + self._settings.idle_s, session.ends):
                     self.drop(session.id)
@@ -251,7 +251,7 @@ class Sessions:
             )
 
     def _drop_longest_idle(self, reason: str) -> None:
-        now = time.monotonic()
+        now = monotonic()
         idle = [s for s in self._unwatched() if s.ends < math.inf or now - s.used > GRACE_S]
         if not idle:
             raise SessionsFull(f"{reason}, and all are in use. Close one, or try again later.")

@@ -276,25 +276,39 @@ def test_sessions_end(http: httpx.Client) -> None:
         assert answer.json()["error"]["kind"] == "SessionGone"
 
 
+class Clock:
+    """The sessions' time, which stands still unless it is moved."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("tlp_server.sessions.monotonic", lambda: self.now)
+        monkeypatch.setattr("tlp_server.sessions.EXPIRY_EVERY_S", 0.05)
+
+    def until_open(self, http: httpx.Client, count: int) -> None:
+        """Wait until the server has dropped all sessions but so many."""
+        for _ in range(400):
+            if http.get("/api/status").json()["sessions"] == count:
+                return
+            threading.Event().wait(0.05)
+        pytest.fail(f"there are never {count} sessions")
+
+
 def test_a_session_that_was_left_is_kept_for_who_comes_back(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tlp_server import sessions
-
-    monkeypatch.setattr(sessions, "EXPIRY_EVERY_S", 0.05)
+    clock = Clock(monkeypatch)
     with (
         running(FakeEngine(SMALL), root=root) as address,
         httpx.Client(base_url=address) as http,
     ):
         back, away = (Page.open(http, t1="t1.nii") for _ in range(2))
         for page in (back, away):
-            assert http.delete(page.path, params={"after_s": 1}).status_code == 204
+            assert http.delete(page.path, params={"after_s": 60}).status_code == 204
+        clock.now += 59
         assert http.get(back.path).status_code == 200
-        for _ in range(200):
-            if http.get("/api/status").json()["sessions"] == 1:
-                break
-            threading.Event().wait(0.05)
-        threading.Event().wait(0.2)
+        assert http.get("/api/status").json()["sessions"] == 2
+        clock.now += 2
+        clock.until_open(http, 1)
         assert http.get(back.path).status_code == 200
         assert http.get(away.path).status_code == 404
         assert http.delete(back.path, params={"after_s": -1}).status_code == 422
@@ -320,27 +334,25 @@ def test_a_synthesis_is_kept_when_it_is_up_to_date_and_not_before(http: httpx.Cl
 def test_idle_sessions_expire_and_number_and_memory_are_bounded(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tlp_server import sessions
-
-    monkeypatch.setattr(sessions, "EXPIRY_EVERY_S", 0.1)
-    limits: dict[str, Any] = {"max_sessions": 2, "idle_s": 1.5}
+    clock = Clock(monkeypatch)
     with (
-        running(FakeEngine(SMALL), root=root, **limits) as address,
+        running(FakeEngine(SMALL), root=root, max_sessions=2, idle_s=600) as address,
         httpx.Client(base_url=address) as http,
     ):
-        pages = [Page.open(http, t1="t1.nii") for _ in range(2)]
+        pages = []
+        for _ in range(2):
+            pages.append(Page.open(http, t1="t1.nii"))
+            clock.now += 30
         answer = http.post("/api/sessions", json={"t1": "t1.nii"})
         assert answer.status_code == 429
         assert "2 sessions are open" in answer.json()["error"]["message"]
         assert answer.headers["retry-after"]
-        monkeypatch.setattr(sessions, "GRACE_S", 0.0)
-        Page.open(http, t1="t1.nii")  # the one that was idle longest makes room
+        clock.now += 10
+        Page.open(http, t1="t1.nii")  # the one that was idle for more than a minute makes room
         assert http.get(pages[0].path).status_code == 404
         assert http.get(pages[1].path).status_code == 200
-        for _ in range(200):
-            if not http.get("/api/status").json()["sessions"]:
-                break
-            threading.Event().wait(0.05)
+        clock.now += 601
+        clock.until_open(http, 0)
         assert http.get(pages[1].path).status_code == 404
     with (
         running(FakeEngine(SMALL), root=root, memory_mib=1) as address,
