@@ -202,7 +202,7 @@ def _killed_at_random(tmp_path: Path, model: TinyModel, seed: int, times: int) -
             assert name.startswith(".tmp-") or content == expected[name], name
         assert main(arguments(data, out, model, "--quiet")) == 0
         assert outputs(out) == expected
-    assert early, "at least one was killed before its end"
+    assert early > times // 4, f"{early} of {times} were killed before their end"
 
 
 def test_killed_at_any_moment_nothing_is_damaged_and_a_rerun_completes(
