@@ -40,19 +40,19 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.batches import Batcher, Sheaf
 from tlp_runtime.bench import environment
-from tlp_runtime.bundle import ONNX, Bundle
 from tlp_runtime.cohort.cases import Case, find_cases
-from tlp_runtime.cohort.devices import choose_all, cores, open_all
 from tlp_runtime.cohort.job import Options, Outcome
 from tlp_runtime.cohort.pipeline import Pipeline, Span
 from tlp_runtime.cohort.run import Summary, run_cohort
 from tlp_runtime.engines.base import Engine, Slices
-from tlp_runtime.io import deflate
-from tlp_runtime.models import find_bundle
-from tlp_runtime.spec import ModelSpec
-from tlp_runtime.synthesize import Request, Synthesizer, make_ready, read
+from tlp_runtime.engines.devices import choose_all, cores, open_all
+from tlp_runtime.files import gzip
+from tlp_runtime.models.bundle import ONNX, Bundle
+from tlp_runtime.models.choice import find_bundle
+from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.synthesis.batches import Batcher, Sheaf
+from tlp_runtime.synthesis.synthesizer import Request, Synthesizer, make_ready, read
 
 CONTENDERS = ("plain", "sequential", "pipeline", "files", "engine")
 STAGE_COLOURS = {"read": "#8ecae6", "prepare": "#2a6f97", "engine": "#fb8500", "write": "#7a9e3f"}
@@ -350,7 +350,7 @@ def main() -> None:
     if "pipeline" in rounds[-1]:
         result["busy_threads"] = busy(bench.spans, rounds[-1]["pipeline"].wall_s)
     print(json.dumps(result, indent=2))
-    machine = environment(library) | {"gzip": deflate.library()}
+    machine = environment(library) | {"gzip": gzip.library()}
     if options.json is not None:
         record = {
             "date": date.today().isoformat(),

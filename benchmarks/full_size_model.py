@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from tlp_runtime.spec import CropSpec, ModelSpec
+from tlp_runtime.spec.model import CropSpec, ModelSpec
 from tlp_train.checkpoint import load_checkpoint, write_checkpoint
 from tlp_train.config import preset
 from tlp_train.phantom import write_cohort

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.bundle import FILES, MANIFEST, Bundle
 from tlp_runtime.engines.base import Engine
 from tlp_runtime.engines.plans import ENGINE_FILE, SIDECAR_FILE, StoredEngine
 from tlp_runtime.engines.select import choose
 from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.engines.tensorrt.run import open_plan
 from tlp_runtime.engines.trt import TensorRTEngine
-from tlp_runtime.spec import PROMPT_NAME, ModelSpec
-from tlp_runtime.store import home
+from tlp_runtime.models.bundle import FILES, MANIFEST, Bundle
+from tlp_runtime.models.store import home
+from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
 
 Tensors = Mapping[str, NDArray[np.float32]]
 Found = dict[str, Any]

@@ -35,12 +35,12 @@ from tlp_export.fold import savings
 from tlp_export.onnx_export import ExportOptions, export_bundle
 from tlp_export.slices import Labelled, case_slices, phantom_slices, run_module, unprompted
 from tlp_export.verify import BOUNDS
-from tlp_runtime.bundle import MANIFEST, Bundle
 from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.io.brats import find_cases
-from tlp_runtime.spec import PROMPT_NAME, ModelSpec
+from tlp_runtime.models.bundle import MANIFEST, Bundle
+from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
 from tlp_train.checkpoint import Checkpoint, load_checkpoint
 
 BUNDLES = {

@@ -46,8 +46,8 @@ from tlp_export.slices import (
     unprompted,
 )
 from tlp_runtime.bench import environment
-from tlp_runtime.spec import PROMPT_NAME
-from tlp_runtime.synthesize import DEFAULT_BATCH
+from tlp_runtime.spec.model import PROMPT_NAME
+from tlp_runtime.synthesis.synthesizer import DEFAULT_BATCH
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.network import Generator
 from tlp_train.tables import markdown_table

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlp_runtime.io.brats import CaseFiles, find_cases
-from tlp_runtime.synthesize import Synthesizer
+from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_train.evaluation import case_slices, needed_arrays, select_cases
 from tlp_train.metrics import LinearFit, best_factor, to_unit
 from tlp_train.runs import Run

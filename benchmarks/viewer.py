@@ -36,11 +36,11 @@ import uvicorn
 from tlp_runtime.bench import environment
 from tlp_runtime.engines.base import Engine
 from tlp_runtime.engines.select import choose
+from tlp_runtime.geometry.volume import Volume
+from tlp_runtime.interactive.queue import EngineQueue
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.models import find_bundle
-from tlp_runtime.session.queue import EngineQueue
-from tlp_runtime.synthesize import Synthesizer
-from tlp_runtime.volume import Volume
+from tlp_runtime.models.choice import find_bundle
+from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_server.app import create_app
 from tlp_server.cases import Case, read_case
 from tlp_server.run import listen

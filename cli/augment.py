@@ -22,8 +22,8 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from tlp_runtime.spec import ModelSpec
-    from tlp_runtime.volume import Volume
+    from tlp_runtime.geometry.volume import Volume
+    from tlp_runtime.spec.model import ModelSpec
 
 RECORD = "augment.json"
 
@@ -66,11 +66,11 @@ def command(
     """
     output = Output(quiet, verbose)
     from tlp_runtime.engines.onnx import require_onnxruntime
-    from tlp_runtime.io.atomic import make_folder, require_writable
+    from tlp_runtime.files.atomic import make_folder, require_writable
     from tlp_runtime.io.nifti import read_volume, stem, write_volume
-    from tlp_runtime.prepare import prepare
-    from tlp_runtime.prompt import Prompt
-    from tlp_runtime.synthesize import Synthesizer
+    from tlp_runtime.synthesis.prepare import prepare
+    from tlp_runtime.synthesis.synthesizer import Synthesizer
+    from tlp_runtime.values.prompt import Prompt
 
     require_onnxruntime()
     images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}
@@ -163,9 +163,9 @@ def _made(
 ) -> list[tuple[str, Volume]]:
     import numpy as np
 
-    from tlp_runtime.crop import require_model_grid
-    from tlp_runtime.prompt import with_labels
-    from tlp_runtime.volume import require_same_grid
+    from tlp_runtime.geometry.crop import require_model_grid
+    from tlp_runtime.geometry.volume import require_same_grid
+    from tlp_runtime.values.prompt import with_labels
     from tlp_train.augmentation import fuzzy_variant, random_lesion
 
     require_model_grid(reference, spec.crop)

@@ -78,8 +78,8 @@ def command(
     from tlp_runtime.bench import SweepOptions, bench
     from tlp_runtime.engines.select import Opening
     from tlp_runtime.errors import UsageError
-    from tlp_runtime.io.atomic import require_writable
-    from tlp_runtime.synthesize import Synthesizer
+    from tlp_runtime.files.atomic import require_writable
+    from tlp_runtime.synthesis.synthesizer import Synthesizer
 
     if engines or batches or concurrency or csv_path or figure or len(model or ()) > 1:
         if t1 or t2 or prompt:

@@ -25,7 +25,7 @@ def command(
     """
     output = Output(quiet, verbose)
     require("train", "skimage", "scipy")
-    from tlp_runtime.io.atomic import require_writable
+    from tlp_runtime.files.atomic import require_writable
     from tlp_train.comparison import compare
     from tlp_train.evaluation import Evaluation
     from tlp_train.tables import comparison_head, comparison_rows

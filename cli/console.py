@@ -25,7 +25,7 @@ from rich.progress import (
 )
 
 from tlp_runtime.errors import DependencyMissing
-from tlp_runtime.io.atomic import write_text
+from tlp_runtime.files.atomic import write_text
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and results only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details.")]

@@ -71,9 +71,9 @@ def command(
     """
     output = Output(quiet, verbose)
     require("train", "skimage", "scipy")
-    from tlp_runtime.io.atomic import require_writable, write_text
+    from tlp_runtime.files.atomic import require_writable, write_text
     from tlp_runtime.io.brats import find_cases
-    from tlp_runtime.synthesize import Synthesizer
+    from tlp_runtime.synthesis.synthesizer import Synthesizer
     from tlp_train.evaluation import evaluate, needed_arrays, select_cases
     from tlp_train.metrics import GROUPS
     from tlp_train.split import Split

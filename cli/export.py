@@ -18,10 +18,10 @@ from .model import BuildBar
 
 if TYPE_CHECKING:
     from tlp_export.onnx_export import ExportOptions, Report
-    from tlp_runtime.bundle import Bundle
     from tlp_runtime.engines.options import EngineOptions
     from tlp_runtime.engines.plans import StoredEngine
-    from tlp_runtime.spec import ModelSpec
+    from tlp_runtime.models.bundle import Bundle
+    from tlp_runtime.spec.model import ModelSpec
 
 
 class Target(StrEnum):

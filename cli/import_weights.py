@@ -29,7 +29,7 @@ def command(
     """
     output = Output(quiet, verbose)
     require("train", "torch", "lightning", "monai", "scipy")
-    from tlp_runtime.io.atomic import require_writable
+    from tlp_runtime.files.atomic import require_writable
     from tlp_train.checkpoint import load_checkpoint
     from tlp_train.published import import_weights
 

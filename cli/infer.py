@@ -25,8 +25,8 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from tlp_runtime.shapes import Shape
-    from tlp_runtime.synthesize import Synthesizer
+    from tlp_runtime.synthesis.synthesizer import Synthesizer
+    from tlp_runtime.values.shapes import Shape
 
 
 class VoxelType(StrEnum):
@@ -170,7 +170,7 @@ def command(
     output = Output(quiet, verbose)
     from tlp_runtime.cohort.job import Options
     from tlp_runtime.engines.onnx import require_onnxruntime
-    from tlp_runtime.synthesize import Synthesizer
+    from tlp_runtime.synthesis.synthesizer import Synthesizer
 
     from .infer_bids import BidsJob, dataset
     from .infer_cases import Cohort, Machines, cases_of, infer_cohort, modalities
@@ -251,7 +251,7 @@ def _labels(options: list[str] | None, more: list[str]) -> list[str]:
 
 
 def _shapes(spheres: list[str] | None, boxes: list[str] | None) -> list[Shape]:
-    from tlp_runtime.shapes import Box, Sphere
+    from tlp_runtime.values.shapes import Box, Sphere
 
     return [
         *(Sphere.parse(text) for text in spheres or []),

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.cohort.cases import Case
 from tlp_runtime.cohort.job import Options
 from tlp_runtime.errors import InputError
 from tlp_runtime.io.bids import BidsScan, find_mask, find_scans, start_derivatives
+from tlp_runtime.models.bundle import Bundle
 
 from .infer_cases import Cohort
 

@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.cohort.backend import Backend
 from tlp_runtime.cohort.cases import Case, find_cases, read_table
-from tlp_runtime.cohort.devices import choose_all, cores, open_all
 from tlp_runtime.cohort.job import Options, Outcome
 from tlp_runtime.cohort.journal import NAME
 from tlp_runtime.cohort.pipeline import Pipeline
 from tlp_runtime.cohort.run import Summary, run_cohort
+from tlp_runtime.engines.devices import choose_all, cores, open_all
 from tlp_runtime.engines.select import Opening
 from tlp_runtime.errors import CasesFailed, UsageError
-from tlp_runtime.io import deflate
-from tlp_runtime.io.atomic import require_writable
+from tlp_runtime.files import gzip
+from tlp_runtime.files.atomic import require_writable
 from tlp_runtime.io.nifti import sidecar
+from tlp_runtime.models.bundle import Bundle
 
 from .console import Output, write_json
 from .model import BuildBar, choose_bundle
@@ -183,7 +183,7 @@ def _backend(
     count = f"{len(engines)} engines" if len(engines) > 1 else "1 engine"
     output.note(
         f"engine: {choices[0].name} on {where} ({count}, {choices[0].reason}); {workers} workers, "
-        f"gzip by {deflate.library()}"
+        f"gzip by {gzip.library()}"
     )
     with Pipeline(engines, batch=machines.batch, workers=workers) as pipeline:
         yield pipeline, choices[0].name

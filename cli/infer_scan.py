@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlp_runtime.errors import UsageError
-from tlp_runtime.io.atomic import require_writable
+from tlp_runtime.files.atomic import require_writable
 from tlp_runtime.io.dicom.derived import require_series_folder, write_derived
 from tlp_runtime.io.nifti import require_nifti_name, sidecar, stem
 from tlp_runtime.io.scan import read_labels, read_scan
-from tlp_runtime.preview import write_preview
+from tlp_runtime.synthesis.preview import write_preview
 
 from .console import Output, write_json
 
 if TYPE_CHECKING:
-    from tlp_runtime.shapes import Shape
-    from tlp_runtime.synthesize import Synthesizer
+    from tlp_runtime.synthesis.synthesizer import Synthesizer
+    from tlp_runtime.values.shapes import Shape
 
 
 @dataclass(frozen=True, kw_only=True)

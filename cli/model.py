@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.progress import Progress, TaskID
 
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.engines.base import Engine
 from tlp_runtime.engines.select import Choice, Opening, choose
-from tlp_runtime.models import find_bundle
+from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.models.choice import find_bundle
 
 from .console import Output
 

@@ -54,7 +54,7 @@ def default(
 ) -> None:
     """Set, show or clear the default model. Example: tlp models default t1-demo-1a2b3c4d-fp32"""
     from tlp_runtime.errors import UsageError
-    from tlp_runtime.models import default_name, set_default
+    from tlp_runtime.models.choice import default_name, set_default
 
     output = Output(quiet, verbose)
     if name is not None and clear:
@@ -76,7 +76,7 @@ def remove(
 
     Example: tlp models remove t1-demo-1a2b3c4d-fp32
     """
-    from tlp_runtime.models import default_name, models, models_folder, set_default
+    from tlp_runtime.models.choice import default_name, models, models_folder, set_default
 
     output = Output(quiet, verbose)
     entry = models().find(name)
@@ -90,9 +90,9 @@ def remove(
 
 
 def _rows() -> list[dict[str, Any]]:
-    from tlp_runtime.bundle import ENGINES, Bundle
     from tlp_runtime.errors import ModelError
-    from tlp_runtime.models import default_name, models
+    from tlp_runtime.models.bundle import ENGINES, Bundle
+    from tlp_runtime.models.choice import default_name, models
 
     rows = []
     for entry in models():

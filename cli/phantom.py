@@ -33,7 +33,7 @@ def command(
 def generate(output: Output, out: Path, *, cases: int, seed: int, first: int = 0) -> list[Path]:
     """Write a cohort with a progress bar. Raises :class:`OutputError`."""
     from tlp_runtime.errors import OutputError
-    from tlp_runtime.io.atomic import make_folder
+    from tlp_runtime.files.atomic import make_folder
     from tlp_train.phantom import write_cohort
 
     make_folder(out)

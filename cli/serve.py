@@ -25,7 +25,7 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from tlp_runtime.spec import ModelSpec
+    from tlp_runtime.spec.model import ModelSpec
     from tlp_server.cases import Case
     from tlp_server.settings import Settings
 
@@ -167,8 +167,8 @@ def run_server(
     started
         Called with the page's address once it answers.
     """
-    from tlp_runtime.cohort.devices import choose_all
-    from tlp_runtime.session.queue import EngineQueue
+    from tlp_runtime.engines.devices import choose_all
+    from tlp_runtime.interactive.queue import EngineQueue
     from tlp_server.run import address_of, listen, serve
 
     with ExitStack() as opened:

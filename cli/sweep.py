@@ -51,8 +51,8 @@ def run_sweep(
     from tlp_runtime.bench.machine import gpu_environment, visible_gpu
     from tlp_runtime.engines.select import NAMES, choose
     from tlp_runtime.errors import EngineError, UsageError
-    from tlp_runtime.io.atomic import require_writable
-    from tlp_runtime.models import find_bundle
+    from tlp_runtime.files.atomic import require_writable
+    from tlp_runtime.models.choice import find_bundle
 
     if targets.figure is not None:
         require("train", "matplotlib")
@@ -172,7 +172,7 @@ def _limits(found: Sequence[Contender]) -> list[str]:
 
 
 def _write_csv(found: Sequence[Contender], path: Path, overwrite: bool) -> None:
-    from tlp_runtime.io.atomic import write_text
+    from tlp_runtime.files.atomic import write_text
 
     rows: list[dict[str, Any]] = []
     for one in found:
@@ -193,7 +193,7 @@ def _write_csv(found: Sequence[Contender], path: Path, overwrite: bool) -> None:
 def _write_figure(found: Sequence[Contender], path: Path, overwrite: bool) -> None:
     import matplotlib as mpl
 
-    from tlp_runtime.io.atomic import atomic_file
+    from tlp_runtime.files.atomic import atomic_file
 
     mpl.use("Agg")
     from matplotlib import pyplot

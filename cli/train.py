@@ -16,7 +16,7 @@ from .console import Output, Quiet, Verbose, error_console, require
 from .phantom import generate
 
 if TYPE_CHECKING:
-    from tlp_runtime.spec import IntensitySpec
+    from tlp_runtime.spec.model import IntensitySpec
     from tlp_train.config import TrainConfig
     from tlp_train.runs import Run
 
@@ -199,7 +199,7 @@ def _configure(
     from dataclasses import asdict, replace
 
     from tlp_runtime.errors import SpecError
-    from tlp_runtime.spec import NetworkSpec
+    from tlp_runtime.spec.model import NetworkSpec
     from tlp_train.config import preset
 
     config = preset(name, inputs)
@@ -221,7 +221,7 @@ def _configure(
 
 
 def _intensity(percentiles: str | None) -> IntensitySpec:
-    from tlp_runtime.spec import IntensitySpec
+    from tlp_runtime.spec.model import IntensitySpec
 
     if percentiles is None:
         return IntensitySpec()
@@ -236,8 +236,8 @@ def _intensity(percentiles: str | None) -> IntensitySpec:
 
 def _phantom(output: Output) -> Path:
     """The built-in phantom cohort; made once, then found again."""
-    from tlp_runtime.io.atomic import make_folder
-    from tlp_runtime.store import home
+    from tlp_runtime.files.atomic import make_folder
+    from tlp_runtime.models.store import home
     from tlp_train.phantom import case_name
 
     folder = make_folder(home() / "phantom" / f"seed-{DEMO_SEED}")
@@ -298,7 +298,7 @@ def _reopen(folder: Path) -> Run:
 def _fit(run: Run, cache: Path | None, output: Output, *, resume: bool) -> None:
     import torch
 
-    from tlp_runtime.store import home
+    from tlp_runtime.models.store import home
     from tlp_train.callbacks import TrainingInterrupted
     from tlp_train.trainer import fit
 

@@ -12,7 +12,7 @@ from .console import JsonPath, Output, Overwrite, Quiet, Verbose, require, write
 
 if TYPE_CHECKING:
     from tlp_export.verify import Parity
-    from tlp_runtime.bundle import Bundle
+    from tlp_runtime.models.bundle import Bundle
     from tlp_train.checkpoint import Checkpoint
 
 
@@ -44,7 +44,7 @@ def command(
     from tlp_export.verify import agreement, check_alone, check_parity
     from tlp_runtime.errors import ModelMismatch, UsageError
     from tlp_runtime.io.brats import find_cases
-    from tlp_runtime.models import find_bundle
+    from tlp_runtime.models.choice import find_bundle
     from tlp_train.checkpoint import load_checkpoint
 
     opened, _ = find_bundle(bundle, None)
@@ -96,7 +96,7 @@ def command(
 def _recorded(bundle: Bundle) -> Checkpoint | None:
     """The checkpoint that the bundle names, if its run folder is registered and unchanged."""
     from tlp_runtime.errors import TLPError
-    from tlp_runtime.store import Register
+    from tlp_runtime.models.store import Register
     from tlp_train.checkpoint import load_checkpoint
 
     provenance = bundle.manifest["provenance"]

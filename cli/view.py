@@ -22,8 +22,8 @@ from .model import (
 from .serve import HostOption, Machine, TokenOption, made_token, require_page, run_server
 
 if TYPE_CHECKING:
-    from tlp_runtime.spec import ModelSpec
-    from tlp_runtime.volume import Volume
+    from tlp_runtime.geometry.volume import Volume
+    from tlp_runtime.spec.model import ModelSpec
     from tlp_server.cases import Case
 
 

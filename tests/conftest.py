@@ -16,7 +16,7 @@ from tests.support import (
     make_tiny_model,
     make_untrained_bundle,
 )
-from tlp_runtime.bundle import Bundle
+from tlp_runtime.models.bundle import Bundle
 from tlp_train.phantom import write_cohort
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL
 from tlp_runtime import Synthesizer, Volume
-from tlp_runtime.prepare import prepare
-from tlp_runtime.session.case import InteractiveCase
-from tlp_runtime.session.parts import Update
-from tlp_runtime.session.queue import EngineQueue
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.interactive.case import InteractiveCase
+from tlp_runtime.interactive.parts import Update
+from tlp_runtime.interactive.queue import EngineQueue
+from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.synthesis.prepare import prepare
 
 
 class Reader:

@@ -10,8 +10,8 @@ import numpy as np
 
 from tests.fakes.engine import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer, Volume
-from tlp_runtime.grid import Grid
-from tlp_runtime.spec import CropSpec, ModelSpec
+from tlp_runtime.geometry.grid import Grid
+from tlp_runtime.spec.model import CropSpec, ModelSpec
 
 SMALL = ModelSpec(
     inputs=("t1",),

@@ -23,9 +23,9 @@ import uvicorn
 
 from tests.scans import SMALL
 from tlp_runtime.engines.base import Engine
-from tlp_runtime.session.queue import EngineQueue
-from tlp_runtime.spec import ModelSpec
-from tlp_runtime.volume import Volume
+from tlp_runtime.geometry.volume import Volume
+from tlp_runtime.interactive.queue import EngineQueue
+from tlp_runtime.spec.model import ModelSpec
 from tlp_server.app import create_app
 from tlp_server.cases import Case, Images, read_case
 from tlp_server.run import listen

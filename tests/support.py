@@ -13,10 +13,10 @@ import torch
 
 from tests.fakes.engine import TINY_NETWORK
 from tlp_export.onnx_export import export_bundle
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.io.brats import find_cases
-from tlp_runtime.models import models
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.models.choice import models
+from tlp_runtime.spec.model import ModelSpec
 from tlp_train.checkpoint import load_checkpoint, write_checkpoint
 from tlp_train.config import TrainConfig, preset
 from tlp_train.module import SynthesisModule

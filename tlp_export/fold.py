@@ -31,7 +31,7 @@ from tlp_export.graph import (
     convolution,
     pointwise,
 )
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.spec.model import ModelSpec
 from tlp_train.network import Generator
 from tlp_train.network.blocks import (
     ChannelAttention,

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.spec.model import ModelSpec
 from tlp_train.network import Generator
 from tlp_train.network.blocks import (
     ChannelAttention,

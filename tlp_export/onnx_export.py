@@ -23,7 +23,11 @@ from tlp_export.precision import DTYPES, to_precision
 from tlp_export.quantize import LayerCost, quantize
 from tlp_export.slices import Tensors, calibration_slices
 from tlp_export.verify import BOUNDS, Bounds, Parity, agreement, check_parity
-from tlp_runtime.bundle import (
+from tlp_runtime.engines.onnx import SPEC_KEY
+from tlp_runtime.errors import ModelError, ParityError, UsageError
+from tlp_runtime.files.atomic import atomic_folder, write_text
+from tlp_runtime.files.hashes import sha256
+from tlp_runtime.models.bundle import (
     FILES,
     MANIFEST,
     MANIFEST_MAJOR,
@@ -33,13 +37,9 @@ from tlp_runtime.bundle import (
     SPEC,
     Bundle,
     Precision,
-    sha256,
 )
-from tlp_runtime.engines.onnx import SPEC_KEY
-from tlp_runtime.errors import ModelError, ParityError, UsageError
-from tlp_runtime.io.atomic import atomic_folder, write_text
-from tlp_runtime.models import models, models_folder
-from tlp_runtime.spec import OUTPUT_NAME, ModelSpec, SizeSpec
+from tlp_runtime.models.choice import models, models_folder
+from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec, SizeSpec
 from tlp_train.checkpoint import Checkpoint
 from tlp_train.network import Generator
 

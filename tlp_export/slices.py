@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.brats import CaseFiles
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.prepare import Prepared, prepare_published
-from tlp_runtime.prompt import Prompt
-from tlp_runtime.spec import PROMPT_NAME, ModelSpec
-from tlp_runtime.volume import Volume
+from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
+from tlp_runtime.synthesis.prepare import Prepared, prepare_published
+from tlp_runtime.values.prompt import Prompt
 from tlp_train.phantom import PhantomCase, make_case
 
 Tensors = Mapping[str, NDArray[np.float32]]

@@ -9,7 +9,7 @@ from onnx import TensorProto, shape_inference
 
 from tlp_runtime.engines.onnx import SPEC_KEY
 from tlp_runtime.errors import ParityError
-from tlp_runtime.spec import OUTPUT_NAME, ModelSpec
+from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
 
 SUMS = ("LayerNormalization", "GroupNormalization", "InstanceNormalization", "Softmax")
 """Operators that sum over many values, besides every Reduce*."""

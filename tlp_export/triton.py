@@ -8,10 +8,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.errors import UsageError
-from tlp_runtime.io.atomic import atomic_folder
-from tlp_runtime.spec import OUTPUT_NAME
+from tlp_runtime.files.atomic import atomic_folder
+from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.spec.model import OUTPUT_NAME
 
 CONFIG = "config.pbtxt"
 SPEC_PARAMETER = "tlp.spec"

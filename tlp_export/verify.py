@@ -32,11 +32,11 @@ from tlp_export.slices import (
     unprompted,
 )
 from tlp_export.structure import require_islands, require_structure
-from tlp_runtime.bundle import Precision
 from tlp_runtime.engines.onnx import require_onnxruntime
 from tlp_runtime.errors import ParityError
 from tlp_runtime.io.brats import CaseFiles
-from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME, ModelSpec
+from tlp_runtime.models.bundle import Precision
+from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_train.network import Generator
 
 Bounds = Mapping[str, float]

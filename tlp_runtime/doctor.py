@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.onnx import require_onnxruntime
 from tlp_runtime.engines.plans import stored_engines
@@ -30,8 +29,9 @@ from tlp_runtime.errors import (
     ModelMissing,
     TLPError,
 )
-from tlp_runtime.models import find_bundle
-from tlp_runtime.store import home
+from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.models.choice import find_bundle
+from tlp_runtime.models.store import home
 
 State = Literal["ok", "missing", "broken", "unusable"]
 

@@ -15,13 +15,13 @@ import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, UploadFile
 from fastapi.responses import Response, StreamingResponse
 
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.errors import InputUnreadable, ModelMismatch, UsageError
-from tlp_runtime.io.deflate import inflate
+from tlp_runtime.files.gzip import inflate
+from tlp_runtime.interactive.parts import Box
+from tlp_runtime.interactive.queue import EngineQueue
 from tlp_runtime.io.nifti import parse_volume
-from tlp_runtime.provenance import DESCRIPTION
-from tlp_runtime.session.parts import Box
-from tlp_runtime.session.queue import EngineQueue
+from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.synthesis.provenance import DESCRIPTION
 from tlp_server.cases import Case, Images, Read, read_case
 from tlp_server.failures import Forbidden, OutOfStep
 from tlp_server.files import Root

@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from tlp_runtime.errors import TLPError
-from tlp_runtime.session.queue import EngineQueue
+from tlp_runtime.interactive.queue import EngineQueue
 from tlp_server import api, inference
 from tlp_server.cases import Case
 from tlp_server.failures import on_defect, on_error, on_http_error, on_invalid

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.prepare import Prepared, prepare
+from tlp_runtime.geometry.volume import Volume
+from tlp_runtime.interactive.case import mask_of
 from tlp_runtime.remarks import Remarks
-from tlp_runtime.session.case import mask_of
-from tlp_runtime.spec import ModelSpec
-from tlp_runtime.volume import Volume
+from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.synthesis.prepare import Prepared, prepare
 
 Images = Mapping[str, Volume]
 Read = Callable[[], tuple[Images, Volume | None]]

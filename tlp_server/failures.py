@@ -21,7 +21,7 @@ from tlp_runtime.errors import (
     TLPError,
     UsageError,
 )
-from tlp_runtime.session.parts import Unfinished
+from tlp_runtime.interactive.parts import Unfinished
 
 
 class SessionGone(TLPError):

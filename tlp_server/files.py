@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tlp_runtime.errors import InputMissing, InputTooLarge, first_line
+from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.nifti import SUFFIXES, parse_volume
-from tlp_runtime.volume import Volume
 from tlp_server.failures import Forbidden
 from tlp_server.settings import Settings
 

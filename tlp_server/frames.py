@@ -7,8 +7,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from tlp_runtime.session.case import InteractiveCase
-from tlp_runtime.session.parts import Update
+from tlp_runtime.interactive.case import InteractiveCase
+from tlp_runtime.interactive.parts import Update
 
 MEDIA_TYPE = "application/vnd.tlp.frames"
 AT_ONCE = 16

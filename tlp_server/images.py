@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 
 from tlp_runtime.errors import ModelMismatch
+from tlp_runtime.geometry.volume import Volume
+from tlp_runtime.interactive.case import InteractiveCase
 from tlp_runtime.io.nifti import nifti_bytes
-from tlp_runtime.provenance import DESCRIPTION, describe, in_short
-from tlp_runtime.session.case import InteractiveCase
-from tlp_runtime.volume import Volume
+from tlp_runtime.synthesis.provenance import DESCRIPTION, describe, in_short
 
 ImageName = Literal["t1", "t2", "prompt", "synthesis", "plain"]
 FileName = Literal["prompt", "synthesis", "plain"]

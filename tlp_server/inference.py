@@ -14,10 +14,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
 
-from tlp_runtime.batches import Sheaf
 from tlp_runtime.errors import EngineError, ModelMissing, TLPError
-from tlp_runtime.session.queue import EngineQueue, Level, Ticket
-from tlp_runtime.spec import OUTPUT_NAME, ModelSpec
+from tlp_runtime.interactive.queue import EngineQueue, Level, Ticket
+from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
+from tlp_runtime.synthesis.batches import Sheaf
 from tlp_server.api import Service, service_of
 from tlp_server.tensors import FP32, HEADER_LENGTH, parse, require_inputs, wants_binary
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import uvicorn
 
 from tlp_runtime.errors import UsageError
-from tlp_runtime.session.queue import EngineQueue
+from tlp_runtime.interactive.queue import EngineQueue
 from tlp_server.app import create_app
 from tlp_server.cases import Case
 from tlp_server.settings import Settings

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from time import monotonic, perf_counter
 
 from tlp_runtime.errors import InputTooLarge
-from tlp_runtime.session.case import InteractiveCase
-from tlp_runtime.session.parts import Box, Update
-from tlp_runtime.session.queue import EngineQueue
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.interactive.case import InteractiveCase
+from tlp_runtime.interactive.parts import Box, Update
+from tlp_runtime.interactive.queue import EngineQueue
+from tlp_runtime.spec.model import ModelSpec
 from tlp_server.cases import Case
 from tlp_server.failures import SessionGone, SessionsFull
 from tlp_server.frames import State, frames_of, last_frame

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import InputTooLarge, UsageError
-from tlp_runtime.io.deflate import inflate
-from tlp_runtime.spec import OUTPUT_NAME, ModelSpec
+from tlp_runtime.files.gzip import inflate
+from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
 from tlp_server.settings import MIB
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

@@ -11,11 +11,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.crop import crop_slices, uncrop_slices
 from tlp_runtime.errors import ContentError
-from tlp_runtime.prompt import encode
-from tlp_runtime.spec import ModelSpec, PromptSpec
-from tlp_runtime.volume import Volume
+from tlp_runtime.geometry.crop import crop_slices, uncrop_slices
+from tlp_runtime.geometry.volume import Volume
+from tlp_runtime.spec.model import ModelSpec, PromptSpec
+from tlp_runtime.values.prompt import encode
 from tlp_train.fpg import FuzzyPrompt
 
 RADIUS_MM = (6.0, 20.0)

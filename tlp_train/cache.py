@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime import checks
-from tlp_runtime.crop import crop_slices, require_model_grid
 from tlp_runtime.errors import ContentError, InputError, OutputError, TLPError
-from tlp_runtime.intensity import limits, require_numbers, scale_between
-from tlp_runtime.io.atomic import atomic_folder, make_folder
+from tlp_runtime.files.atomic import atomic_folder, make_folder
+from tlp_runtime.geometry.crop import crop_slices, require_model_grid
+from tlp_runtime.geometry.volume import require_same_grid
 from tlp_runtime.io.brats import CaseFiles
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.prompt import encode
-from tlp_runtime.spec import IntensitySpec, ModelSpec, PromptSpec
-from tlp_runtime.volume import require_same_grid
+from tlp_runtime.spec.model import IntensitySpec, ModelSpec, PromptSpec
+from tlp_runtime.values import checks
+from tlp_runtime.values.intensity import limits, require_numbers, scale_between
+from tlp_runtime.values.prompt import encode
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from tlp_runtime.io.atomic import atomic_file, write_text
-from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME
+from tlp_runtime.files.atomic import atomic_file, write_text
+from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME
 from tlp_train.data import SampleId, SliceDataset
 from tlp_train.module import SynthesisModule
 

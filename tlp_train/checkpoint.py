@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlp_runtime.bundle import sha256
 from tlp_runtime.errors import ModelDamaged, ModelMismatch, ModelMissing, UnsafeCheckpoint
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.files.hashes import sha256
+from tlp_runtime.spec.model import ModelSpec
 from tlp_train.config import TrainConfig
 from tlp_train.network import Generator
 

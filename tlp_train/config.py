@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from tlp_runtime.errors import UsageError
-from tlp_runtime.spec import ModelSpec, NetworkSpec
+from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 from tlp_train.fpg import FuzzyPrompt
 from tlp_train.network.discriminator import DiscriminatorNorm
 

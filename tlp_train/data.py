@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME, ModelSpec
+from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_train.cache import CachedCase
 from tlp_train.fpg import FuzzyPrompt, sample_rng
 

@@ -11,16 +11,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.crop import crop_slices
 from tlp_runtime.errors import ContentError, InputError, InputMissing
-from tlp_runtime.intensity import scale
+from tlp_runtime.geometry.crop import crop_slices
+from tlp_runtime.geometry.volume import Volume, require_same_grid
 from tlp_runtime.io.brats import CaseFiles
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.prepare import prepare_published
-from tlp_runtime.prompt import Prompt
-from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME, ModelSpec
-from tlp_runtime.synthesize import Synthesizer
-from tlp_runtime.volume import Volume, require_same_grid
+from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec
+from tlp_runtime.synthesis.prepare import prepare_published
+from tlp_runtime.synthesis.synthesizer import Synthesizer
+from tlp_runtime.values.intensity import scale
+from tlp_runtime.values.prompt import Prompt
 from tlp_train.metrics import (
     COLUMNS,
     ENHANCING,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.spec import PromptSpec
+from tlp_runtime.spec.model import PromptSpec
 
 Mask = NDArray[np.bool_]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
-from tlp_runtime.spec import OUTPUT_NAME, PROMPT_NAME
+from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME
 from tlp_train.config import TrainConfig
 from tlp_train.losses import AdversarialObjective
 from tlp_train.network import Generator, build_discriminator

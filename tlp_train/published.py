@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlp_runtime.bundle import sha256
 from tlp_runtime.errors import ModelMismatch
-from tlp_runtime.io.atomic import atomic_file
-from tlp_runtime.spec import ModelSpec, NetworkSpec
+from tlp_runtime.files.atomic import atomic_file
+from tlp_runtime.files.hashes import sha256
+from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 from tlp_train.checkpoint import IMPORTED, load_safely, write_checkpoint
 from tlp_train.network import Generator
 

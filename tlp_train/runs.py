@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tlp_runtime.errors import ModelDamaged, ModelMissing, OutputError
-from tlp_runtime.io.atomic import make_folder, write_text
-from tlp_runtime.store import Register, home
+from tlp_runtime.files.atomic import make_folder, write_text
+from tlp_runtime.models.store import Register, home
 from tlp_train.config import TrainConfig
 from tlp_train.split import Split
 

@@ -19,10 +19,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from tlp_runtime.checks import BRIGHTNESS_PERCENTILES
 from tlp_runtime.errors import DeviceUnavailable, InputError, MemoryExhausted, UsageError
 from tlp_runtime.io.brats import find_cases
-from tlp_runtime.spec import BrightnessSpec, ModelSpec
+from tlp_runtime.spec.model import BrightnessSpec, ModelSpec
+from tlp_runtime.values.checks import BRIGHTNESS_PERCENTILES
 from tlp_train.cache import CachedCase, open_cases
 from tlp_train.callbacks import MetricsCsv, SampleImages, SaveOnInterrupt
 from tlp_train.config import Precision

@@ -15,7 +15,8 @@ from tlp_cli.main import main
 
 from tests.cli.images import image_of, save
 from tests.support import TinyModel
-from tlp_runtime.bundle import Bundle, sha256
+from tlp_runtime.files.hashes import sha256
+from tlp_runtime.models.bundle import Bundle
 
 
 def test_infer_writes_beside_the_t1_on_its_grid(

@@ -15,11 +15,11 @@ from skimage.metrics import structural_similarity
 from tests.fakes.engine import FakeEngine
 from tests.scans import rotation
 from tlp_runtime import Synthesizer, Volume
-from tlp_runtime.grid import Grid
+from tlp_runtime.geometry.grid import Grid
+from tlp_runtime.geometry.placement import Placement
+from tlp_runtime.geometry.resample import InsideSplines, filled, resampled, resampled_labels
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.placement import Placement
-from tlp_runtime.resample import InsideSplines, filled, resampled, resampled_labels
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.spec.model import ModelSpec
 
 LOSS = 0.03
 """SSIM that a synthesis may lose beyond what its T1 loses by the same two interpolations."""

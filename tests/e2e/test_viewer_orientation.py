@@ -14,7 +14,7 @@ from tests.browser import viewing
 from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL, scan
 from tests.servers import case_of, running
-from tlp_runtime.grid import Grid
+from tlp_runtime.geometry.grid import Grid
 from tlp_runtime.io.nifti import read_volume
 
 pytestmark = pytest.mark.timeout(300)

@@ -20,7 +20,7 @@ def test_a_wheel_carries_the_page_and_its_notices(tmp_path: Path) -> None:
         names = set(archive.namelist())
         page = archive.read("tlp_server/page/index.html").decode()
         notices = archive.read("tlp_server/page/niivue-license.txt").decode()
-    assert {"tlp_server/api.py", "tlp_runtime/session/case.py", "tlp_cli/view.py"} <= names
+    assert {"tlp_server/api.py", "tlp_runtime/interactive/case.py", "tlp_cli/view.py"} <= names
     assert "BSD" in notices or "Redistribution" in notices
     assert "tlp_server/page/licenses.md" in names
     for address in page.split('src="')[1:] + page.split('href="')[1:]:

@@ -22,7 +22,6 @@ from tlp_export.graph import example_inputs, export_module
 from tlp_export.onnx_export import ExportOptions, export_bundle, write_onnx
 from tlp_export.precision import half_module
 from tlp_export.slices import psnr_db
-from tlp_runtime.bundle import Bundle, Precision, sha256
 from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.tensorrt.binding import TensorRT, load
@@ -37,8 +36,10 @@ from tlp_runtime.errors import (
     ParityError,
     UsageError,
 )
-from tlp_runtime.models import models
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.files.hashes import sha256
+from tlp_runtime.models.bundle import Bundle, Precision
+from tlp_runtime.models.choice import models
+from tlp_runtime.spec.model import ModelSpec
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.network import Generator
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.fakes.engine import TINY_NETWORK
 from tlp_export.fold import FOLDS, Fold, cost, fold, savings
-from tlp_runtime.spec import CropSpec, ModelSpec, NetworkSpec, SizeSpec
+from tlp_runtime.spec.model import CropSpec, ModelSpec, NetworkSpec, SizeSpec
 from tlp_train.network import Generator
 
 CROP = CropSpec(rows=(0, 32), columns=(0, 24))

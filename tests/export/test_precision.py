@@ -33,15 +33,15 @@ from tlp_export.slices import (
 )
 from tlp_export.structure import require_islands
 from tlp_export.verify import HALVES
-from tlp_runtime.bundle import Bundle, Precision
 from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.select import choose
 from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.errors import EngineError, ParityError, UsageError
 from tlp_runtime.io.brats import find_cases
-from tlp_runtime.models import models
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.models.bundle import Bundle, Precision
+from tlp_runtime.models.choice import models
+from tlp_runtime.spec.model import ModelSpec
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.network import Generator
 from tlp_train.published import import_weights

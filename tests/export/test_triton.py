@@ -13,9 +13,10 @@ import pytest
 
 from tests.support import TinyModel
 from tlp_export.triton import Plan, write_repository
-from tlp_runtime.bundle import Bundle, sha256
 from tlp_runtime.errors import OutputError, UsageError
-from tlp_runtime.spec import ModelSpec, SizeSpec
+from tlp_runtime.files.hashes import sha256
+from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.spec.model import ModelSpec, SizeSpec
 
 
 def parse(folder: Path) -> Any:

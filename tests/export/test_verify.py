@@ -16,10 +16,10 @@ from tests.support import TinyModel
 from tlp_export.onnx_export import ExportOptions, export_bundle
 from tlp_export.structure import require_structure
 from tlp_export.verify import BOUNDS, check_alone
-from tlp_runtime.bundle import sha256
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import EngineError, ParityError, SpecError
-from tlp_runtime.spec import ModelSpec, SizeSpec
+from tlp_runtime.files.hashes import sha256
+from tlp_runtime.spec.model import ModelSpec, SizeSpec
 from tlp_train.checkpoint import load_checkpoint
 
 

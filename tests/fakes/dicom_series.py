@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from tests.scans import scan
 from tlp_runtime import Volume
-from tlp_runtime.grid import Grid
+from tlp_runtime.geometry.grid import Grid
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

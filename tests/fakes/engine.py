@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tlp_runtime.bundle import ONNX, Bundle
 from tlp_runtime.engines.base import Engine, Slices
-from tlp_runtime.spec import ModelSpec, NetworkSpec
+from tlp_runtime.models.bundle import ONNX, Bundle
+from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 
 TINY_NETWORK = NetworkSpec(dim=4, blocks=(1, 1, 1), heads=(2, 2, 2), refinement_blocks=1)
 

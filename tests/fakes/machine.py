@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tests.fakes.cuda_runtime import FakeRuntime
 from tests.fakes.tensorrt_binding import FakeBinding
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.options import EngineOptions
@@ -21,6 +20,7 @@ from tlp_runtime.engines.tensorrt.binding import TensorRT
 from tlp_runtime.engines.tensorrt.flavours import FlavourName
 from tlp_runtime.engines.trt import TensorRTEngine
 from tlp_runtime.errors import EngineError
+from tlp_runtime.models.bundle import Bundle
 
 Arrays = dict[str, NDArray[np.float32]]
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tests.fakes.engine import FakeEngine
 from tests.scans import ORDERS, SMALL, peak, run, scan
 from tlp_runtime import Synthesizer, Volume
-from tlp_runtime.crop import on_lattice
-from tlp_runtime.grid import Grid
-from tlp_runtime.prepare import Prepared, prepare
-from tlp_runtime.resample import InsideSplines, resampled
+from tlp_runtime.geometry.crop import on_lattice
+from tlp_runtime.geometry.grid import Grid
+from tlp_runtime.geometry.resample import InsideSplines, resampled
+from tlp_runtime.synthesis.prepare import Prepared, prepare
 
 
 @lru_cache

@@ -10,10 +10,10 @@ import pytest
 
 from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL
-from tlp_runtime.batches import Batcher, Sheaf, Work
 from tlp_runtime.engines.base import Slices
 from tlp_runtime.errors import MemoryExhausted, UsageError
-from tlp_runtime.spec import SizeSpec
+from tlp_runtime.spec.model import SizeSpec
+from tlp_runtime.synthesis.batches import Batcher, Sheaf, Work
 
 
 class Small(FakeEngine):

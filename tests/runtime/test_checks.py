@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from tests.scans import SMALL, scan
-from tlp_runtime import Volume, checks
+from tlp_runtime import Volume
 from tlp_runtime.errors import ContentError, SpecError
-from tlp_runtime.intensity import limits, scale
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.prepare import prepare
-from tlp_runtime.spec import BrightnessSpec, IntensitySpec, ModelSpec
+from tlp_runtime.spec.model import BrightnessSpec, IntensitySpec, ModelSpec
+from tlp_runtime.synthesis.prepare import prepare
+from tlp_runtime.values import checks
+from tlp_runtime.values.intensity import limits, scale
 
 PERCENTILES = IntensitySpec(rule="percentile-crop", percentiles=(0.0, 99.5))
 

@@ -24,11 +24,11 @@ from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.errors import (
     GeometryError,
 )
-from tlp_runtime.grid import difference
+from tlp_runtime.geometry.grid import difference
 from tlp_runtime.io.dicom.derived import DESCRIPTION, MAXIMUM, write_derived
 from tlp_runtime.io.dicom.series import DicomSeries, read_series
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.spec.model import ModelSpec
 
 
 def synthesize(source: DicomSeries, spec: ModelSpec = SMALL) -> tuple[Volume, dict[str, Any]]:

@@ -22,10 +22,10 @@ from tlp_runtime.errors import (
     ContentError,
     InputUnreadable,
 )
-from tlp_runtime.grid import difference
+from tlp_runtime.geometry.grid import difference
 from tlp_runtime.io.dicom.seg import read_segmentation
 from tlp_runtime.io.scan import read_labels
-from tlp_runtime.spec import PromptSpec
+from tlp_runtime.spec.model import PromptSpec
 
 OEDEMA = Code("79654002", "SCT", "Edema")
 NEOPLASM = Code("108369006", "SCT", "Neoplasm")

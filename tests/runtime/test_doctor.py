@@ -10,7 +10,6 @@ import pytest
 
 from tests.support import TinyModel
 from tlp_runtime import doctor
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.doctor import Finding, Report, examine
 from tlp_runtime.engines import onnx as onnx_engine
 from tlp_runtime.engines import select
@@ -19,6 +18,7 @@ from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.options import EngineOptions
 from tlp_runtime.engines.select import Choice, choose
 from tlp_runtime.engines.tensorrt.binding import load
+from tlp_runtime.models.bundle import Bundle
 
 ADA = Gpu(0, "NVIDIA L4", (8, 9), 23034, "GPU-1")
 

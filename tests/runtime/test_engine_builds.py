@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from tests.fakes.machine import Machine
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.engines import plans
 from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.errors import DeviceUnavailable, EngineError
+from tlp_runtime.models.bundle import Bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -170,7 +170,7 @@ def test_processes_that_start_at_once_build_once(rtx: Machine, tmp_path: Path) -
         from pathlib import Path
         from tests.fakes.cuda_runtime import FakeRuntime
         from tests.fakes.tensorrt_binding import FakeBinding
-        from tlp_runtime.bundle import Bundle
+        from tlp_runtime.models.bundle import Bundle
         from tlp_runtime.engines.cuda import Cuda
         from tlp_runtime.engines.tensorrt.binding import TensorRT
         from tlp_runtime.engines.trt import TensorRTEngine

@@ -12,7 +12,7 @@ from tests.fakes.engine import GatedEngine
 from tests.readers import Reader
 from tests.scans import SMALL, scan
 from tlp_runtime.errors import EngineError
-from tlp_runtime.session.queue import EngineQueue, Level, Ticket
+from tlp_runtime.interactive.queue import EngineQueue, Level, Ticket
 
 BRAIN = scan()
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tlp_runtime.errors import GeometryError, InputMissing, InputUnreadable, OutputError
-from tlp_runtime.io.atomic import atomic_file, atomic_folder, require_writable, write_text
+from tlp_runtime.files.atomic import atomic_file, atomic_folder, require_writable, write_text
+from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.nifti import read_volume, stem, write_volume
-from tlp_runtime.volume import Volume
 
 AFFINE = np.array([[-1, 0, 0, 10], [0, -1, 0, 20], [0, 0, 1, -5], [0, 0, 0, 1.0]])
 

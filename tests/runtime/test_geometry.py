@@ -7,10 +7,10 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from tlp_runtime.crop import crop_slices, require_model_grid, uncrop_slices
 from tlp_runtime.errors import GeometryError
-from tlp_runtime.spec import CropSpec
-from tlp_runtime.volume import Volume, require_same_grid
+from tlp_runtime.geometry.crop import crop_slices, require_model_grid, uncrop_slices
+from tlp_runtime.geometry.volume import Volume, require_same_grid
+from tlp_runtime.spec.model import CropSpec
 
 BRATS_AFFINE = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1.0]])
 

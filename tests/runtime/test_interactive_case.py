@@ -12,8 +12,8 @@ from tests.fakes.engine import GatedEngine
 from tests.readers import offline, opened
 from tests.scans import SMALL, scan
 from tlp_runtime.errors import EngineError
-from tlp_runtime.prepare import prepare
-from tlp_runtime.session.parts import Box
+from tlp_runtime.interactive.parts import Box
+from tlp_runtime.synthesis.prepare import prepare
 
 BRAIN = scan()
 
@@ -137,7 +137,7 @@ def test_a_stroke_is_told_its_own_times_and_not_those_of_older_work(
 ) -> None:
     engine, now = GatedEngine(SMALL), 0.0
     clock = SimpleNamespace(perf_counter=lambda: now)
-    monkeypatch.setattr("tlp_runtime.session.queue.time", clock)
+    monkeypatch.setattr("tlp_runtime.interactive.queue.time", clock)
     with opened({"t1": BRAIN}, engine) as reader:
         case = reader.case
         engine.open.clear()

@@ -14,8 +14,8 @@ from tests.readers import offline, opened
 from tests.scans import DUAL, SMALL, scan
 from tlp_runtime import Volume
 from tlp_runtime.errors import ContentError, GeometryError
-from tlp_runtime.session.parts import Box, Unfinished
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.interactive.parts import Box, Unfinished
+from tlp_runtime.spec.model import ModelSpec
 
 BRAIN = scan()
 LARGE = replace(SMALL, crop=replace(SMALL.crop, rows=(8, 56), columns=(8, 48)))

@@ -10,9 +10,9 @@ import pytest
 from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL, scan
 from tlp_runtime import Synthesizer, Volume
-from tlp_runtime.placement import OVERLAP, Extent, place
-from tlp_runtime.prepare import prepare
-from tlp_runtime.spec import SizeSpec
+from tlp_runtime.geometry.placement import OVERLAP, Extent, place
+from tlp_runtime.spec.model import SizeSpec
+from tlp_runtime.synthesis.prepare import prepare
 
 
 def _wide() -> Volume:

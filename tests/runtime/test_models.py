@@ -12,7 +12,6 @@ import pytest
 
 from tests.support import TinyModel
 from tlp_runtime import Synthesizer
-from tlp_runtime.bundle import FILES, Bundle
 from tlp_runtime.engines.onnx import OnnxEngine
 from tlp_runtime.errors import (
     EngineError,
@@ -21,8 +20,9 @@ from tlp_runtime.errors import (
     ModelMissing,
     SpecError,
 )
-from tlp_runtime.models import default_name, find_bundle, models, set_default
-from tlp_runtime.store import Register
+from tlp_runtime.models.bundle import FILES, Bundle
+from tlp_runtime.models.choice import default_name, find_bundle, models, set_default
+from tlp_runtime.models.store import Register
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -16,7 +16,7 @@ from tlp_runtime.engines.onnx_cuda import OnnxDeviceEngine, OrtName
 from tlp_runtime.engines.options import BatchProfile
 from tlp_runtime.engines.plans import caches_folder
 from tlp_runtime.errors import DeviceUnavailable, EngineError, MemoryExhausted
-from tlp_runtime.spec import SizeSpec
+from tlp_runtime.spec.model import SizeSpec
 
 CUDA, TRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 

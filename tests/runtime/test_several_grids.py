@@ -10,9 +10,9 @@ import pytest
 from tests.scans import DUAL, SMALL, peak, run, scan
 from tlp_runtime import Volume
 from tlp_runtime.errors import ContentError, GeometryError
-from tlp_runtime.grid import difference
-from tlp_runtime.prepare import prepare
-from tlp_runtime.prompt import Prompt
+from tlp_runtime.geometry.grid import difference
+from tlp_runtime.synthesis.prepare import prepare
+from tlp_runtime.values.prompt import Prompt
 
 
 @pytest.mark.documents(

@@ -7,10 +7,10 @@ import pytest
 
 from tests.scans import SMALL, scan
 from tlp_runtime.errors import ContentError, UsageError
-from tlp_runtime.grid import Grid
-from tlp_runtime.prepare import prepare
-from tlp_runtime.prompt import Prompt
-from tlp_runtime.shapes import Box, Shape, Sphere
+from tlp_runtime.geometry.grid import Grid
+from tlp_runtime.synthesis.prepare import prepare
+from tlp_runtime.values.prompt import Prompt
+from tlp_runtime.values.shapes import Box, Shape, Sphere
 
 GRID = scan(spacing=(0.8, 1.1, 2), degrees=17, orientation="PSR").grid
 

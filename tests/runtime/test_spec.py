@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tlp_runtime.errors import SpecError
-from tlp_runtime.spec import CropSpec, ModelSpec, NetworkSpec, PromptSpec
+from tlp_runtime.spec.model import CropSpec, ModelSpec, NetworkSpec, PromptSpec
 
 
 def _data(**changes: Any) -> dict[str, Any]:

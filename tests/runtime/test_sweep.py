@@ -22,11 +22,11 @@ from tlp_runtime.bench import SweepOptions, limit, measure
 from tlp_runtime.bench import sweep as module
 from tlp_runtime.bench.limit import Limit, matrix_rate
 from tlp_runtime.bench.machine import Nvml
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.engines.base import RunTime, Slices
 from tlp_runtime.engines.cuda import Gpu
 from tlp_runtime.engines.select import Choice
 from tlp_runtime.errors import EngineError, UsageError
+from tlp_runtime.models.bundle import Bundle
 
 
 class Paced(FakeEngine):

@@ -12,8 +12,8 @@ from tests.fakes.engine import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.errors import ContentError, GeometryError, ModelMismatch, OutputError, UsageError
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.preview import OEDEMA_COLOUR, TUMOUR_COLOUR, write_preview
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.synthesis.preview import OEDEMA_COLOUR, TUMOUR_COLOUR, write_preview
 
 AFFINE = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1.0]])
 SPEC = ModelSpec(inputs=("t1",), network=TINY_NETWORK)

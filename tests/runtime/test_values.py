@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tlp_runtime.crop import crop_slices
 from tlp_runtime.errors import ContentError, UsageError
-from tlp_runtime.intensity import scale, to_unit
+from tlp_runtime.geometry.crop import crop_slices
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.prepare import prepare
-from tlp_runtime.prompt import Prompt, encode, with_labels
-from tlp_runtime.spec import IntensitySpec, ModelSpec, PromptSpec
+from tlp_runtime.spec.model import IntensitySpec, ModelSpec, PromptSpec
+from tlp_runtime.synthesis.prepare import prepare
+from tlp_runtime.values.intensity import scale, to_unit
+from tlp_runtime.values.prompt import Prompt, encode, with_labels
 
 
 def test_every_published_array_of_the_real_cases_is_reproduced(

@@ -17,7 +17,7 @@ from tests.servers import running
 from tests.support import TinyModel
 from tlp_runtime import Synthesizer
 from tlp_runtime.engines.onnx import OnnxEngine
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.spec.model import ModelSpec
 
 CROP = (192, 160)
 

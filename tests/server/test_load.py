@@ -18,8 +18,8 @@ from tests.support import TinyModel
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.engines.base import Engine
 from tlp_runtime.engines.onnx import OnnxEngine
+from tlp_runtime.interactive.canvas import SHOWN
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.session.canvas import SHOWN
 
 
 @dataclass

@@ -22,7 +22,7 @@ from tests.fakes.engine import FakeEngine, GatedEngine
 from tests.scans import SMALL, scan
 from tests.servers import Page, running
 from tlp_runtime.errors import InputMissing, InputTooLarge, UsageError
-from tlp_runtime.io.deflate import inflate
+from tlp_runtime.files.gzip import inflate
 from tlp_runtime.io.nifti import nifti_bytes, parse_volume
 from tlp_server.settings import Settings
 

@@ -21,8 +21,8 @@ from tests.readers import offline
 from tests.scans import DUAL, SMALL, scan
 from tests.servers import Frame, Page, body_of, case_of, frames, running, saved
 from tlp_runtime import Volume
+from tlp_runtime.interactive.parts import Update
 from tlp_runtime.io.nifti import nifti_bytes, parse_volume
-from tlp_runtime.session.parts import Update
 from tlp_server.sessions import Session
 
 BALL = np.ones((5, 5, 3), np.uint8)

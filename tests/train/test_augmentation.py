@@ -10,9 +10,9 @@ import pytest
 
 from tests.fakes.engine import TINY_NETWORK
 from tlp_runtime.errors import ContentError
+from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.spec import ModelSpec
-from tlp_runtime.volume import Volume
+from tlp_runtime.spec.model import ModelSpec
 from tlp_train.augmentation import OEDEMA_RATIO, RADIUS_MM, fuzzy_variant, random_lesion
 
 SPEC = ModelSpec(inputs=("t1",), network=TINY_NETWORK)

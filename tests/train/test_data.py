@@ -17,7 +17,7 @@ from tests.fakes.engine import TINY_NETWORK
 from tlp_runtime.errors import InputError, InputMissing, UsageError
 from tlp_runtime.io.brats import find_cases
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.spec.model import ModelSpec
 from tlp_train import cache, split
 from tlp_train.cache import open_cases
 from tlp_train.data import EpochSampler, SampleId, SliceDataset

@@ -17,7 +17,7 @@ from tlp_runtime import Synthesizer
 from tlp_runtime.errors import InputError, InputMissing
 from tlp_runtime.io.brats import find_cases
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.spec.model import ModelSpec
 from tlp_train.comparison import compare
 from tlp_train.evaluation import SYNTHESIS, Evaluation, evaluate, needed_arrays
 from tlp_train.metrics import (

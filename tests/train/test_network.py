@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tlp_runtime.spec import ModelSpec, NetworkSpec
+from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 from tlp_train.network import Generator, build_discriminator
 
 

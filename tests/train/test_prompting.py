@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tlp_runtime.spec import PromptSpec
+from tlp_runtime.spec.model import PromptSpec
 from tlp_train.fpg import KERNELS, FuzzyPrompt, covered, sample_rng
 
 SPEC = PromptSpec()

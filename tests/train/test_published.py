@@ -13,7 +13,7 @@ from torch import Tensor
 from tlp_export.onnx_export import export_bundle
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import ModelDamaged, ModelMismatch, OutputError, UnsafeCheckpoint
-from tlp_runtime.spec import ModelSpec, NetworkSpec
+from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.network import Generator
 from tlp_train.published import import_weights, published_name

@@ -220,7 +220,7 @@ def test_training_moves_both_networks_from_their_seeded_start(straight: Run) -> 
 
 
 def test_the_newest_finished_run_is_found(tiny: TinyModel, tlp_home: Path) -> None:
-    from tlp_runtime.store import Register
+    from tlp_runtime.models.store import Register
 
     with pytest.raises(ModelMissing, match="tlp train"):
         newest_finished()

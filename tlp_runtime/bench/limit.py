@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from tlp_runtime.bundle import Precision
 from tlp_runtime.engines.onnx import reason, require_onnxruntime
 from tlp_runtime.engines.onnx_cuda import PROVIDERS
 from tlp_runtime.errors import DependencyMissing
+from tlp_runtime.models.bundle import Precision
 
 PRODUCTS = 4
 """Matrix products in each file, one after the other."""

@@ -15,11 +15,11 @@ import numpy as np
 from tlp_runtime.bench.latency import Latency
 from tlp_runtime.bench.limit import Limit, matrix_rate
 from tlp_runtime.bench.machine import Nvml, peak_memory_mib, visible_gpu
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.engines.base import Engine, Slices
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.select import Choice, Opening, choose
 from tlp_runtime.errors import TLPError, UsageError
+from tlp_runtime.models.bundle import Bundle
 
 WINDOW = 5
 """Runs whose median is compared with the median of those before, to see if it is still settling."""

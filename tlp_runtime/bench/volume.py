@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from tlp_runtime import checks
 from tlp_runtime.bench.latency import Latency
 from tlp_runtime.bench.machine import environment, peak_memory_mib
 from tlp_runtime.errors import UsageError
+from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.nifti import write_volume
-from tlp_runtime.spec import ModelSpec
-from tlp_runtime.synthesize import Synthesizer
-from tlp_runtime.volume import Volume
+from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.synthesis.synthesizer import Synthesizer
+from tlp_runtime.values import checks
 
 STAGES = ("read", "prepare", "engine", "restore", "write")
 

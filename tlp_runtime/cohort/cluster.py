@@ -18,11 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.cohort.backend import Backend
-from tlp_runtime.cohort.devices import CPU_ENGINES, choose_all, open_all
 from tlp_runtime.cohort.job import Job, Outcome
 from tlp_runtime.cohort.pipeline import AHEAD, Pipeline
+from tlp_runtime.engines.devices import CPU_ENGINES, choose_all, open_all
 from tlp_runtime.engines.select import Opening
 from tlp_runtime.errors import (
     DependencyMissing,
@@ -31,6 +30,7 @@ from tlp_runtime.errors import (
     TLPError,
     first_line,
 )
+from tlp_runtime.models.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tlp_runtime.bundle import sha256
 from tlp_runtime.cohort.cases import Case
 from tlp_runtime.cohort.journal import Finished
 from tlp_runtime.engines.base import Engine
 from tlp_runtime.errors import InputError
-from tlp_runtime.io.atomic import make_folder
+from tlp_runtime.files.atomic import make_folder
+from tlp_runtime.files.hashes import sha256
 from tlp_runtime.io.nifti import sidecar
-from tlp_runtime.spec import ModelSpec
-from tlp_runtime.synthesis import Synthesis
-from tlp_runtime.synthesize import Inputs, Request
+from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.synthesis.result import Synthesis
+from tlp_runtime.synthesis.synthesizer import Inputs, Request
 
 Status = Literal["done", "unchanged", "failed"]
 
@@ -32,7 +32,7 @@ class Options:
     prompt_labels
         What labels mean, if not as in BraTS.
     resample, all_slices
-        As of :class:`~tlp_runtime.synthesize.Request`.
+        As of :class:`~tlp_runtime.synthesis.synthesizer.Request`.
     int16
         As of :func:`~tlp_runtime.io.nifti.write_volume`.
     """

@@ -25,7 +25,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from tlp_runtime.errors import NoSpace, OutputError
-from tlp_runtime.io.atomic import make_folder, output_error
+from tlp_runtime.files.atomic import make_folder, output_error
 
 logger = logging.getLogger(__name__)
 

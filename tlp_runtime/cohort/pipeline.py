@@ -25,13 +25,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tlp_runtime.batches import Batcher, Stack, Work
 from tlp_runtime.cohort.backend import Backend
 from tlp_runtime.cohort.job import Job, Outcome, key_of
 from tlp_runtime.engines.base import Engine
 from tlp_runtime.errors import EngineError, NoSpace, TLPError
 from tlp_runtime.remarks import Remarks
-from tlp_runtime.synthesize import Ready, finish, make_ready, read
+from tlp_runtime.synthesis.batches import Batcher, Stack, Work
+from tlp_runtime.synthesis.synthesizer import Ready, finish, make_ready, read
 
 logger = logging.getLogger(__name__)
 

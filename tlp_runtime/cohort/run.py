@@ -15,9 +15,9 @@ from tlp_runtime.cohort.cases import Case
 from tlp_runtime.cohort.job import Job, Options, Outcome
 from tlp_runtime.cohort.journal import NAME, SCHEMA, Journal
 from tlp_runtime.errors import OutputError, TLPError
-from tlp_runtime.io.atomic import clear_temporaries
+from tlp_runtime.files.atomic import clear_temporaries
 from tlp_runtime.io.nifti import sidecar
-from tlp_runtime.provenance import now
+from tlp_runtime.synthesis.provenance import now
 
 _SHOWN = 5
 

@@ -12,9 +12,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.errors import EngineError
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.spec.model import ModelSpec
 
 Slices = NDArray[np.float32]
 

@@ -16,7 +16,6 @@ from typing import Generic, TypeVar
 
 from filelock import FileLock, Timeout
 
-from tlp_runtime.bundle import ENGINES, Bundle
 from tlp_runtime.engines import plans
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.options import EngineOptions
@@ -32,7 +31,8 @@ from tlp_runtime.errors import (
     MemoryExhausted,
     OutputError,
 )
-from tlp_runtime.io.atomic import atomic_file, atomic_folder, make_folder, write_text
+from tlp_runtime.files.atomic import atomic_file, atomic_folder, make_folder, write_text
+from tlp_runtime.models.bundle import ENGINES, Bundle
 
 logger = logging.getLogger(__name__)
 

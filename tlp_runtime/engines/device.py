@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.engines.base import Engine, RunTime, Slices
 from tlp_runtime.engines.cuda import Cuda, DeviceMemory, PinnedMemory
 from tlp_runtime.engines.device_array import DeviceArray, is_device_array, stream_handle
 from tlp_runtime.errors import EngineError, MemoryExhausted, TLPError
-from tlp_runtime.spec import OUTPUT_NAME
+from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.spec.model import OUTPUT_NAME
 
 SLOTS = 2
 FLOAT32 = 4

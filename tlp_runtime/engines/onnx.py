@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.engines.base import Engine, Slices
 from tlp_runtime.errors import (
     DependencyConflict,
@@ -18,7 +17,8 @@ from tlp_runtime.errors import (
     MemoryExhausted,
     ModelDamaged,
 )
-from tlp_runtime.spec import OUTPUT_NAME, ModelSpec
+from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
 
 SPEC_KEY = "tlp.spec"
 """Key of the ONNX metadata that holds the model specification."""

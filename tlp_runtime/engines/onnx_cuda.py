@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.engines.cuda import Cuda, require_gpu
 from tlp_runtime.engines.device import DeviceEngine
 from tlp_runtime.engines.onnx import check_graph, failure, reason, require_onnxruntime
 from tlp_runtime.engines.options import BatchProfile
 from tlp_runtime.engines.plans import caches_folder
 from tlp_runtime.errors import DeviceUnavailable, EngineError, MemoryExhausted
-from tlp_runtime.io.atomic import make_folder
+from tlp_runtime.files.atomic import make_folder
+from tlp_runtime.models.bundle import Bundle
 
 OrtName = Literal["ort-cuda", "ort-trt"]
 

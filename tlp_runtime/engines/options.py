@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlp_runtime.errors import UsageError
-from tlp_runtime.spec import ModelSpec
+from tlp_runtime.spec.model import ModelSpec
 
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, Shape, Shape]

@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tlp_runtime.bundle import ENGINES, Bundle
 from tlp_runtime.engines.cuda import Gpu
 from tlp_runtime.engines.options import EngineOptions
 from tlp_runtime.engines.tensorrt.binding import TensorRT
 from tlp_runtime.engines.tensorrt.flavours import FlavourName
 from tlp_runtime.errors import EngineError, UsageError
-from tlp_runtime.store import home
+from tlp_runtime.models.bundle import ENGINES, Bundle
+from tlp_runtime.models.store import home
 
 ENGINE_FILE = "generator.engine"
 SIDECAR_FILE = "engine.json"

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.engines.base import Engine
 from tlp_runtime.engines.cuda import Cuda
 from tlp_runtime.engines.onnx import OnnxEngine, require_onnxruntime
@@ -22,6 +21,7 @@ from tlp_runtime.errors import (
     MemoryExhausted,
     UsageError,
 )
+from tlp_runtime.models.bundle import Bundle
 
 NAMES = ("trt", "trt-rtx", "ort-trt", "ort-cuda", "ort-cpu")
 """Every engine."""

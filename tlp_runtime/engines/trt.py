@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tlp_runtime.bundle import Bundle
 from tlp_runtime.engines import builds, plans
 from tlp_runtime.engines.cuda import Cuda, DeviceMemory, require_gpu
 from tlp_runtime.engines.device import DeviceEngine
@@ -18,7 +17,8 @@ from tlp_runtime.engines.tensorrt.build import BuildProgress
 from tlp_runtime.engines.tensorrt.flavours import FlavourName
 from tlp_runtime.engines.tensorrt.run import Context, OpenEngine, open_plan
 from tlp_runtime.errors import EngineError
-from tlp_runtime.spec import OUTPUT_NAME, ModelSpec
+from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
 
 logger = logging.getLogger(__name__)
 

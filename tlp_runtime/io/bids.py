@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tlp_runtime.errors import InputError, InputMissing, OutputError
-from tlp_runtime.io.atomic import make_folder, write_text
+from tlp_runtime.files.atomic import make_folder, write_text
 
 VERSION = "1.10.0"
 DESCRIPTION_FILE = "dataset_description.json"

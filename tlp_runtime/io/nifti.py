@@ -27,10 +27,10 @@ from tlp_runtime.errors import (
     OutputError,
     first_line,
 )
-from tlp_runtime.grid import Grid
-from tlp_runtime.io.atomic import atomic_file
-from tlp_runtime.io.deflate import GZIP_MAGIC, deflate, inflate
-from tlp_runtime.volume import Origin, Volume
+from tlp_runtime.files.atomic import atomic_file
+from tlp_runtime.files.gzip import GZIP_MAGIC, deflate, inflate
+from tlp_runtime.geometry.grid import Grid
+from tlp_runtime.geometry.volume import Origin, Volume
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlp_runtime.errors import UsageError
-from tlp_runtime.grid import Grid
+from tlp_runtime.geometry.grid import Grid
+from tlp_runtime.geometry.volume import Volume, on_grid
 from tlp_runtime.io.dicom import is_dicom
 from tlp_runtime.io.dicom.seg import read_segmentation
 from tlp_runtime.io.dicom.series import DicomSeries, read_series
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.spec import PromptSpec
-from tlp_runtime.volume import Volume, on_grid
+from tlp_runtime.spec.model import PromptSpec
 
 
 @dataclass(frozen=True)

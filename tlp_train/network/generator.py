@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tlp_runtime.spec import ModelSpec, NetworkSpec
+from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 from tlp_train.network.blocks import (
     ConcatFusion,
     Downsample,

@@ -7,8 +7,8 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from tlp_runtime.bundle import Precision
 from tlp_runtime.errors import EngineError
+from tlp_runtime.models.bundle import Precision
 
 logger = logging.getLogger(__name__)
 

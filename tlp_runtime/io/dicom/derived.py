@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from tlp_runtime.errors import GeometryError, OutputError
-from tlp_runtime.grid import Grid, shape_text
-from tlp_runtime.io.atomic import atomic_folder, require_writable
+from tlp_runtime.files.atomic import atomic_folder, require_writable
+from tlp_runtime.geometry.grid import Grid, shape_text
+from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.dicom.series import DicomSeries
-from tlp_runtime.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,8 @@ def write_derived(
     volume
         float32 in [0, 1] on the grid of ``source.volume``.
     record
-        The provenance (:mod:`tlp_runtime.provenance`): model and versions go into the images.
+        The provenance (:mod:`tlp_runtime.synthesis.provenance`): model and versions go into the
+        images.
     others
         Further series it was made from; each image refers to their slices at its place.
 

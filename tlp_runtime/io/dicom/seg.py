@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tlp_runtime.bundle import sha256
 from tlp_runtime.errors import ContentError, GeometryError, InputUnreadable
+from tlp_runtime.files.hashes import sha256
+from tlp_runtime.geometry.volume import Origin, Volume
 from tlp_runtime.io.dicom import require_dicom
 from tlp_runtime.io.dicom.series import LPS_TO_RAS
-from tlp_runtime.spec import PromptSpec
-from tlp_runtime.volume import Origin, Volume
+from tlp_runtime.spec.model import PromptSpec
 
 OEDEMA_CODES = frozenset({("SCT", "79654002"), ("SRT", "M-36300"), ("NCIt", "C3002")})
 TUMOUR_CODES = frozenset(

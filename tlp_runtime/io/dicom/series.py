@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.bundle import sha256
 from tlp_runtime.errors import (
     ContentError,
     GeometryError,
@@ -24,8 +23,9 @@ from tlp_runtime.errors import (
     InputUnreadable,
     first_line,
 )
+from tlp_runtime.files.hashes import sha256
+from tlp_runtime.geometry.volume import Origin, Volume
 from tlp_runtime.io.dicom import require_dicom
-from tlp_runtime.volume import Origin, Volume
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,99 @@
+"""The engines of a run on one machine: one a GPU, or as many as the cores of its CPU feed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from tlp_runtime.engines.base import Engine
+from tlp_runtime.engines.cuda import Cuda
+from tlp_runtime.engines.select import Choice, Opening, choose, missing
+from tlp_runtime.errors import UsageError
+from tlp_runtime.models.bundle import Bundle
+
+CPU_ENGINES = 4
+"""At most, unless threads are given: each holds the model's weights and buffers."""
+
+
+def cores() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_all(engine: str = "auto", device: str = "auto") -> list[Choice]:
+    """Settle what runs before anything is loaded.
+
+    Parameters
+    ----------
+    device
+        ``auto`` takes every GPU that the engine can use, else the CPU; several devices may be
+        named, separated by commas.
+
+    Raises
+    ------
+    UsageError, DeviceError
+        As :func:`~tlp_runtime.engines.select.choose`, for any device that was named; a device
+        named twice, the CPU besides a GPU, or devices whose best engines differ.
+    """
+    named = [name.strip() for name in device.split(",")]
+    if len(named) > 1:
+        choices = [choose(engine, name) for name in named]
+        if len({choice.cuda_index for choice in choices}) < len(choices):
+            raise UsageError(f"--device {device}: names a device twice.")
+        if any(choice.cuda_index is None for choice in choices):
+            raise UsageError(f"--device {device}: a CPU and GPUs do not share a run.")
+        if len({choice.name for choice in choices}) > 1:
+            engines = ", ".join(f"{c.name} on cuda:{c.cuda_index}" for c in choices)
+            raise UsageError(
+                f"--device {device}: the fastest engines differ ({engines}), and so would their "
+                "outputs. Give one --engine."
+            )
+        return choices
+    first = choose(engine, device)
+    if first.cuda_index is None or device != "auto":
+        return [first]
+    others = [
+        Choice(first.name, gpu.index, first.reason)
+        for gpu in Cuda().gpus()
+        if gpu.index != first.cuda_index and missing(first.name, gpu.index) is None
+    ]
+    return [first, *others]
+
+
+def open_all(
+    choices: Sequence[Choice],
+    bundle: Bundle,
+    opening: Opening | None = None,
+    *,
+    cpus: int | None = None,
+    cases: int | None = None,
+) -> list[Engine]:
+    """Load a model into one engine a GPU, or into several on the CPU that share its cores.
+
+    On a CPU several engines of few threads run more slices than one of many.
+
+    Parameters
+    ----------
+    cpus
+        Cores to share out; None takes all.
+    cases
+        No more engines than cases, where their number is known.
+    """
+    opening = opening or Opening()
+    if choices[0].cuda_index is None:
+        cpus = cpus or cores()
+        count = min(CPU_ENGINES, cpus, cases or cpus)
+        if opening.threads is not None:
+            count = max(1, cpus // opening.threads)
+        threads = opening.threads or max(1, cpus // count)
+        opening = Opening(threads, opening.build, opening.progress)
+        choices = [choices[0]] * count
+    choices = choices[: cases or len(choices)]
+    engines: list[Engine] = []
+    try:
+        engines.extend(choice.open(bundle, opening) for choice in choices)
+    except BaseException:
+        for engine in engines:
+            engine.close()
+        raise
+    return engines

@@ -1,0 +1,1 @@
+"""What a model means, and its reader."""

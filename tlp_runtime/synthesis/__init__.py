@@ -1,0 +1,1 @@
+"""One case: from its request to its synthesis."""

@@ -1,0 +1,279 @@
+"""Slices in shared batches: what one case, or many, ask of an engine."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlp_runtime.engines.base import Engine, Slices
+from tlp_runtime.errors import MemoryExhausted, UsageError
+from tlp_runtime.synthesis.prepare import Prepared
+from tlp_runtime.values.intensity import to_unit
+
+logger = logging.getLogger(__name__)
+
+Place = tuple[NDArray[np.intp], slice, slice]
+
+
+class Work(Protocol):
+    """Numbered pieces for the network, all of one size.
+
+    Attributes
+    ----------
+    count
+        How many pieces there are.
+    window
+        (height, width) of each.
+    """
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def window(self) -> tuple[int, int]: ...
+
+    def fill(self, first: int, into: Mapping[str, NDArray[np.float32]]) -> None:
+        """Copy the inputs of pieces from ``first`` on into (n, height, width) arrays."""
+
+    def put(self, first: int, images: NDArray[np.float32]) -> None:
+        """Take the network's (n, height, width) answers from ``first`` on, in [-1, 1]."""
+
+
+class Stack:
+    """One case: its slices to run, in every window of its placement, and what became of them.
+
+    Attributes
+    ----------
+    slices
+        (Z, Y, X) float32 in [0, 1]; 0 where nothing was run.
+    left
+        Pieces without an answer yet.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.slices = np.zeros_like(next(iter(prepared.tensors.values())))
+        self._run = np.flatnonzero(prepared.brain)
+        corners = prepared.placement.corners
+        self._weights = prepared.placement.weights if len(corners) > 1 else None
+        self.left = self.count
+
+    @property
+    def count(self) -> int:
+        """Slices to run, times windows."""
+        return len(self._run) * len(self.prepared.placement.corners)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """(height, width) of what the network is given."""
+        return self.prepared.placement.window
+
+    def fill(self, first: int, into: Mapping[str, NDArray[np.float32]]) -> None:
+        """Copy the inputs of pieces from ``first`` on into (n, height, width) arrays."""
+        for _, where, rows in self._places(first, len(next(iter(into.values())))):
+            for name, array in into.items():
+                array[rows] = self.prepared.tensors[name][where]
+
+    def put(self, first: int, images: NDArray[np.float32]) -> None:
+        """Take the network's (n, height, width) answers from ``first`` on, in [-1, 1]."""
+        for window, where, rows in self._places(first, len(images)):
+            if self._weights is None:
+                self.slices[where] = to_unit(images[rows])
+            else:
+                self.slices[where] += to_unit(images[rows]) * self._weights[window]
+        self.left -= len(images)
+
+    def _places(self, first: int, count: int) -> Iterator[tuple[int, Place, slice]]:
+        """Window by window: its number, where the pieces lie in (Z, Y, X), and which they are."""
+        height, width = self.window
+        done = 0
+        while done < count:
+            window, number = divmod(first + done, len(self._run))
+            which = self._run[number : number + count - done]
+            top, left = self.prepared.placement.corners[window]
+            where = (which, slice(top, top + height), slice(left, left + width))
+            yield window, where, slice(done, done + len(which))
+            done += len(which)
+
+
+class Sheaf:
+    """Prepared slices of no particular case.
+
+    Parameters
+    ----------
+    tensors
+        (N, height, width) float32 for each of the model's inputs.
+
+    Attributes
+    ----------
+    images
+        (N, height, width), in [-1, 1].
+    """
+
+    def __init__(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+        self._tensors = tensors
+        self.images = np.empty_like(next(iter(tensors.values())))
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return len(self.images)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """(height, width)."""
+        _, height, width = self.images.shape
+        return height, width
+
+    def fill(self, first: int, into: Mapping[str, NDArray[np.float32]]) -> None:
+        """Copy the inputs of slices from ``first`` on into (n, height, width) arrays."""
+        for name, array in into.items():
+            array[...] = self._tensors[name][first : first + len(array)]
+
+    def put(self, first: int, images: NDArray[np.float32]) -> None:
+        """Take the network's answers."""
+        self.images[first : first + len(images)] = images
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One run of the engine.
+
+    Parameters
+    ----------
+    count
+        Pieces.
+    began, ended
+        When the engine had the batch and the answer before it was taken, and when its own answer
+        came: ``time.perf_counter``.
+    works
+        Whose pieces these were, each once.
+    """
+
+    count: int
+    began: float
+    ended: float
+    works: tuple[Work, ...]
+
+    @property
+    def seconds(self) -> float:
+        """From the one to the other."""
+        return self.ended - self.began
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Pieces in a row of one work."""
+
+    work: Work
+    first: int
+    count: int
+
+
+class Batcher:
+    """Runs pieces of one work after another, in batches that works share.
+
+    Parameters
+    ----------
+    batch
+        Pieces a run. Halved, with a warning, when the device's memory runs out.
+    """
+
+    def __init__(self, engine: Engine, batch: int) -> None:
+        if batch < 1:
+            raise UsageError(f"--batch {batch}: expected at least 1.")
+        self.engine = engine
+        self.batch = batch
+        self._waiting: deque[_Run] = deque()
+        self._flying: deque[tuple[list[_Run], float]] = deque()
+        self._ended = False
+
+    def run(self, works: Iterable[Work | None]) -> Iterator[Ran]:
+        """Run every piece, in order.
+
+        Parameters
+        ----------
+        works
+            Taken when their pieces are needed to fill a batch. None stands for "no more for now":
+            what is left is run in a smaller batch, and its answers are taken, before the next is
+            asked for. Works of another size never share a batch.
+
+        Raises
+        ------
+        EngineError, MemoryExhausted
+            The network could not be run.
+        """
+        source = iter(works)
+        self._ended, ended = False, 0.0
+        while not self._ended or self._waiting:
+            try:
+                for images in self.engine.run_batches(self._feeds(source)):
+                    runs, handed = self._flying.popleft()
+                    began, ended = max(handed, ended), time.perf_counter()
+                    done = 0
+                    for run in runs:
+                        run.work.put(run.first, images[done : done + run.count, 0])
+                        done += run.count
+                    works_of = tuple(dict.fromkeys(run.work for run in runs))
+                    yield Ran(done, began, ended, works_of)
+            except MemoryExhausted as error:
+                if self.batch == 1:
+                    raise
+                self.batch //= 2
+                self._waiting.extendleft(
+                    run for runs, _ in reversed(self._flying) for run in reversed(runs)
+                )
+                self._flying.clear()
+                logger.warning("%s Going on with batches of %d.", error, self.batch)
+
+    def _feeds(self, source: Iterator[Work | None]) -> Iterator[dict[str, Slices]]:
+        """Batches until works, or works for now, are at their end."""
+        paused = False
+        while True:
+            while not paused and sum(run.count for run in self._waiting) < self.batch:
+                try:
+                    work = next(source)
+                except StopIteration:
+                    self._ended, work = True, None
+                if work is None:
+                    paused = True
+                else:
+                    self._waiting.append(_Run(work, 0, work.count))
+            if not self._waiting:
+                return
+            runs = self._next()
+            tensors = self._tensors(runs)
+            self._flying.append((runs, time.perf_counter()))
+            yield tensors
+
+    def _next(self) -> list[_Run]:
+        """The next batch: runs of one size, the last cut where the batch is full."""
+        window = self._waiting[0].work.window
+        runs: list[_Run] = []
+        room = self.batch
+        while room and self._waiting and self._waiting[0].work.window == window:
+            run = self._waiting.popleft()
+            taken = min(run.count, room)
+            runs.append(_Run(run.work, run.first, taken))
+            room -= taken
+            if taken < run.count:
+                self._waiting.appendleft(_Run(run.work, run.first + taken, run.count - taken))
+        return runs
+
+    def _tensors(self, runs: list[_Run]) -> dict[str, Slices]:
+        shape = (sum(run.count for run in runs), 1, *runs[0].work.window)
+        names = self.engine.spec.tensor_names
+        tensors = {name: np.empty(shape, np.float32) for name in names}
+        done = 0
+        for run in runs:
+            rows = slice(done, done + run.count)
+            run.work.fill(run.first, {name: array[rows, 0] for name, array in tensors.items()})
+            done += run.count
+        return tensors

@@ -1,0 +1,1 @@
+"""What voxels mean."""

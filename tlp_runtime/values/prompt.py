@@ -1,0 +1,109 @@
+"""The prompt code: a label map to the values the network was trained with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlp_runtime.errors import UnknownLabels, UsageError
+from tlp_runtime.geometry.volume import Volume
+from tlp_runtime.spec.model import PromptSpec
+from tlp_runtime.values.intensity import require_numbers
+from tlp_runtime.values.shapes import Shape
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the radiologist marked; nothing at all is a prompt too.
+
+    Parameters
+    ----------
+    labels
+        A label map.
+    meaning
+        What its labels mean, if not as in BraTS: ``tumour=1,4``, ``oedema=2``.
+    shapes
+        Regions drawn by numbers, besides the map.
+    """
+
+    labels: Volume | None = None
+    meaning: tuple[str, ...] = ()
+    shapes: tuple[Shape, ...] = ()
+
+
+def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.float32]:
+    """Labels of any shape to prompt values: tumour, oedema, 0 elsewhere.
+
+    Raises
+    ------
+    ContentError
+        A value that is not a whole number.
+    UnknownLabels
+        A label that ``spec`` does not know.
+    """
+    require_numbers(labels, name)
+    box = _box_of(labels != 0)
+    within = labels[box]  # all the rest is background, usually nearly everything
+    known = {0, *spec.tumour_labels, *spec.oedema_labels}
+    unknown = [value for value in np.unique(within).tolist() if value not in known]
+    if unknown:
+        shown = ", ".join(f"{value:g}" for value in unknown[:8])
+        raise UnknownLabels(
+            f"{name}: labels {shown}{', …' if len(unknown) > 8 else ''} have no meaning here. "
+            f"Expected 0 background, {_list(spec.tumour_labels)} tumour, "
+            f"{_list(spec.oedema_labels)} oedema; say what others are, such as "
+            "tumour=1,3 oedema=2 (--prompt-labels)."
+        )
+    order: Literal["C", "F"] = "F" if labels.flags.f_contiguous else "C"
+    prompt = np.zeros(labels.shape, dtype=np.float32, order=order)
+    prompt[box][np.isin(within, spec.oedema_labels)] = spec.oedema_value
+    prompt[box][np.isin(within, spec.tumour_labels)] = spec.tumour_value
+    return prompt
+
+
+def with_labels(spec: PromptSpec, assignments: Iterable[str]) -> PromptSpec:
+    """``spec`` with the labels of assignments such as ``tumour=1,4`` and ``oedema=2``.
+
+    Raises
+    ------
+    UsageError
+        An assignment of another form, a class named twice, or a label in both classes.
+    """
+    labels: dict[str, tuple[int, ...]] = {}
+    for text in (word for words in assignments for word in words.split()):
+        match = re.fullmatch(r"(tumour|oedema)=(\d+(?:,\d+)*)", text)
+        if match is None or match[1] in labels:
+            raise UsageError(
+                f"labels {text!r}: expected tumour=N[,N…] or oedema=N[,N…], each once."
+            )
+        labels[match[1]] = tuple(int(n) for n in match[2].split(","))
+    if not labels:
+        return spec
+    tumour, oedema = labels.get("tumour", ()), labels.get("oedema", ())
+    if set(tumour) & set(oedema) or 0 in tumour + oedema:
+        raise UsageError(
+            f"labels: tumour={_list(tumour)} and oedema={_list(oedema)} must not share "
+            "a label, and 0 is background."
+        )
+    return replace(spec, tumour_labels=tumour, oedema_labels=oedema)
+
+
+def _box_of(marked: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The smallest box that holds every marked voxel; an empty one where none is."""
+    box = [slice(None)] * marked.ndim
+    for axis in reversed(range(marked.ndim)):
+        others = tuple(other for other in range(marked.ndim) if other != axis)
+        along = np.atleast_1d(marked.any(axis=others))
+        last = len(along) - int(along[::-1].argmax())
+        box[axis] = slice(int(along.argmax()), last) if along.any() else slice(0, 0)
+        marked = marked[tuple(box[axis] if a == axis else slice(None) for a in range(marked.ndim))]
+    return tuple(box)
+
+
+def _list(labels: tuple[int, ...]) -> str:
+    return ",".join(str(n) for n in labels) or "none"

@@ -1,0 +1,142 @@
+"""Prompts drawn by numbers: spheres and boxes in world or voxel coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlp_runtime.errors import UsageError
+from tlp_runtime.geometry.grid import Grid
+
+Kind = Literal["tumour", "oedema"]
+Frame = Literal["ras", "lps", "voxel"]
+
+_LPS = np.array([-1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A region without a segmentation tool.
+
+    Parameters
+    ----------
+    numbers
+        Coordinates in ``frame``: of the centre and the radius in millimetres, or of two opposite
+        corners.
+    frame
+        ``ras``: world millimetres of NIfTI and its viewers; ``lps``: those of DICOM; ``voxel``:
+        indices into the first image's file, from 0, whole numbers at the centres of voxels.
+    kind
+        What the region is.
+    """
+
+    numbers: tuple[float, ...]
+    frame: Frame = "ras"
+    kind: Kind = "tumour"
+
+    option = ""
+    form = ""
+    count = 0
+
+    def __str__(self) -> str:
+        numbers = ",".join(f"{number:g}" for number in self.numbers)
+        return f"{type(self).__name__.lower()} {self.kind}:{self.frame}:{numbers}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``[tumour:|oedema:][ras:|lps:|voxel:]NUMBERS``.
+
+        Raises
+        ------
+        UsageError
+            Another form, or a shape without volume.
+        """
+        *words, numbers = (part.strip() for part in text.split(":"))
+        kind: Kind = "tumour"
+        frame: Frame = "ras"
+        try:
+            values = tuple(float(number) for number in numbers.split(","))
+            for word in words:
+                if word in get_args(Kind):
+                    kind = word  # type: ignore[assignment]
+                elif word in get_args(Frame):
+                    frame = word  # type: ignore[assignment]
+                else:
+                    raise ValueError(word)
+        except ValueError:
+            values = ()
+        if len(values) != cls.count or not np.isfinite(values).all() or len(words) > 2:
+            raise UsageError(
+                f"{cls.option} {text!r}: expected {cls.form}, before it tumour: or oedema:, and "
+                "ras: (world mm, the default), lps: (DICOM's mm) or voxel: (indices)."
+            )
+        shape = cls(values, frame, kind)
+        shape.require_volume(text)
+        return shape
+
+    def require_volume(self, text: str) -> None:
+        """Raise :class:`UsageError` for a shape that can hold no voxel."""
+
+    def drawn(self, grid: Grid, reference: Grid) -> NDArray[np.bool_]:
+        """Which voxels of ``grid`` have their centre in the shape.
+
+        Parameters
+        ----------
+        reference
+            The grid that ``voxel`` coordinates are of.
+        """
+        raise NotImplementedError
+
+
+class Sphere(Shape):
+    """A ball; its radius is in millimetres in every frame."""
+
+    option = "--prompt-sphere"
+    form = "X,Y,Z,RADIUS_MM"
+    count = 4
+
+    def require_volume(self, text: str) -> None:
+        if self.numbers[3] <= 0:
+            raise UsageError(f"{self.option} {text!r}: the radius is not positive.")
+
+    def drawn(self, grid: Grid, reference: Grid) -> NDArray[np.bool_]:
+        centre = np.array([self.numbers[:3]])
+        if self.frame == "voxel":
+            centre = reference.world(centre)
+        elif self.frame == "lps":
+            centre = centre * _LPS
+        in_world = zip(_coordinates(grid.affine, grid.shape), centre[0], strict=True)
+        squared = sum((x - c) ** 2 for x, c in in_world)
+        return np.asarray(squared <= self.numbers[3] ** 2)
+
+
+class Box(Shape):
+    """The box between two opposite corners, along the axes of its frame, both corners included."""
+
+    option = "--prompt-box"
+    form = "X1,Y1,Z1,X2,Y2,Z2"
+    count = 6
+
+    def drawn(self, grid: Grid, reference: Grid) -> NDArray[np.bool_]:
+        inside = np.ones(grid.shape, dtype=np.bool_)
+        half = 0.5 if self.frame == "voxel" else 0.0  # a voxel is a box, not a point
+        affine = grid.affine
+        if self.frame == "voxel":
+            affine = np.linalg.inv(reference.affine) @ affine
+        elif self.frame == "lps":
+            affine = np.diag([*_LPS, 1.0]) @ affine
+        for axis, x in enumerate(_coordinates(affine, grid.shape)):
+            a, b = sorted((self.numbers[axis], self.numbers[axis + 3]))
+            inside &= (x >= a - half) & (x <= b + half)
+        return inside
+
+
+def _coordinates(
+    affine: NDArray[np.float64], shape: tuple[int, int, int]
+) -> tuple[NDArray[np.float64], ...]:
+    """Where an affine puts every voxel of a grid, one array an axis."""
+    i, j, k = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    return tuple(a * i + b * j + c * k + d for a, b, c, d in affine[:3])
