@@ -23,14 +23,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -41,8 +40,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlp_runtime.bench import environment
-from tlp_runtime.cohort.cases import Case, find_cases
-from tlp_runtime.cohort.job import Options, Outcome
+from tlp_runtime.cohort.cases import CohortCase, folder_cases
+from tlp_runtime.cohort.job import Outcome
 from tlp_runtime.cohort.pipeline import Pipeline, Span
 from tlp_runtime.cohort.run import Summary, run_cohort
 from tlp_runtime.engines.base import Engine, Slices
@@ -51,8 +50,10 @@ from tlp_runtime.files import gzip
 from tlp_runtime.models.bundle import ONNX, Bundle
 from tlp_runtime.models.choice import find_bundle
 from tlp_runtime.spec.model import ModelSpec
-from tlp_runtime.synthesis.batches import Batcher, Sheaf
-from tlp_runtime.synthesis.synthesizer import Request, Synthesizer, make_ready, read
+from tlp_runtime.synthesis.batches import Batcher, SliceWork
+from tlp_runtime.synthesis.prepare import prepare
+from tlp_runtime.synthesis.request import Request
+from tlp_runtime.synthesis.synthesizer import Synthesizer
 
 CONTENDERS = ("plain", "sequential", "pipeline", "files", "engine")
 STAGE_COLOURS = {"read": "#8ecae6", "prepare": "#2a6f97", "engine": "#fb8500", "write": "#7a9e3f"}
@@ -108,7 +109,7 @@ class Bench:
 
     def __init__(
         self,
-        cases: Sequence[Case],
+        cases: Sequence[CohortCase],
         spec: ModelSpec,
         engines: Callable[[], list[Engine]],
         *,
@@ -125,8 +126,9 @@ class Bench:
         """As one would write it in an hour: nibabel, NumPy, slice by slice."""
         with self._first() as engine:
             for case in self.cases:
-                reference = nib.load(case.images[self.spec.inputs[0]])
-                tensors = self._plainly_prepared(case)
+                request = self.request(case)
+                reference = nib.load(request.images[self.spec.inputs[0]])
+                tensors = self._plainly_prepared(request)
                 out = np.zeros(reference.shape[::-1], np.float32)
                 crop = self.spec.crop
                 for z in np.flatnonzero((tensors[self.spec.inputs[0]] > -1).any(axis=(1, 2))):
@@ -139,14 +141,20 @@ class Bench:
                 result = nib.Nifti1Image(out.transpose(2, 1, 0), reference.affine)
                 nib.save(result, self.folder / f"{case.name}.nii.gz")
 
-    def _plainly_prepared(self, case: Case) -> dict[str, NDArray[np.float32]]:
+    def request(self, case: CohortCase) -> Request:
+        """What is asked of a case, with the model's images alone."""
+        assert isinstance(case.request, Request)
+        images = {name: case.request.images[name] for name in self.spec.inputs}
+        return replace(case.request, images=images)
+
+    def _plainly_prepared(self, request: Request) -> dict[str, NDArray[np.float32]]:
         rows, columns = slice(*self.spec.crop.rows), slice(*self.spec.crop.columns)
         tensors = {}
         for name in self.spec.inputs:
-            image = nib.load(case.images[name]).get_fdata().transpose(2, 1, 0)[:, rows, columns]
+            image = nib.load(request.images[name]).get_fdata().transpose(2, 1, 0)[:, rows, columns]
             low, high = image.min(), image.max()
             tensors[name] = ((image - low) / (high - low) * 2 - 1).astype(np.float32)
-        labels = nib.load(case.prompt).get_fdata().transpose(2, 1, 0)[:, rows, columns]
+        labels = nib.load(request.prompt).get_fdata().transpose(2, 1, 0)[:, rows, columns]
         prompt = np.zeros(labels.shape, np.float32)
         prompt[labels == 2] = 0.5
         prompt[(labels == 1) | (labels == 3) | (labels == 4)] = 1.0
@@ -156,8 +164,7 @@ class Bench:
         """Our stages, one after another."""
         with Synthesizer(self._first(), batch=self.batch) as synthesizer:
             for case in self.cases:
-                images = {name: case.images[name] for name in self.spec.inputs}
-                result = synthesizer.run(images, prompt=case.prompt)
+                result = synthesizer.synthesize(synthesizer.prepare(self.request(case)))
                 result.save(self.folder / f"{case.name}.nii.gz")
 
     def pipeline(self) -> None:
@@ -172,18 +179,16 @@ class Bench:
     def engine(self) -> None:
         """As many slices as the cases have, prepared before, through all engines at once."""
         engines = self.engines()
-        case = self.cases[0]
-        images = {name: case.images[name] for name in self.spec.inputs}
-        request = Request(images=images, prompt=case.prompt, all_slices=True)
-        tensors = make_ready(read(request, self.spec), self.spec).prepared.tensors
+        asked = replace(self.request(self.cases[0]), all_slices=True)
+        tensors = prepare(asked, self.spec).tensors
         counts = list(self.slices.values())
 
         def drain(number: int) -> None:
-            sheaves = (
-                Sheaf({name: array[:count] for name, array in tensors.items()})
+            works = (
+                SliceWork({name: array[:count] for name, array in tensors.items()})
                 for count in counts[number :: len(engines)]
             )
-            for _ in Batcher(engines[number], self.batch).run(sheaves):
+            for _ in Batcher(engines[number], self.batch).run(works):
                 pass
 
         with ThreadPoolExecutor(len(engines)) as pool:
@@ -200,9 +205,7 @@ class Bench:
     def _pipelined(self, engines: list[Engine], on_span: Callable[[Span], None] | None) -> None:
         place = self.folder / "pipeline"
         with Pipeline(engines, batch=self.batch, workers=self.workers, on_span=on_span) as pipeline:
-            summary = run_cohort(
-                self.cases, place, pipeline, Options(), about={}, on_outcome=self._count
-            )
+            summary = run_cohort(self.cases, place, pipeline, about={}, on_outcome=self._count)
         if summary.done < len(self.cases):
             raise SystemExit(f"cases failed: {summary.failed}")
 
@@ -317,7 +320,6 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
 
-    logging.getLogger("tlp_runtime").setLevel(logging.ERROR)
     if options.engine is None:
         spec = ModelSpec(inputs=tuple(options.inputs.split(",")))
         parts = (options.run_ms / 1000, options.slice_ms / 1000)
@@ -333,7 +335,7 @@ def main() -> None:
         def engines() -> list[Engine]:
             return open_all(choices, bundle)
 
-    cases = find_cases(options.data, prompts=True)
+    cases = folder_cases(options.data, prompts=True)
     with tempfile.TemporaryDirectory(prefix="tlp-cohort-") as folder:
         bench = Bench(
             cases, spec, engines,

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
-from demo_report import Report, Slices, write_report
+from demo_report import DemoReport, Slices, write_report
 
 UNSEEN_SEED = 1000
 UNSEEN_CASES = 3
@@ -85,7 +85,7 @@ def main() -> None:
 
     evaluations = {use: _json(folder / f"{use}.json") for use in ("none", "seg")}
     (training,) = (folder / "home" / "runs").iterdir()
-    report = Report(
+    report = DemoReport(
         evaluations=evaluations,
         bench=_json(folder / "bench.json"),
         metrics=training / "metrics.csv",

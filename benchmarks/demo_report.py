@@ -42,7 +42,7 @@ class Slices:
 
 
 @dataclass(frozen=True)
-class Report:
+class DemoReport:
     """All that the report shows, as the commands wrote it."""
 
     evaluations: Mapping[str, Mapping[str, Any]]
@@ -94,7 +94,7 @@ def _figure(statistic: Mapping[str, Any], digits: int) -> str:
     return f"{statistic['mean']:.{digits}f} ± {statistic['sd']:.{digits}f}"
 
 
-def write_report(path: Path, report: Report) -> None:
+def write_report(path: Path, report: DemoReport) -> None:
     """Write the HTML file with its figures inside, and the case's figure beside it."""
     figure = _case_figure(report.slices)
     figure.savefig(path.with_name("case.png"), dpi=80, bbox_inches="tight")

@@ -25,7 +25,7 @@ from tlp_runtime.engines.plans import ENGINE_FILE, SIDECAR_FILE, StoredEngine
 from tlp_runtime.engines.select import choose
 from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.engines.tensorrt.run import open_plan
-from tlp_runtime.engines.trt import TensorRTEngine
+from tlp_runtime.engines.trt_rtx import RtxEngine
 from tlp_runtime.models.bundle import FILES, MANIFEST, Bundle
 from tlp_runtime.models.store import home
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
@@ -110,7 +110,7 @@ class Place:
         """``plain``, ``fp32``, ``fp16`` or ``bf16`` in ONNX Runtime, or ``rtx TARGET``."""
         if which.startswith("rtx "):
             bundle = self._rtx_bundle(which.removeprefix("rtx "))
-            return TensorRTEngine(bundle, flavour="trt-rtx", build=False)
+            return RtxEngine(bundle, build=False)
         return choose(self.provider, self.device).open(Bundle.open(self.folder / which))
 
     def title(self, which: str) -> str:
@@ -184,7 +184,7 @@ def rtx(place: Place, target: str, save: Save) -> None:
         binding = load("trt-rtx")
         plan = StoredEngine.open(place.folder / "rtx" / target).read()
         if binding.trt.Runtime(binding.log).deserialize_cuda_engine(plan) is None:
-            raise binding.failure("deserialising fails")
+            raise binding.error("deserialising fails")
         return {}
 
     found["opens"] = attempt(opens)

@@ -33,7 +33,7 @@ import torch
 
 from tlp_export.fold import savings
 from tlp_export.onnx_export import ExportOptions, export_bundle
-from tlp_export.slices import Labelled, case_slices, phantom_slices, run_module, unprompted
+from tlp_export.slices import Labelled, phantom_slices, real_slices, run_module, unprompted
 from tlp_export.verify import BOUNDS
 from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
@@ -41,6 +41,7 @@ from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.io.brats import find_cases
 from tlp_runtime.models.bundle import MANIFEST, Bundle
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
+from tlp_runtime.warnings import WarningLog
 from tlp_train.checkpoint import Checkpoint, load_checkpoint
 
 BUNDLES = {
@@ -139,7 +140,11 @@ def _rtx(folder: Path) -> dict[str, Any]:
         try:
             binding = load("trt-rtx")
             options = EngineOptions(profiles=(BatchProfile(1, 8, 32),), targets=targets)
-            stored = build_engine(bundle, options, binding, None, root=folder / "rtx")
+            heard = WarningLog()
+            stored = build_engine(
+                bundle, options, binding, None, warn=heard.add, root=folder / "rtx"
+            )
+            made["warnings"] = [warning.to_dict() for warning in heard]
             if place.exists():
                 shutil.rmtree(place)
             stored.folder.rename(place)
@@ -177,7 +182,7 @@ def _labelled(spec: ModelSpec, wanted: Preparation) -> Iterator[Labelled]:
     yield "phantom, prompted", phantom
     yield "phantom, no prompt", unprompted(phantom)
     for case in find_cases(wanted.data, spec.inputs) if wanted.data is not None else ():
-        yield case.name, case_slices(case, spec, min(wanted.count, 2))
+        yield case.name, real_slices(case, spec, min(wanted.count, 2))
 
 
 def _bytes(item: Path) -> int:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tlp_runtime.io.brats import CaseFiles, find_cases
 from tlp_runtime.synthesis.synthesizer import Synthesizer
-from tlp_train.evaluation import case_slices, needed_arrays, select_cases
-from tlp_train.metrics import LinearFit, best_factor, to_unit
+from tlp_train.evaluation import evaluation_slices, needed_arrays, select_cases
+from tlp_train.metrics import LinearFit, best_factor, to_unit64
 from tlp_train.runs import Run
 
 mpl.use("Agg")
@@ -66,20 +66,20 @@ def _views(bundle: Path, test: Sequence[CaseFiles], count: int = 2) -> list[dict
     views = []
     with Synthesizer.open(bundle) as synthesizer:
         spec = synthesizer.spec
-        prepared = [(case, case_slices(case, spec, "seg")) for case in test]
+        prepared = [(case, evaluation_slices(case, spec, "seg")) for case in test]
         largest = sorted(prepared, key=lambda item: -int(item[1][0].core.sum()))[:count]
         for case, (truth, tensors) in largest:
             z = int(truth.core.sum(axis=(1, 2)).argmax())
-            given = to_unit(tensors[spec.inputs[0]])
-            view = {name: to_unit(tensors[name])[z] for name in spec.inputs}
+            given = to_unit64(tensors[spec.inputs[0]])
+            view = {name: to_unit64(tensors[name])[z] for name in spec.inputs}
             view["truth"] = truth.t1ce[z]
             view["x best factor"] = given[z] * best_factor(given, truth.t1ce)
             view["prompt"] = truth.t1[z]
             view["region"] = np.where(truth.core, 2, np.where(truth.oedema, 1, 0))[z]
             for use in ("none", "seg", "mirrored"):
-                _, asked = case_slices(case, spec, use)
+                _, asked = evaluation_slices(case, spec, use)
                 one = {name: array[z : z + 1] for name, array in asked.items()}
-                view[use] = to_unit(synthesizer.run_slices(one))[0]
+                view[use] = to_unit64(synthesizer.run_slices(one))[0]
             brain = truth.brain[z]
             fitted = LinearFit.of(view["none"][brain], truth.t1ce[z][brain])(view["none"])
             view["error"] = np.abs(fitted - truth.t1ce[z]) * brain

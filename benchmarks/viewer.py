@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import logging
 import statistics
 import threading
 import time
@@ -40,9 +39,10 @@ from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.interactive.queue import EngineQueue
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.models.choice import find_bundle
+from tlp_runtime.synthesis.request import Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_server.app import create_app
-from tlp_server.cases import Case, read_case
+from tlp_server.cases import ViewerCase, read_case
 from tlp_server.run import listen
 from tlp_server.settings import Settings
 
@@ -102,7 +102,7 @@ def first_with(frames: list[tuple[float, dict[str, Any]]], z: int) -> tuple[floa
     return next((seconds, header) for seconds, header in frames if z in header["slices"])
 
 
-def measure(engine: Engine, case: Case, strokes: int) -> dict[str, list[dict[str, float]]]:
+def measure(engine: Engine, case: ViewerCase, strokes: int) -> dict[str, list[dict[str, float]]]:
     """All contenders, a stroke each in turn."""
     rows: dict[str, list[dict[str, float]]] = {
         "one slice": [],
@@ -138,7 +138,7 @@ def measure(engine: Engine, case: Case, strokes: int) -> dict[str, list[dict[str
             if number % 5 == 0:  # it takes long
                 began = time.perf_counter()
                 prompt = Volume(mask, np.array(info["affine"]))
-                synthesizer.run(case.images, prompt=prompt)
+                synthesizer.run(case.prepared.request.images, prompt=prompt)
                 rows["whole volume"].append({"round trip": time.perf_counter() - began})
         server.should_exit = True
         thread.join()
@@ -156,7 +156,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    logging.getLogger("tlp_runtime").setLevel(logging.ERROR)
     inputs = [name for name in ("t1", "t2") if getattr(options, name) is not None]
     bundle, _ = find_bundle(options.model, inputs)
     engine = choose(options.engine, options.device).open(bundle)
@@ -165,7 +164,7 @@ def main() -> None:
         for name, path in (("t1", options.t1), ("t2", options.t2))
         if path is not None
     }
-    case = read_case("case", lambda: (images, None), bundle.spec)
+    case = read_case("case", lambda: Request(images=images), bundle.spec)
     rows = measure(engine, case, options.strokes)
     result: dict[str, Any] = {}
     for name, strokes in rows.items():

@@ -9,7 +9,7 @@ import typer
 
 from tlp_runtime.errors import InputMissing, UsageError
 
-from .console import Output, Overwrite, Quiet, Verbose, write_json
+from .console import Overwrite, Quiet, Verbose, begin, write_json
 from .model import (
     BatchOption,
     DeviceOption,
@@ -64,15 +64,13 @@ def command(
     Examples: tlp augment --t1 a.nii.gz --random 8 --out augmented
     · tlp augment --t1 a.nii.gz --prompts drawn --out augmented
     """
-    output = Output(quiet, verbose)
-    from tlp_runtime.engines.onnx import require_onnxruntime
+    output = begin(quiet, verbose)
     from tlp_runtime.files.atomic import make_folder, require_writable
     from tlp_runtime.io.nifti import read_volume, stem, write_volume
     from tlp_runtime.synthesis.prepare import prepare
+    from tlp_runtime.synthesis.request import Request
     from tlp_runtime.synthesis.synthesizer import Synthesizer
-    from tlp_runtime.values.prompt import Prompt
 
-    require_onnxruntime()
     images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}
     if not images:
         raise UsageError("nothing to synthesize from: give --t1, --t2 or both.")
@@ -97,8 +95,9 @@ def command(
 
     # Every prompt is checked, and every name, before the first synthesis.
     labels = [] if prompts is None else prompt_labels or []
-    for _, volume in drawn:
-        prepare(volumes, spec, prompt=Prompt(volume, tuple(labels)))
+    for number, (_, volume) in enumerate(drawn):
+        request = Request(images=volumes, prompt=volume, prompt_labels=tuple(labels))
+        prepare(request, spec, warn=None if number else output.warn)
     make_folder(out)
     name = stem(next(iter(images.values())))
     targets = [
@@ -149,7 +148,7 @@ def _drawn(folder: Path) -> list[tuple[str, Volume]]:
         else []
     )
     if not files:
-        raise InputMissing(f"{folder}: is no folder with prompts; expected .nii or .nii.gz files.")
+        raise InputMissing(f"{folder}: is not a folder with prompts, expected .nii or .nii.gz.")
     return [(path.name, read_volume(path)) for path in files]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from .console import JsonPath, Output, Overwrite, Quiet, Verbose, write_json
+from .console import JsonPath, Overwrite, Quiet, Verbose, begin, write_json
 from .model import (
     BatchOption,
     DeviceOption,
@@ -74,9 +74,9 @@ def command(
 
     Example: tlp bench --engines ort-cpu,ort-cuda --batches 1,4,16 --json bench.json
     """
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     from tlp_runtime.bench import SweepOptions, bench
-    from tlp_runtime.engines.select import Opening
+    from tlp_runtime.engines.base import Opening
     from tlp_runtime.errors import UsageError
     from tlp_runtime.files.atomic import require_writable
     from tlp_runtime.synthesis.synthesizer import Synthesizer
@@ -90,7 +90,7 @@ def command(
             runs=runs,
         )
         targets = SweepTargets(json_path, csv_path, figure, overwrite)
-        opening = Opening(threads=threads, build=not no_build)
+        opening = Opening(threads=threads, build=not no_build, warn=output.warn)
         run_sweep(output, engines or engine, device, model or [None], options, opening, targets)
         return
     images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}

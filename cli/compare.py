@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from .console import JsonPath, Output, Overwrite, Quiet, Verbose, require, write_json
+from .console import JsonPath, Overwrite, Quiet, Verbose, begin, require, write_json
 
 
 def command(
@@ -23,7 +23,7 @@ def command(
 
     Example: tlp compare a.json b.json
     """
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     require("train", "skimage", "scipy")
     from tlp_runtime.files.atomic import require_writable
     from tlp_train.comparison import compare

@@ -24,8 +24,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tlp_runtime.errors import DependencyMissing
+from tlp_runtime.errors import DependencyMissing, Install
 from tlp_runtime.files.atomic import write_text
+from tlp_runtime.warnings import TLPWarning
+
+from .fixes import warning_text
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and results only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details.")]
@@ -41,6 +44,21 @@ def error_console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def begin(quiet: bool, verbose: bool) -> Output:
+    """Set up logging for this process, and what the command prints with."""
+    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+    handler = RichHandler(console=error_console(), show_time=False, show_path=False, markup=False)
+    handler.setLevel(level)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    for name in ("tlp_runtime", "tlp_train", "tlp_export", "tlp_server"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    # Headers that nibabel repairs while it reads are checked by tlp_runtime/io itself.
+    logging.getLogger("nibabel").setLevel(logging.CRITICAL)
+    return Output(quiet, verbose)
+
+
 @dataclass(frozen=True)
 class Output:
     """How much a command prints."""
@@ -48,25 +66,19 @@ class Output:
     quiet: bool = False
     verbose: bool = False
 
-    def __post_init__(self) -> None:
-        level = logging.ERROR if self.quiet else logging.INFO if self.verbose else logging.WARNING
-        handler = RichHandler(
-            console=error_console(), show_time=False, show_path=False, markup=False
-        )
-        handler.setLevel(level)
-        root = logging.getLogger()
-        root.handlers = [handler]
-        root.setLevel(logging.WARNING)
-        for name in ("tlp_runtime", "tlp_train", "tlp_export", "tlp_server"):
-            logging.getLogger(name).setLevel(logging.INFO)
-
     def note(self, text: str) -> None:
-        """Say something to the person, unless quiet."""
+        """Print a line for people, unless quiet."""
         if not self.quiet:
             error_console().print(text, markup=False, soft_wrap=True)
 
+    def warn(self, warning: TLPWarning) -> None:
+        """Print a warning, unless quiet; records keep it either way."""
+        if not self.quiet:
+            text = warning_text(warning).replace("[", r"\[")
+            error_console().print(f"[bold yellow]warning:[/] {text}", soft_wrap=True)
+
     def default(self, what: str, value: object, why: str = "") -> None:
-        """Say which default was taken."""
+        """Print which default was taken."""
         self.note(f"{what}: {value}{f' ({why})' if why else ''}")
 
     def done(self, made: str, following: str) -> None:
@@ -121,8 +133,7 @@ def require(extra: str, *modules: str) -> None:
     missing = [name for name in modules if not _importable(name)]
     if missing:
         raise DependencyMissing(
-            f"this command needs {', '.join(missing)}. Install it with: "
-            f"pip install 'tlp-mri[{extra}]'"
+            f"this command needs {', '.join(missing)}", fix=Install((f"tlp-mri[{extra}]",))
         )
 
 

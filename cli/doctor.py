@@ -1,16 +1,17 @@
-"""`tlp doctor`: what can run here, and what would mend the rest."""
+"""`tlp doctor`: what can run here, and what would fix the rest."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from .console import JsonPath, Output, Overwrite, Quiet, Verbose, write_json
+from .console import JsonPath, Overwrite, Quiet, Verbose, begin, write_json
+from .fixes import line
 
 if TYPE_CHECKING:
-    from tlp_runtime.doctor import Report
+    from tlp_runtime.doctor import Diagnosis, Finding
 
 
 def command(
@@ -23,22 +24,23 @@ def command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say which engines can run here, what is missing, and the line that mends it.
+    """Print which engines can run here, what is missing, and the line that fixes it.
 
     The default model is opened and run on one slice; exit 5 if that fails.
 
     Example: tlp doctor --json doctor.json
     """
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     from tlp_runtime.doctor import examine
     from tlp_runtime.errors import EngineError
 
     report = examine(model)
-    write_json(json_path, report.to_dict(), overwrite=overwrite)
+    write_json(json_path, _record(report), overwrite=overwrite)
     if json_path != "-":
         output.table(_table(report))
     if report.runs is False:
-        raise EngineError(f"the model cannot run here: {report.model[-1].detail}")
+        last = report.model[-1]
+        raise EngineError(f"the model cannot run here: {last.detail}", fix=last.fixes)
     able = [finding.name for finding in report.engines if finding.state == "ok"]
     output.done(
         f"a diagnosis: {', '.join(able) or 'no engine'} can run",
@@ -46,15 +48,15 @@ def command(
     )
 
 
-def _table(report: Report) -> Table:
+def _table(report: Diagnosis) -> Table:
     table = Table(title="tlp doctor", show_lines=False)
-    for column in ("", "state", "", "mend it with"):
+    for column in ("", "state", "", "fix it with"):
         table.add_column(column, overflow="fold")
     colours = {"ok": "green", "missing": "yellow", "broken": "red", "unusable": "yellow"}
     for findings in (report.machine, report.libraries, report.engines, report.model):
         for finding in findings:
             state = f"[{colours[finding.state]}]{finding.state}[/]"
-            table.add_row(finding.name, state, _plain(finding.detail), _plain(finding.fix))
+            table.add_row(finding.name, state, _plain(finding.detail), _plain(_lines(finding)))
         if findings is report.machine:
             for gpu in report.gpus:
                 detail = f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory_mib} MiB"
@@ -63,6 +65,19 @@ def _table(report: Report) -> Table:
                 table.add_row("GPU", "[yellow]missing[/]", "CUDA sees none", "")
         table.add_section()
     return table
+
+
+def _record(report: Diagnosis) -> dict[str, Any]:
+    """The findings as plain values, each with the line that fixes it."""
+    record = report.to_dict()
+    for name in ("machine", "libraries", "engines", "model"):
+        for entry, finding in zip(record[name], getattr(report, name), strict=True):
+            entry["fix"] = _lines(finding)
+    return record
+
+
+def _lines(finding: Finding) -> str:
+    return "\n".join(line(fix) for fix in finding.fixes)
 
 
 def _plain(text: str) -> str:

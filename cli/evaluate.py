@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from .console import JsonPath, Output, Overwrite, Quiet, Verbose, require, write_json
+from .console import JsonPath, Overwrite, Quiet, Verbose, begin, require, write_json
 from .model import (
     BatchOption,
     DeviceOption,
@@ -65,11 +65,11 @@ def command(
 ) -> None:
     """Compare syntheses with true T1ce images: published metrics, brain, and enhancement.
 
-    Two reference rows stand beside the model: its first input copied, and times its best factor.
+    Two reference rows stand next to the model: its first input copied, and times its best factor.
 
     Example: tlp evaluate --data phantom --prompt seg --json a.json
     """
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     require("train", "skimage", "scipy")
     from tlp_runtime.files.atomic import require_writable, write_text
     from tlp_runtime.io.brats import find_cases

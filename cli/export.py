@@ -13,11 +13,11 @@ from rich.table import Table
 
 from tlp_runtime.errors import UsageError
 
-from .console import JsonPath, Output, Overwrite, Quiet, Verbose, require, write_json
+from .console import JsonPath, Output, Overwrite, Quiet, Verbose, begin, require, write_json
 from .model import BuildBar
 
 if TYPE_CHECKING:
-    from tlp_export.onnx_export import ExportOptions, Report
+    from tlp_export.onnx_export import ExportOptions, GraphReport
     from tlp_runtime.engines.options import EngineOptions
     from tlp_runtime.engines.plans import StoredEngine
     from tlp_runtime.models.bundle import Bundle
@@ -142,7 +142,7 @@ def command(
 
     Example: tlp export --engine trt --precision fp16
     """
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     require("export", "torch", "onnx", "onnxscript")
     require("train", "monai", "lightning", "scipy")
     from tlp_export.onnx_export import export_bundle
@@ -236,12 +236,13 @@ def _build(output: Output, bundle: Bundle, engine: Target, options: EngineOption
         binding = load(flavour)
     except DependencyMissing as error:
         raise DependencyMissing(
-            f"{error}. The ONNX bundle was made and registered as {bundle.name}."
+            f"{error.problem}. The ONNX bundle was made and registered as {bundle.name}",
+            fix=error.fixes,
         ) from error
     where = "no GPU here" if gpu is None else gpu.name
     output.default("builder", f"{binding.product} {binding.version}", where)
     with output.progress("building", named=True) as bar:
-        return build_engine(bundle, options, binding, gpu, progress=BuildBar(bar))
+        return build_engine(bundle, options, binding, gpu, warn=output.warn, progress=BuildBar(bar))
 
 
 def _describe(stored: StoredEngine) -> str:
@@ -302,10 +303,10 @@ def _options(
     )
 
 
-def _explain(output: Output, report: Report) -> None:
+def _explain(output: Output, report: GraphReport) -> None:
     before, after = report.before, report.after
     output.note(
-        f"{before.gflop:.1f} GFLOP a slice as published, {after.gflop:.1f} exported; "
+        f"{before.gflop:.1f} GFLOP per slice as published, {after.gflop:.1f} exported; "
         f"{report.nodes} ONNX nodes"
     )
     if output.verbose and report.folds:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import Output, Overwrite, Quiet, Verbose, require
+from .console import Overwrite, Quiet, Verbose, begin, require
 from .train import Inputs
 
 
@@ -27,7 +27,7 @@ def command(
 
     Example: tlp import latest_net_G.pth --inputs t1,t2 --out published.ckpt
     """
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     require("train", "torch", "lightning", "monai", "scipy")
     from tlp_runtime.files.atomic import require_writable
     from tlp_train.checkpoint import load_checkpoint

@@ -12,7 +12,7 @@ import typer
 
 from tlp_runtime.errors import UsageError
 
-from .console import JsonPath, Output, Overwrite, Quiet, Verbose
+from .console import JsonPath, Overwrite, Quiet, Verbose, begin
 from .model import (
     BatchOption,
     DeviceOption,
@@ -91,6 +91,10 @@ def command(
     all_slices: Annotated[
         bool, typer.Option("--all-slices", help="Run slices without brain too; else they are 0.")
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Make a warning about a scan an error (exit 3)."),
+    ] = False,
     model: ModelOption = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
@@ -101,7 +105,7 @@ def command(
         Path | None,
         typer.Option(
             "--out",
-            help="Output; default: <stem>_synth-t1ce.nii.gz (or -dicom) beside the T1. With "
+            help="Output; default: <stem>_synth-t1ce.nii.gz (or -dicom) next to the T1. With "
             "--cases: a folder.",
         ),
     ] = None,
@@ -135,11 +139,11 @@ def command(
     ] = None,
     bids_prompts: Annotated[
         Path | None,
-        typer.Option("--bids-prompts", help="Derivatives with a …_dseg, _mask or _roi a scan."),
+        typer.Option("--bids-prompts", help="Derivatives with a …_dseg, _mask or _roi per scan."),
     ] = None,
     bids_masks: Annotated[
         Path | None,
-        typer.Option("--bids-masks", help="Derivatives with a …_desc-brain_mask a scan."),
+        typer.Option("--bids-masks", help="Derivatives with a …_desc-brain_mask per scan."),
     ] = None,
     workers: Annotated[
         int | None,
@@ -158,7 +162,7 @@ def command(
 ) -> None:
     """Synthesize the contrast-enhanced T1 of a scan, with or without a prompt.
 
-    The output has the T1's own grid; its provenance lies beside it as JSON.
+    The output has the T1's own grid; its provenance lies next to it as JSON.
 
     Many cases go through one model at once; what a run finished, the next one skips.
 
@@ -167,16 +171,15 @@ def command(
     · tlp infer --cases cases.csv --out syntheses
     · tlp infer --bids study --derivatives study/derivatives/tlp
     """
-    output = Output(quiet, verbose)
-    from tlp_runtime.cohort.job import Options
-    from tlp_runtime.engines.onnx import require_onnxruntime
+    output = begin(quiet, verbose)
+    from tlp_runtime.synthesis.request import Request
     from tlp_runtime.synthesis.synthesizer import Synthesizer
+    from tlp_runtime.warnings import WarningLog
 
     from .infer_bids import BidsJob, dataset
     from .infer_cases import Cohort, Machines, cases_of, infer_cohort, modalities
-    from .infer_scan import ScanJob, infer_scan
+    from .infer_scan import ScanOutput, infer_scan
 
-    require_onnxruntime()
     labels, shapes = _labels(prompt_labels, context.args), _shapes(prompt_sphere, prompt_box)
     of_one = {
         "--t1": t1, "--t2": t2, "--prompt": prompt, "--preview": preview,
@@ -189,8 +192,12 @@ def command(
         "--bids-prompts": bids_prompts, "--bids-masks": bids_masks,
     }  # fmt: skip
     int16 = dtype is VoxelType.int16
-    options = Options(
-        prompt_labels=tuple(labels), resample=resample, all_slices=all_slices, int16=int16
+    make = partial(
+        Request,
+        prompt_labels=tuple(labels),
+        resample=resample,
+        all_slices=all_slices,
+        strict=strict,
     )
     machines = Machines(
         model=model, engine=engine, device=device, batch=batch, threads=threads,
@@ -201,8 +208,11 @@ def command(
         _require_unset("--cases", {**of_one, **of_bids})
         if out is None:
             raise UsageError("--cases needs --out DIR, the folder for the syntheses.")
-        found = cases_of(cases, out, prompts=not no_prompts, output=output)
-        cohort = Cohort(cases=found, folder=out, options=options, overwrite=overwrite)
+        heard = WarningLog(output.warn)
+        found = cases_of(cases, out, make, prompts=not no_prompts, output=output, warn=heard.add)
+        cohort = Cohort(
+            cases=found, folder=out, int16=int16, overwrite=overwrite, warnings=tuple(heard)
+        )
         inputs = None if cases.is_dir() else modalities(found)
         infer_cohort(lambda _: cohort, inputs, machines, output, json_path, context.obj)
         return
@@ -210,7 +220,7 @@ def command(
         _require_unset("--bids", {**of_one, "--out": out, "--no-prompts": no_prompts})
         if bids is None or derivatives is None:
             raise UsageError("--bids DIR and --derivatives DIR go together; give both.")
-        job = BidsJob(bids, derivatives, bids_prompts, bids_masks, options, overwrite)
+        job = BidsJob(bids, derivatives, bids_prompts, bids_masks, make, int16, overwrite)
         infer_cohort(partial(dataset, job), None, machines, output, json_path, context.obj)
         return
     of_many = {"--no-prompts": no_prompts, "--workers": workers, "--ray": ray}
@@ -218,27 +228,30 @@ def command(
     images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}
     if not images:
         raise UsageError("nothing to synthesize from: give --t1, --t2 or both.")
-    scan = ScanJob(
+    named = {"t1": t1_series, "t2": t2_series}
+    request = make(
         images=images,
-        series={"t1": t1_series, "t2": t2_series},
+        series={name: uid for name, uid in named.items() if uid is not None},
         prompt=prompt,
-        labels=labels,
         shapes=shapes,
         brain_mask=brain_mask,
-        resample=resample,
-        all_slices=all_slices,
-        int16=int16,
-        out=out,
+    )
+    target = ScanOutput.of(
+        next(iter(images.values())),
+        out,
         as_dicom=out_format is OutFormat.dicom,
+        int16=int16,
         preview=preview,
         overwrite=overwrite,
     )
+    if out is None:
+        output.default("output", target.path, "default")
 
     def opened(given: Sequence[str]) -> Synthesizer:
         choice, bundle = choose_model(output, model, given, engine, device)
         return Synthesizer(open_engine(output, choice, bundle, threads, no_build), batch=batch)
 
-    infer_scan(scan, opened, output, json_path, context.obj)
+    infer_scan(request, target, opened, output, json_path, context.obj)
 
 
 def _labels(options: list[str] | None, more: list[str]) -> list[str]:

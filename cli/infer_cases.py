@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlp_runtime.cohort.backend import Backend
-from tlp_runtime.cohort.cases import Case, find_cases, read_table
-from tlp_runtime.cohort.job import Options, Outcome
+from tlp_runtime.cohort.cases import CohortCase, MakeRequest, folder_cases, read_table
+from tlp_runtime.cohort.job import Outcome
 from tlp_runtime.cohort.journal import NAME
 from tlp_runtime.cohort.pipeline import Pipeline
 from tlp_runtime.cohort.run import Summary, run_cohort
+from tlp_runtime.engines.base import Opening
 from tlp_runtime.engines.devices import choose_all, cores, open_all
-from tlp_runtime.engines.select import Opening
 from tlp_runtime.errors import CasesFailed, UsageError
 from tlp_runtime.files import gzip
 from tlp_runtime.files.atomic import require_writable
 from tlp_runtime.io.nifti import sidecar
 from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.warnings import TLPWarning, Warn
 
 from .console import Output, write_json
 from .model import BuildBar, choose_bundle
@@ -38,7 +39,7 @@ class Machines:
     Parameters
     ----------
     workers
-        Threads that read, and threads that write; None takes one a core.
+        Threads that read, and threads that write; None takes one per core.
     ray
         Address of a Ray cluster; None runs here.
     """
@@ -61,35 +62,47 @@ class Cohort:
     ----------
     journal
         Its name below the folder.
+    warnings
+        About the list of cases.
     """
 
-    cases: Sequence[Case]
+    cases: Sequence[CohortCase]
     folder: Path
-    options: Options
+    int16: bool
     overwrite: bool
     journal: str = NAME
+    warnings: Sequence[TLPWarning] = ()
 
 
-def cases_of(source: Path, folder: Path, *, prompts: bool, output: Output) -> list[Case]:
+def cases_of(
+    source: Path,
+    folder: Path,
+    make: MakeRequest,
+    *,
+    prompts: bool,
+    output: Output,
+    warn: Warn,
+) -> list[CohortCase]:
     """The cases of a table or a folder, none of whose files would be written over."""
     if not source.is_dir():
-        cases = read_table(source)
+        cases = read_table(source, make=make, warn=warn)
     else:
         inside, whole = folder.resolve(), source.resolve()
         if inside == whole or whole in inside.parents:
             raise UsageError(
                 f"--out {folder}: lies in the input folder {source}; choose one outside of it."
             )
-        cases = find_cases(source, prompts=prompts)
-    prompted = sum(case.prompt is not None for case in cases)
+        cases = folder_cases(source, prompts=prompts, make=make)
+    asked = [case.asked for case in cases if case.asked is not None]
+    prompted = sum(request.prompt is not None for request in asked)
     output.note(f"{len(cases)} cases, {prompted} with a prompt")
     _require_apart(cases, folder)
     return cases
 
 
-def modalities(cases: Sequence[Case]) -> tuple[str, ...] | None:
+def modalities(cases: Sequence[CohortCase]) -> tuple[str, ...] | None:
     """What every case has, to choose a model by; None where they differ."""
-    given = {tuple(case.images) for case in cases if case.images}
+    given = {tuple(case.asked.images) for case in cases if case.asked is not None}
     return given.pop() if len(given) == 1 else None
 
 
@@ -122,13 +135,15 @@ def infer_cohort(
     began = time.perf_counter()
     with _backend(machines, bundle, len(cohort.cases), output) as (backend, engine):
         about = {"command": command, "model": bundle.name, "onnx_sha256": bundle.onnx_sha256}
+        doubts = [warning.to_dict() for warning in cohort.warnings]
         with _Watched(output, len(cohort.cases)) as watch:
             summary = run_cohort(
                 cohort.cases,
                 cohort.folder,
                 backend,
-                cohort.options,
-                about={**about, "engine": engine},
+                int16=cohort.int16,
+                about={**about, "engine": engine, "warnings": doubts},
+                warn=output.warn,
                 journal_name=cohort.journal,
                 overwrite=cohort.overwrite,
                 on_outcome=watch.count,
@@ -147,7 +162,7 @@ def infer_cohort(
         more = [f"  … and {len(listed) - _SHOWN} more, in {journal}"] if listed[_SHOWN:] else []
         raise CasesFailed(
             f"{len(listed)} of {summary.cases} cases failed; the others are in {cohort.folder}. "
-            "Mend what is wrong and run the same command: only these are done again.\n"
+            "Fix what is wrong and run the same command: only these are done again.\n"
             + "\n".join(listed[:_SHOWN] + more)
         )
     output.done(f"{summary.finished} syntheses in {cohort.folder}", f"less {journal}")
@@ -170,14 +185,14 @@ def _backend(
             build=not machines.no_build,
             workers=machines.workers,
         )
-        with Cluster(machines.ray, setup) as cluster:
+        with Cluster(machines.ray, setup, warn=output.warn) as cluster:
             output.note(f"engine: {cluster.engine} on {cluster.size} workers of a Ray cluster")
             yield cluster, cluster.engine
         return
     workers = machines.workers or min(cores(), MOST_WORKERS)
     choices = choose_all(machines.engine, machines.device)
     with output.progress("building", named=True) as bar:
-        opening = Opening(machines.threads, not machines.no_build, BuildBar(bar))
+        opening = Opening(machines.threads, not machines.no_build, BuildBar(bar), output.warn)
         engines = open_all(choices, bundle, opening, cases=cases)
     where = ", ".join(dict.fromkeys(engine.device for engine in engines))
     count = f"{len(engines)} engines" if len(engines) > 1 else "1 engine"
@@ -185,12 +200,12 @@ def _backend(
         f"engine: {choices[0].name} on {where} ({count}, {choices[0].reason}); {workers} workers, "
         f"gzip by {gzip.library()}"
     )
-    with Pipeline(engines, batch=machines.batch, workers=workers) as pipeline:
+    with Pipeline(engines, batch=machines.batch, workers=workers, warn=output.warn) as pipeline:
         yield pipeline, choices[0].name
 
 
 class _Watched:
-    """Progress of a run: a bar for people, a line now and then for a log."""
+    """Progress of a run: a bar on a terminal, a line now and then in a log."""
 
     def __init__(self, output: Output, cases: int) -> None:
         self._output, self._cases = output, cases
@@ -225,15 +240,10 @@ class _Watched:
             )
 
 
-def _require_apart(cases: Sequence[Case], folder: Path) -> None:
+def _require_apart(cases: Sequence[CohortCase], folder: Path) -> None:
     """Refuse outputs that are an input of any case, or lie in a folder that is one."""
-    files = [
-        path
-        for case in cases
-        for path in (*case.images.values(), case.prompt, case.brain_mask)
-        if path is not None
-    ]
-    given = {path.resolve() for path in files}
+    asked = [case.asked for case in cases if case.asked is not None]
+    given = {path.resolve() for request in asked for path in request.paths()}
     for case in cases:
         image = folder / case.output
         for target in (image, sidecar(image)):

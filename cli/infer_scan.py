@@ -1,74 +1,65 @@
-"""`tlp infer` of one scan: what was asked, refused early, run and written."""
+"""`tlp infer` of one scan: refused early, run and written."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tlp_runtime.errors import UsageError
+from tlp_runtime.errors import SetOption, UsageError
 from tlp_runtime.files.atomic import require_writable
-from tlp_runtime.io.dicom.derived import require_series_folder, write_derived
+from tlp_runtime.io.dicom.derived import require_series_folder
 from tlp_runtime.io.nifti import require_nifti_name, sidecar, stem
-from tlp_runtime.io.scan import read_labels, read_scan
 from tlp_runtime.synthesis.preview import write_preview
+from tlp_runtime.synthesis.request import read
+from tlp_runtime.synthesis.result import not_dicom
 
 from .console import Output, write_json
 
 if TYPE_CHECKING:
+    from tlp_runtime.synthesis.request import Request
+    from tlp_runtime.synthesis.result import Synthesis
     from tlp_runtime.synthesis.synthesizer import Synthesizer
-    from tlp_runtime.values.shapes import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanJob:
-    """One scan and what to make of it.
+class ScanOutput:
+    """Where the synthesis of one scan goes, and as what.
 
     Parameters
     ----------
-    images
-        The modalities that were given, the output's reference first.
-    series
-        The DICOM series wanted of each modality; None where there is only one.
-    labels
-        What the prompt's labels mean.
-    out
-        None takes a name beside the reference.
+    path
+        A NIfTI file, or the folder of a derived DICOM series.
     """
 
-    images: Mapping[str, Path]
-    series: Mapping[str, str | None]
-    prompt: Path | None
-    labels: Sequence[str]
-    shapes: Sequence[Shape]
-    brain_mask: Path | None
-    resample: bool
-    all_slices: bool
-    int16: bool
-    out: Path | None
+    path: Path
     as_dicom: bool
+    int16: bool
     preview: Path | None
     overwrite: bool
 
-    @property
-    def reference(self) -> Path:
-        """The image whose grid the output takes."""
-        return next(iter(self.images.values()))
+    @classmethod
+    def of(cls, reference: Path, out: Path | None, *, as_dicom: bool, **rest: Any) -> ScanOutput:
+        """At ``out``, or under the default name next to the image whose grid it takes."""
+        if out is None:
+            place = reference.resolve() if reference.is_dir() else reference
+            name = place.name if place.is_dir() else stem(place)
+            out = place.parent / f"{name}_synth-t1ce{'-dicom' if as_dicom else '.nii.gz'}"
+        return cls(path=out, as_dicom=as_dicom, **rest)
 
-    @property
-    def output(self) -> Path:
-        """Where the synthesis goes."""
-        if self.out is not None:
-            return self.out
-        place = self.reference.resolve() if self.reference.is_dir() else self.reference
-        name = place.name if place.is_dir() else stem(place)
-        return place.parent / f"{name}_synth-t1ce{'-dicom' if self.as_dicom else '.nii.gz'}"
+    def save(self, synthesis: Synthesis, command: str) -> dict[str, Any]:
+        """Write the image and its provenance, and return the latter."""
+        if self.as_dicom:
+            return synthesis.save_series(self.path, overwrite=self.overwrite, command=command)
+        return synthesis.save(
+            self.path, overwrite=self.overwrite, int16=self.int16, command=command
+        )
 
 
 def infer_scan(
-    job: ScanJob,
+    request: Request,
+    target: ScanOutput,
     opened: Callable[[Sequence[str]], Synthesizer],
     output: Output,
     json_path: str | None,
@@ -81,83 +72,54 @@ def infer_scan(
     opened
         Loads the model for the modalities it is given.
     """
-    if job.out is None:
-        output.default("output", job.output, "default")
-    files = [path for path in (sidecar(job.output), job.preview) if path is not None]
+    files = [path for path in (sidecar(target.path), target.preview) if path is not None]
     files += [Path(json_path)] if json_path not in (None, "-") else []
-    extras = [path for path in (job.prompt, job.brain_mask) if path is not None]
-    _require_apart([*job.images.values(), *extras], [job.output, *files])
+    _require_apart(request.paths(), [target.path, *files])
 
     # Everything that can be refused is refused before the model is loaded.
-    began = time.perf_counter()
-    scans = {name: read_scan(path, job.series[name]) for name, path in job.images.items()}
-    first, *others = scans.values()
-    grid, by_number = first.volume.grid, bool(job.labels)
-    region = None if job.prompt is None else read_labels(job.prompt, grid, by_number=by_number)
-    mask = None if job.brain_mask is None else read_labels(job.brain_mask, grid, by_number=True)
-    read_seconds = time.perf_counter() - began
-    if job.as_dicom:
-        if first.series is None:
+    request = read(request)
+    reference = next(iter(request.scans.values()))
+    if target.as_dicom:
+        if reference.series is None:
+            raise not_dicom(reference.volume.name)
+        if target.int16:
             raise UsageError(
-                f"--out-format dicom: {job.reference} is no DICOM, so there is no patient and "
-                "study that a derived series could belong to. Give the DICOM series, or leave the "
-                "option out."
+                "16-bit voxels cannot be asked of a DICOM series, which has a scale of its own",
+                fix=SetOption("dtype", "float32"),
             )
-        if job.int16:
-            raise UsageError(
-                "--dtype int16 cannot go with --out-format dicom, which has a scale of its own."
-            )
-        require_series_folder(job.output, overwrite=job.overwrite)
+        require_series_folder(target.path, overwrite=target.overwrite)
     else:
-        require_writable(require_nifti_name(job.output), overwrite=job.overwrite)
+        require_writable(require_nifti_name(target.path), overwrite=target.overwrite)
     for file in files:
-        require_writable(file, overwrite=job.overwrite)
+        require_writable(file, overwrite=target.overwrite)
 
-    with opened(tuple(job.images)) as synthesizer:
+    with opened(tuple(request.images)) as synthesizer:
+        # A strict request has its warnings in the error.
+        prepared = synthesizer.prepare(request, warn=None if request.strict else output.warn)
         with output.progress("slices") as bar:
             task = bar.add_task("", total=None)
-            result = synthesizer.run(
-                {name: scan.volume for name, scan in scans.items()},
-                prompt=region,
-                prompt_labels=job.labels,
-                shapes=job.shapes,
-                brain_mask=mask,
-                resample=job.resample,
-                all_slices=job.all_slices,
+            result = synthesizer.synthesize(
+                prepared,
                 on_slices=lambda done, total: bar.update(task, completed=done, total=total),
             )
-        result.seconds["read"] = read_seconds
-        if job.as_dicom and first.series is not None:
-            with result.timed("write"):
-                write_derived(
-                    result.volume,
-                    first.series,
-                    job.output,
-                    result.record,
-                    others=[scan.series for scan in others if scan.series is not None],
-                    overwrite=job.overwrite,
-                )
-            made = {"output": str(job.output)}
-            record = result.save_record(job.output, made, overwrite=job.overwrite, command=command)
-        else:
-            record = result.save(
-                job.output, overwrite=job.overwrite, int16=job.int16, command=command
-            )
-        if job.preview is not None:
-            write_preview(result, synthesizer.spec, job.preview, overwrite=job.overwrite)
-    write_json(json_path, record, overwrite=job.overwrite)
+        for warning in result.run_warnings:
+            output.warn(warning)
+        record = target.save(result, command)
+        if target.preview is not None:
+            write_preview(result, synthesizer.spec, target.preview, overwrite=target.overwrite)
+    write_json(json_path, record, overwrite=target.overwrite)
     output.note(
-        f"{result.slices_run} slices in {sum(result.seconds.values()):.1f} s "
-        f"(engine {result.seconds['engine']:.1f} s); synthetic image, not for diagnosis"
+        f"{result.slices_run} slices in {sum(record['seconds'].values()):.1f} s "
+        f"(engine {record['seconds']['engine']:.1f} s); synthetic image, not for diagnosis"
     )
-    prompted = job.prompt is not None or job.shapes
+    prompted = request.prompt is not None or request.shapes
     output.done(
-        f"{job.output}{f' and {job.preview}' if job.preview else ''}",
-        "tlp bench" if prompted else f"tlp infer --t1 {job.reference} --prompt ROI.nii.gz",
+        f"{target.path}{f' and {target.preview}' if target.preview else ''}",
+        "tlp bench" if prompted else f"tlp infer --t1 {reference.volume.name} --prompt ROI.nii.gz",
     )
 
 
-def _require_apart(inputs: list[Path], targets: list[Path]) -> None:
+def _require_apart(inputs: Iterable[Path], targets: Iterable[Path]) -> None:
     """Refuse outputs over, within or around an input, and two outputs in one place."""
     given = [path.resolve() for path in inputs]
     places = list(given)

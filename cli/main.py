@@ -29,6 +29,7 @@ from . import (
     view,
 )
 from .console import error_console
+from .fixes import message_of
 
 app = typer.Typer(
     name="tlp",
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> int:
     try:
         result = app(arguments, standalone_mode=False, obj=shlex.join(["tlp", *arguments]))
     except TLPError as error:
-        error_console().print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        error_console().print(f"[bold red]error:[/] {_escape(message_of(error))}", soft_wrap=True)
         return error.exit_code
     except typer.Exit as stop:
         return int(stop.exit_code)

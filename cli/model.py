@@ -1,4 +1,4 @@
-"""Options that choose a model and an engine, and the choice itself, said aloud."""
+"""Options that choose a model and an engine, and the choice itself, printed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.progress import Progress, TaskID
 
-from tlp_runtime.engines.base import Engine
-from tlp_runtime.engines.select import Choice, Opening, choose
+from tlp_runtime.engines.base import Engine, Opening
+from tlp_runtime.engines.registry import AUTO, engine_names
+from tlp_runtime.engines.select import Choice, choose
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import find_bundle
 
@@ -22,12 +23,12 @@ ModelOption = Annotated[
     ),
 ]
 EngineOption = Annotated[
-    str, typer.Option("--engine", help="auto, trt, trt-rtx, ort-trt, ort-cuda or ort-cpu.")
+    str, typer.Option("--engine", help=f"{AUTO}, {', '.join(engine_names())}.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:INDEX].")]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Slices a run of the engine.")]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Slices per run of the engine.")]
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads; default: one a core.")
+    int | None, typer.Option("--threads", min=1, help="CPU threads; default: one per core.")
 ]
 
 NoBuildOption = Annotated[
@@ -42,7 +43,7 @@ def choose_model(
     """Settle engine and bundle, printing the defaults that were taken."""
     choice = choose(engine, device)
     bundle = choose_bundle(output, model, inputs)
-    if engine == "auto":
+    if engine == AUTO:
         output.default("engine", choice.name, choice.reason)
     return choice, bundle
 
@@ -62,7 +63,7 @@ def open_engine(
     with output.progress("building", named=True) as bar:
         return choice.open(
             bundle,
-            Opening(threads=threads, build=not no_build, progress=BuildBar(bar)),
+            Opening(threads=threads, build=not no_build, progress=BuildBar(bar), warn=output.warn),
         )
 
 

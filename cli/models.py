@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from .console import JsonPath, Output, Quiet, Verbose, write_json
+from .console import JsonPath, Quiet, Verbose, begin, write_json
 
 app = typer.Typer(help="List, choose and remove registered models.", invoke_without_command=True)
 
@@ -22,7 +22,7 @@ def _default(context: typer.Context) -> None:
 @app.command("list")
 def list_(json_path: JsonPath = None, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """List the registered models, oldest first. Example: tlp models list"""
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     rows = _rows()
     write_json(json_path, rows)
     if json_path == "-":
@@ -56,7 +56,7 @@ def default(
     from tlp_runtime.errors import UsageError
     from tlp_runtime.models.choice import default_name, set_default
 
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     if name is not None and clear:
         raise UsageError("give a model's name or --clear, not both.")
     if name is None and not clear:
@@ -78,7 +78,7 @@ def remove(
     """
     from tlp_runtime.models.choice import default_name, models, models_folder, set_default
 
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     entry = models().find(name)
     if default_name() == name:
         set_default(None)

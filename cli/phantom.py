@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from .console import Output, Quiet, Verbose, require
+from .console import Output, Quiet, Verbose, begin, require
 
 
 def command(
-    out: Annotated[Path, typer.Option("--out", help="Folder that receives one folder a case.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder that receives one folder per case.")],
     cases: Annotated[int, typer.Option("--cases", min=1, help="How many cases.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed, the same cases.")] = 0,
     first: Annotated[int, typer.Option("--first", min=0, help="Index of the first case.")] = 0,
@@ -22,7 +22,7 @@ def command(
 
     Example: tlp phantom --out phantom --cases 4 --seed 1
     """
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     require("train", "scipy")
     made = generate(output, out, cases=cases, seed=seed, first=first)
     t1 = made[0] / f"{made[0].name}_t1.nii.gz"

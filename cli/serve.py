@@ -12,7 +12,7 @@ import typer
 
 from tlp_runtime.errors import DependencyMissing
 
-from .console import Output, Quiet, Verbose, require
+from .console import Output, Quiet, Verbose, begin, require
 from .model import (
     BatchOption,
     DeviceOption,
@@ -26,7 +26,7 @@ from .model import (
 
 if TYPE_CHECKING:
     from tlp_runtime.spec.model import ModelSpec
-    from tlp_server.cases import Case
+    from tlp_server.cases import ViewerCase
     from tlp_server.settings import Settings
 
 HostOption = Annotated[
@@ -37,12 +37,13 @@ TokenOption = Annotated[
     typer.Option(
         "--token",
         envvar="TLP_TOKEN",
-        help="What every request must bear; auto makes one. Best given by TLP_TOKEN.",
+        help="What every request must carry; auto makes one. Best given by TLP_TOKEN.",
     ),
 ]
-MISSING_PAGE = (
-    "the viewer's page is not built in this checkout. Install Node.js 20 or newer and run: "
-    "make page (that is: npm ci and npm run build in web/). A wheel carries it."
+MISSING_PAGE = "the viewer's page is not built in this checkout"
+BUILD_PAGE = (
+    "Install Node.js 20 or newer and run: make page (that is: npm ci and npm run build in web/). "
+    "A wheel carries the page."
 )
 
 
@@ -108,7 +109,7 @@ def command(
     Examples: tlp serve --root /data/study
     · TLP_TOKEN=… tlp serve --host 0.0.0.0 --allowed-host tlp.hospital.example
     """
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     require("serve", "fastapi", "uvicorn", "multipart")
     from tlp_server.app import page_is_built
     from tlp_server.settings import Settings
@@ -128,7 +129,7 @@ def command(
         timeout_s=timeout,
     )
     if not page_is_built():
-        output.note(f"warning: {MISSING_PAGE} The API is served without it.")
+        output.note(f"warning: {MISSING_PAGE}; the API is served without it. {BUILD_PAGE}")
     machine = Machine(
         model=model, engine=engine, device=device, batch=batch, threads=threads, no_build=no_build
     )
@@ -147,7 +148,7 @@ def require_page() -> None:
     from tlp_server.app import page_is_built
 
     if not page_is_built():
-        raise DependencyMissing(MISSING_PAGE)
+        raise DependencyMissing(MISSING_PAGE, fix=BUILD_PAGE)
 
 
 def run_server(
@@ -155,7 +156,7 @@ def run_server(
     machine: Machine,
     inputs: Sequence[str] | None,
     output: Output,
-    case: Callable[[ModelSpec], Case] | None = None,
+    case: Callable[[ModelSpec], ViewerCase] | None = None,
     started: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Take the address, choose the model, read the case, load the engines, serve until Ctrl-C.

@@ -18,7 +18,7 @@ from .model import BuildBar
 
 if TYPE_CHECKING:
     from tlp_runtime.bench import Contender, Point, SweepOptions
-    from tlp_runtime.engines.select import Opening
+    from tlp_runtime.engines.base import Opening
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def run_sweep(
     """
     from tlp_runtime.bench import environment, measure
     from tlp_runtime.bench.machine import gpu_environment, visible_gpu
-    from tlp_runtime.engines.select import NAMES, choose
+    from tlp_runtime.engines.registry import AUTO, engine_names
+    from tlp_runtime.engines.select import choose
     from tlp_runtime.errors import EngineError, UsageError
     from tlp_runtime.files.atomic import require_writable
     from tlp_runtime.models.choice import find_bundle
@@ -60,13 +61,13 @@ def run_sweep(
         if path is not None:
             require_writable(Path(path), overwrite=targets.overwrite)
     names = [name.strip() for name in engines.split(",")]
-    unknown = [name for name in names if name not in ("auto", *NAMES)]
+    unknown = [name for name in names if name not in (AUTO, *engine_names())]
     if unknown:
-        raise UsageError(f"--engines {engines}: expected some of {', '.join(NAMES)}.")
-    if "auto" in names:
-        choice = choose("auto", device)
+        raise UsageError(f"--engines {engines}: expected some of {', '.join(engine_names())}.")
+    if AUTO in names:
+        choice = choose(AUTO, device)
         output.default("engine", choice.name, choice.reason)
-        names = [choice.name if name == "auto" else name for name in names]
+        names = [choice.name if name == AUTO else name for name in names]
     bundles = []
     for model in models:
         bundle, why = find_bundle(model, None)
@@ -205,8 +206,8 @@ def _write_figure(found: Sequence[Contender], path: Path, overwrite: bool) -> No
             label = f"{one.engine} {one.precision}" + (f", {callers} callers" * (callers > 1))
             rates = [point.slices_per_second for point in points]
             axes.plot([point.batch for point in points], rates, marker="o", label=label)
-    axes.set_xlabel("slices a batch")
-    axes.set_ylabel("slices a second")
+    axes.set_xlabel("slices per batch")
+    axes.set_ylabel("slices per second")
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

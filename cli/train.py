@@ -12,7 +12,7 @@ import typer
 
 from tlp_runtime.errors import UsageError
 
-from .console import Output, Quiet, Verbose, error_console, require
+from .console import Output, Quiet, Verbose, begin, error_console, require
 from .phantom import generate
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def command(
     · tlp train --data BraTS2021 --devices 4 --precision bf16-mixed
     · tlp train --resume RUN
     """
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     require("train", "torch", "lightning", "monai", "scipy", "tensorboard")
     options = {
         "epochs": epochs,
@@ -291,7 +291,7 @@ def _reopen(folder: Path) -> Run:
     if run.status == "finished":
         raise UsageError(f"{folder}: is finished; export it with tlp export {folder}")
     if not run.last.is_file():
-        raise ModelMissing(f"{folder}: has no {run.last.name} yet; start it anew with tlp train.")
+        raise ModelMissing(f"{folder}: has no {run.last.name} yet; start it again with tlp train.")
     return run
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from .console import JsonPath, Output, Overwrite, Quiet, Verbose, require, write_json
+from .console import JsonPath, Overwrite, Quiet, Verbose, begin, require, write_json
 
 if TYPE_CHECKING:
     from tlp_export.verify import Parity
@@ -38,7 +38,7 @@ def command(
 
     Example: tlp verify my-bundle --reference last.ckpt --data BraTS2021
     """
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     require("export", "torch", "onnx", "onnxscript")
     require("train", "monai", "lightning", "scipy")
     from tlp_export.verify import agreement, check_alone, check_parity
@@ -69,8 +69,7 @@ def command(
             parity = check_alone(opened.onnx, opened.spec, opened.precision, bounds)
     else:
         output.default("reference", checkpoint.path)
-        generator = checkpoint.generator()
-        generator.spec = opened.spec
+        generator = checkpoint.generator(opened.spec)
         with output.progress("verifying") as bar:
             bar.add_task("", total=None)
             parity = check_parity(

@@ -10,7 +10,7 @@ import typer
 
 from tlp_runtime.errors import UsageError
 
-from .console import Output, Quiet, Verbose, require
+from .console import Quiet, Verbose, begin, require
 from .model import (
     BatchOption,
     DeviceOption,
@@ -22,9 +22,9 @@ from .model import (
 from .serve import HostOption, Machine, TokenOption, made_token, require_page, run_server
 
 if TYPE_CHECKING:
-    from tlp_runtime.geometry.volume import Volume
     from tlp_runtime.spec.model import ModelSpec
-    from tlp_server.cases import Case
+    from tlp_runtime.synthesis.request import Request
+    from tlp_server.cases import ViewerCase
 
 
 def command(
@@ -64,7 +64,7 @@ def command(
 
     Example: tlp view --t1 a.nii.gz --t2 b.nii.gz --prompt roi.nii.gz
     """
-    output = Output(quiet, verbose)
+    output = begin(quiet, verbose)
     require("serve", "fastapi", "uvicorn", "multipart")
     require_page()
     from tlp_server.settings import Settings
@@ -74,24 +74,22 @@ def command(
         raise UsageError("nothing to view: give --t1, --t2 or both. (tlp serve opens files later.)")
     settings = Settings(host=host, port=port, token=made_token(token), max_sessions=4)
 
-    def read() -> tuple[dict[str, Volume], Volume | None]:
-        from tlp_runtime.io.scan import read_labels, read_scan
+    def make() -> Request:
+        from tlp_runtime.io.scan import read_scan
+        from tlp_runtime.synthesis.request import Request
 
         volumes = {
             name: replace(read_scan(path).volume, name=path.resolve().name)
             for name, path in images.items()
         }
-        if prompt is None:
-            return volumes, None
-        grid, by_number = next(iter(volumes.values())).grid, bool(prompt_labels)
-        return volumes, read_labels(prompt, grid, by_number=by_number)
+        return Request(images=volumes, prompt=prompt, prompt_labels=tuple(prompt_labels or ()))
 
-    def case(spec: ModelSpec) -> Case:
+    def case(spec: ModelSpec) -> ViewerCase:
         from tlp_runtime.io.nifti import stem
         from tlp_server.cases import read_case
 
         first = next(iter(images.values()))
-        return read_case(stem(first.resolve()), read, spec, prompt_labels or ())
+        return read_case(stem(first.resolve()), make, spec)
 
     def started(address: str) -> None:
         if not no_open:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL
-from tlp_runtime.cohort.cases import Case, find_cases
-from tlp_runtime.cohort.job import Options, Outcome
+from tlp_runtime.cohort.cases import CohortCase, folder_cases
+from tlp_runtime.cohort.job import Outcome
 from tlp_runtime.cohort.pipeline import Pipeline
 from tlp_runtime.cohort.run import Summary, run_cohort
 from tlp_runtime.engines.base import Engine, Slices
 from tlp_runtime.errors import EngineError
+from tlp_runtime.synthesis.request import Request
+from tlp_runtime.warnings import Warn
 
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -69,25 +73,29 @@ class FailingEngine(SlowEngine):
 
 
 def run(
-    data: Path | list[Case],
+    data: Path | list[CohortCase],
     out: Path,
     *engines: Engine,
-    options: Options | None = None,
+    int16: bool = False,
     batch: int = 4,
     workers: int = 2,
     overwrite: bool = False,
+    warn: Warn | None = None,
     on_outcome: Callable[[Outcome, Summary], None] | None = None,
+    **options: Any,
 ) -> Summary:
-    """A whole run, as the command line makes it."""
-    cases = find_cases(data, prompts=True) if isinstance(data, Path) else data
-    pipeline = Pipeline(engines or [FakeEngine(SMALL)], batch=batch, workers=workers)
+    """A whole run, as the command line makes it; ``options`` are those of every request."""
+    make = partial(Request, **options)
+    cases = folder_cases(data, prompts=True, make=make) if isinstance(data, Path) else data
+    pipeline = Pipeline(engines or [FakeEngine(SMALL)], batch=batch, workers=workers, warn=warn)
     with pipeline:
         return run_cohort(
             cases,
             out,
             pipeline,
-            options or Options(),
+            int16=int16,
             about={"model": "fake"},
+            warn=warn,
             overwrite=overwrite,
             on_outcome=on_outcome,
         )

@@ -40,16 +40,29 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 def scenarios(data: Path, cases: Path | None, real: Path | None) -> dict[str, list[str]]:
     """Name and arguments of each command; ``OUT`` stands for the scenario's own folder."""
-    folder = sorted(path for path in data.iterdir() if path.is_dir())[0]
+    folders = sorted(path for path in data.iterdir() if path.is_dir())
+    folder = folders[0]
+    table = data / "cases.csv"
+    rows = [f"{one.name},{one.name}/{one.name}_t1.nii.gz,note" for one in folders]
+    table.write_text("\n".join(["case,t1,remark", *rows]) + "\n")
     t1, seg = (str(folder / f"{folder.name}_{kind}.nii.gz") for kind in ("t1", "seg"))
     out = ["--out", "OUT/synthesis.nii.gz"]
     found = {
         "plain": ["--t1", t1, *out],
         "prompted": ["--t1", t1, "--prompt", seg, *out, "--preview", "OUT/preview.png"],
-        "shapes": ["--t1", t1, "--prompt-sphere", "10,-20,40,12", *out],
+        "shapes": [
+            "--t1",
+            t1,
+            "--prompt-sphere",
+            "-100,110,75,12",
+            "--prompt-box",
+            "oedema:-90,100,60,-70,120,80",
+            *out,
+        ],
         "int16": ["--t1", t1, "--prompt", seg, "--dtype", "int16", *out],
         "all-slices": ["--t1", t1, "--prompt", seg, "--all-slices", *out],
         "folder": ["--cases", str(data), "--out", "OUT"],
+        "csv": ["--cases", str(table), "--out", "OUT"],
         "no-prompts": ["--cases", str(data), "--no-prompts", "--out", "OUT"],
     }
     if cases is not None:

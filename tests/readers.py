@@ -16,6 +16,7 @@ from tlp_runtime.interactive.parts import Update
 from tlp_runtime.interactive.queue import EngineQueue
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.synthesis.prepare import prepare
+from tlp_runtime.synthesis.request import Request
 
 
 class Reader:
@@ -24,7 +25,7 @@ class Reader:
     def __init__(self, images: Mapping[str, Volume], queue: EngineQueue, spec: ModelSpec) -> None:
         self.news = threading.Event()
         self.case = InteractiveCase(
-            prepare(images, spec), images, spec, queue, notify=self.news.set
+            prepare(Request(images=images), spec), spec, queue, notify=self.news.set
         )
         self.since = 0
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +26,9 @@ from tlp_runtime.engines.base import Engine
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.interactive.queue import EngineQueue
 from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.synthesis.request import Request
 from tlp_server.app import create_app
-from tlp_server.cases import Case, Images, read_case
+from tlp_server.cases import ViewerCase, read_case
 from tlp_server.run import listen
 from tlp_server.settings import Settings
 
@@ -43,15 +44,19 @@ class ThreadedServer(uvicorn.Server):
 
 
 def case_of(
-    images: Images, labels: Volume | None = None, *meaning: str, spec: ModelSpec = SMALL
-) -> Case:
+    images: Mapping[str, Volume],
+    labels: Volume | None = None,
+    *meaning: str,
+    spec: ModelSpec = SMALL,
+) -> ViewerCase:
     """What `tlp view` starts a server with."""
-    return read_case("case", lambda: (images, labels), spec, meaning)
+    request = Request(images=images, prompt=labels, prompt_labels=meaning)
+    return read_case("case", lambda: request, spec)
 
 
 @contextmanager
 def running(
-    engine: Engine, case: Case | None = None, port: int = 0, **settings: Any
+    engine: Engine, case: ViewerCase | None = None, port: int = 0, **settings: Any
 ) -> Iterator[str]:
     """A server of that engine; gives its address. The engine is closed with it."""
     given = Settings(**{"port": port, **settings})

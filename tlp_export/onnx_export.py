@@ -95,7 +95,7 @@ class ExportOptions:
 
 
 @dataclass(frozen=True)
-class Report:
+class GraphReport:
     """What became of the network on its way into the graph.
 
     Parameters
@@ -127,7 +127,7 @@ class Exported:
     name: str
     bundle: Bundle
     parity: Parity
-    report: Report
+    report: GraphReport
 
 
 def export_bundle(
@@ -160,8 +160,7 @@ def export_bundle(
     if options.largest is not None:
         smallest = tuple(min(SMALLEST_SIDE, side) for side in (spec.crop.height, spec.crop.width))
         spec = replace(spec, sizes=SizeSpec(smallest=smallest, largest=options.largest))  # type: ignore[arg-type]
-    generator = checkpoint.generator()
-    generator.spec = spec
+    generator = checkpoint.generator(spec)
     folder = out or models_folder() / _bundle_name(checkpoint, options)
     with atomic_folder(folder, overwrite=overwrite or out is None) as temporary:
         deployed, layers = _deployed(generator, options, on_stage)
@@ -179,7 +178,7 @@ def export_bundle(
         folds = savings(spec) if options.fold else ()
         before = cost(spec)
         after = folds[-1].after if folds else before
-        report = Report(before, after, nodes, folds, tuple(layers), tuple(options.exclude))
+        report = GraphReport(before, after, nodes, folds, tuple(layers), tuple(options.exclude))
         write_text(temporary / SPEC, spec.to_json())
         write_text(temporary / PARITY, json.dumps(parity.to_dict(), indent=2) + "\n")
         write_text(temporary / MODEL_CARD, _model_card(checkpoint, options, parity))
@@ -317,7 +316,7 @@ def _manifest(
     checkpoint: Checkpoint,
     options: ExportOptions,
     parity: Parity,
-    report: Report,
+    report: GraphReport,
     folder: Path,
 ) -> dict[str, Any]:
     run = checkpoint.path.resolve().parent

@@ -14,10 +14,9 @@ from torch import nn
 
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.brats import CaseFiles
-from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
-from tlp_runtime.synthesis.prepare import Prepared, prepare_published
-from tlp_runtime.values.prompt import Prompt
+from tlp_runtime.synthesis.prepare import PreparedCase, prepare_published
+from tlp_runtime.synthesis.request import Request
 from tlp_train.phantom import PhantomCase, make_case
 
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -40,13 +39,11 @@ def phantom_slices(spec: ModelSpec, count: int, *, seed: int = 7) -> Tensors:
     """The ``count`` slices with most prompt of the first phantom case of ``seed`` with any."""
     case = _phantom_with_tumour(seed)
     volumes = {n: Volume(getattr(case, n), case.affine, name=n) for n in spec.inputs}
-    return _chosen(
-        prepare_published(volumes, spec, prompt=Prompt(Volume(case.seg, case.affine, name="seg"))),
-        count,
-    )
+    request = Request(images=volumes, prompt=Volume(case.seg, case.affine, name="seg"))
+    return _chosen(prepare_published(request, spec), count)
 
 
-def case_slices(case: CaseFiles, spec: ModelSpec, count: int) -> Tensors:
+def real_slices(case: CaseFiles, spec: ModelSpec, count: int) -> Tensors:
     """``count`` slices of a real case: those with most prompt, else spread over the brain.
 
     Raises
@@ -54,9 +51,9 @@ def case_slices(case: CaseFiles, spec: ModelSpec, count: int) -> Tensors:
     InputError
         A file of it cannot be read or used.
     """
-    volumes = {name: read_volume(case.files[name]) for name in spec.inputs}
-    labels = read_volume(case.files["seg"]) if "seg" in case.files else None
-    return _chosen(prepare_published(volumes, spec, prompt=Prompt(labels)), count)
+    images = {name: case.files[name] for name in spec.inputs}
+    request = Request(images=images, prompt=case.files.get("seg"))
+    return _chosen(prepare_published(request, spec), count)
 
 
 def calibration_slices(
@@ -64,7 +61,7 @@ def calibration_slices(
 ) -> list[Tensors]:
     """``count`` single slices over ``cases``, or over two phantom cases; every other unprompted."""
     if cases:
-        sources = [case_slices(case, spec, -(-count // len(cases))) for case in cases]
+        sources = [real_slices(case, spec, -(-count // len(cases))) for case in cases]
     else:
         sources = [phantom_slices(spec, -(-count // 2), seed=seed) for seed in (7, 8)]
     singles = [
@@ -100,7 +97,7 @@ def _phantom_with_tumour(seed: int) -> PhantomCase:
     return next(case for case in cases if case.seg.any())
 
 
-def _chosen(prepared: Prepared, count: int) -> Tensors:
+def _chosen(prepared: PreparedCase, count: int) -> Tensors:
     brain = np.flatnonzero(prepared.brain)
     area = (prepared.tensors[PROMPT_NAME][brain] > 0).sum(axis=(1, 2))
     if area.any():

@@ -24,10 +24,10 @@ from tlp_export.precision import half_module, widened
 from tlp_export.slices import (
     Labelled,
     Tensors,
-    case_slices,
     phantom_slices,
     psnr_db,
     random_slices,
+    real_slices,
     run_module,
     unprompted,
 )
@@ -194,7 +194,7 @@ def labelled_slices(spec: ModelSpec, cases: Sequence[CaseFiles] = ()) -> Iterato
     yield "phantom, prompted", phantom
     yield "phantom, no prompt", unprompted(phantom)
     for case in cases:
-        tensors = case_slices(case, spec, 2)
+        tensors = real_slices(case, spec, 2)
         if tensors[PROMPT_NAME].any():
             yield f"{case.name}, prompted", tensors
         yield f"{case.name}, no prompt", unprompted(tensors)

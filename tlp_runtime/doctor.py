@@ -1,37 +1,45 @@
-"""What can run on this machine, what is missing, and the line that mends it."""
+"""What can run on this machine, what is missing, and how to fix it."""
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib.util
 import platform
-import re
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from tlp_runtime.engines.cuda import Cuda, Gpu
+from tlp_runtime.engines.base import Opening
+from tlp_runtime.engines.cuda import NEWER_DRIVER, Cuda, Gpu
 from tlp_runtime.engines.onnx import require_onnxruntime
 from tlp_runtime.engines.plans import stored_engines
-from tlp_runtime.engines.select import NAMES, Opening, choose, missing
+from tlp_runtime.engines.registry import engines, find_engine
+from tlp_runtime.engines.select import choose
 from tlp_runtime.engines.tensorrt.binding import installed, load
 from tlp_runtime.engines.tensorrt.flavours import FLAVOURS, FlavourName
 from tlp_runtime.errors import (
+    Advice,
     DependencyConflict,
     DependencyMissing,
     DeviceError,
+    Fix,
+    Install,
     ModelMissing,
+    RunTask,
     TLPError,
+    first_line,
+    fix_to_dict,
 )
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import find_bundle
 from tlp_runtime.models.store import home
+
+_INSTALL_DRIVER = Advice("Install NVIDIA's driver.")
 
 State = Literal["ok", "missing", "broken", "unusable"]
 
@@ -46,19 +54,24 @@ class Finding:
         ``ok``; ``missing``: not installed; ``broken``: installed, but not to be used; ``unusable``:
         sound, but not on this machine.
     detail
-        A version, or the reason.
-    fix
-        The line that mends it; empty if nothing needs mending or no line does.
+        A version, or the problem.
+    fixes
+        What fixes it; empty if nothing needs to be fixed or can be.
     """
 
     name: str
     state: State
     detail: str
-    fix: str = ""
+    fixes: tuple[Fix, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, state: State, error: TLPError, before: str = "") -> Finding:
+        """What an error says; ``before`` stands before its problem."""
+        return cls(name, state, before + error.problem.rstrip("."), error.fixes)
 
 
 @dataclass(frozen=True)
-class Report:
+class Diagnosis:
     """What was found.
 
     Parameters
@@ -80,10 +93,25 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        groups = {
+            name: getattr(self, name) for name in ("machine", "libraries", "engines", "model")
+        }
+        findings = {
+            name: [
+                {
+                    "name": finding.name,
+                    "state": finding.state,
+                    "detail": finding.detail,
+                    "fixes": [fix_to_dict(fix) for fix in finding.fixes],
+                }
+                for finding in group
+            ]
+            for name, group in groups.items()
+        }
+        return {**findings, "gpus": [asdict(gpu) for gpu in self.gpus], "runs": self.runs}
 
 
-def examine(model: str | None = None) -> Report:
+def examine(model: str | None = None) -> Diagnosis:
     """Look at machine, libraries, engines and the default bundle; what is wrong is reported.
 
     Parameters
@@ -93,7 +121,7 @@ def examine(model: str | None = None) -> Report:
     """
     gpus = _gpus()
     bundle, runs = _model(model, gpus)
-    return Report(_machine(), gpus, _libraries(), _engines(), bundle, runs)
+    return Diagnosis(_machine(), gpus, _libraries(), _engines(), bundle, runs)
 
 
 def _gpus() -> tuple[Gpu, ...]:
@@ -116,7 +144,7 @@ def _machine() -> tuple[Finding, ...]:
             "TLP_HOME",
             "ok" if writable else "broken",
             f"{place}, {free:.0f} GiB free" + ("" if writable else ", cannot be written to"),
-            "" if writable else "export TLP_HOME=FOLDER, one that you may write to",
+            () if writable else (Advice("Set TLP_HOME to a folder that can be written to."),),
         ),
         _driver(),
         _cuda(),
@@ -134,8 +162,12 @@ def _writable(folder: Path) -> bool:
 
 def _driver() -> Finding:
     if importlib.util.find_spec("pynvml") is None:
-        fix = "pip install nvidia-ml-py"
-        return Finding("NVIDIA driver", "missing", "nvidia-ml-py tells its version", fix)
+        return Finding(
+            "NVIDIA driver",
+            "missing",
+            "nvidia-ml-py is not installed, which reports its version",
+            (Install(("nvidia-ml-py",)),),
+        )
     import pynvml
 
     try:
@@ -143,7 +175,7 @@ def _driver() -> Finding:
         said = pynvml.nvmlSystemGetDriverVersion()
         pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
-        return Finding("NVIDIA driver", "missing", str(error), "install NVIDIA's driver")
+        return Finding("NVIDIA driver", "missing", str(error), (_INSTALL_DRIVER,))
     return Finding("NVIDIA driver", "ok", said if isinstance(said, str) else said.decode())
 
 
@@ -151,19 +183,17 @@ def _cuda() -> Finding:
     try:
         cuda = Cuda()
         driver, runtime = cuda.versions()
-        why = "" if cuda.gpus() else cuda.why_none()
+        too_old = not cuda.gpus() and cuda.driver_is_too_old()
     except DependencyMissing as error:
-        return Finding("CUDA", "missing", *_apart(str(error)))
+        return Finding.of("CUDA", "missing", error)
     except TLPError as error:
-        return Finding("CUDA", "broken", str(error))
+        return Finding.of("CUDA", "broken", error)
     if driver == "0.0":
-        return Finding(
-            "CUDA", "missing", f"no driver; runtime {runtime}", "install NVIDIA's driver"
-        )
-    said = f"driver {driver}, runtime {runtime}"
-    if "too old" in why:
-        return Finding("CUDA", "broken", said, "install a newer NVIDIA driver")
-    return Finding("CUDA", "ok", said)
+        return Finding("CUDA", "missing", f"no driver; runtime {runtime}", (_INSTALL_DRIVER,))
+    versions = f"driver {driver}, runtime {runtime}"
+    if too_old:
+        return Finding("CUDA", "broken", versions, (NEWER_DRIVER,))
+    return Finding("CUDA", "ok", versions)
 
 
 def _libraries() -> tuple[Finding, ...]:
@@ -174,18 +204,18 @@ def _libraries() -> tuple[Finding, ...]:
             found.append(Finding(name, "ok", load(flavour).version))
         except DependencyMissing as error:
             state: State = "broken" if flavour in installed() else "missing"
-            found.append(Finding(name, state, *_apart(str(error))))
+            found.append(Finding.of(name, state, error))
         except DeviceError as error:
-            found.append(Finding(name, "broken", *_apart(str(error))))
-    dicom = "'tlp-mri[dicom]'"
+            found.append(Finding.of(name, "broken", error))
+    dicom = "tlp-mri[dicom]"
     for name, wanted in (
         ("cuda-bindings", "cuda-bindings"), ("nvidia-ml-py", "nvidia-ml-py"),
-        ("pydicom", dicom), ("highdicom", dicom), ("isal", "isal"), ("ray", "'tlp-mri[ray]'"),
+        ("pydicom", dicom), ("highdicom", dicom), ("isal", "isal"), ("ray", "tlp-mri[ray]"),
     ):  # fmt: skip
         try:
             found.append(Finding(name, "ok", version(name)))
         except PackageNotFoundError:
-            found.append(Finding(name, "missing", "is not installed", f"pip install {wanted}"))
+            found.append(Finding(name, "missing", "is not installed", (Install((wanted,)),)))
     return tuple(found)
 
 
@@ -193,9 +223,9 @@ def _onnxruntime() -> Finding:
     try:
         library = require_onnxruntime()
     except DependencyConflict as error:
-        return Finding("ONNX Runtime", "broken", *_apart(str(error)))
+        return Finding.of("ONNX Runtime", "broken", error)
     except DependencyMissing as error:
-        return Finding("ONNX Runtime", "missing", *_apart(str(error)))
+        return Finding.of("ONNX Runtime", "missing", error)
     try:
         import onnxruntime as ort
     except Exception as error:
@@ -206,37 +236,24 @@ def _onnxruntime() -> Finding:
 
 def _engines() -> tuple[Finding, ...]:
     found = []
-    for name in NAMES:
-        try:
-            why = missing(name)
-        except TLPError as error:
-            why = str(error)
-        if why is None and name == "ort-trt" and not _libnvinfer():
-            why = (
-                "libnvinfer of TensorRT 10 is not found (pip install 'tlp-mri[trt]' 'tensorrt<11')"
-            )
-        if why is None:
-            found.append(Finding(name, "ok", "can run"))
+    for engine in engines():
+        problem = engine.unavailable()
+        if problem is None:
+            found.append(Finding(engine.name, "ok", "can run"))
         else:
-            detail, fix = _apart(why)
-            found.append(Finding(name, "missing" if fix else "unusable", detail, fix))
+            can_install = any(isinstance(fix, Install) for fix in problem.fixes)
+            state: State = "missing" if can_install else "unusable"
+            found.append(Finding.of(engine.name, state, problem))
     return tuple(found)
-
-
-def _libnvinfer() -> bool:
-    packaged = any(importlib.util.find_spec(name) for name in ("tensorrt_libs", "tensorrt"))
-    return packaged or ctypes.util.find_library("nvinfer") is not None
 
 
 def _model(model: str | None, gpus: tuple[Gpu, ...]) -> tuple[tuple[Finding, ...], bool | None]:
     try:
         bundle, why = find_bundle(model, None)
     except ModelMissing as error:
-        if model is None:
-            return (Finding("model", "missing", str(error), "tlp train, then tlp export"),), None
-        return (Finding("model", "missing", str(error)),), False
+        return (Finding.of("model", "missing", error),), None if model is None else False
     except TLPError as error:
-        return (Finding("model", "broken", str(error)),), False
+        return (Finding.of("model", "broken", error),), False
     found = [Finding("model", "ok", f"{bundle.name}, {bundle.precision} ({why})")]
     for flavour in FLAVOURS:
         # An engine whose sidecar cannot be read may be of either flavour.
@@ -244,9 +261,9 @@ def _model(model: str | None, gpus: tuple[Gpu, ...]) -> tuple[tuple[Finding, ...
     try:
         choice = choose()
         fits = any(one.name.startswith("engine") and one.state == "ok" for one in found)
-        if choice.name in FLAVOURS and not fits:
+        if find_engine(choice.name).builds and not fits:
             detail = f"{choice.name}: no engine fits this GPU yet; the first run builds one"
-            found.append(Finding("runs", "unusable", detail, f"tlp export --engine {choice.name}"))
+            found.append(Finding("runs", "unusable", detail, (_build(choice.name),)))
             return tuple(found), None
         began = time.perf_counter()
         with choice.open(bundle, Opening(build=False)) as engine:
@@ -254,8 +271,11 @@ def _model(model: str | None, gpus: tuple[Gpu, ...]) -> tuple[tuple[Finding, ...
             zeros = np.zeros((1, 1, crop.height, crop.width), np.float32)
             engine.run(dict.fromkeys(bundle.spec.tensor_names, zeros))
         seconds = time.perf_counter() - began
+    except TLPError as error:
+        found.append(Finding.of("runs", "broken", error))
+        return tuple(found), False
     except Exception as error:  # whatever a broken library raises is a finding
-        found.append(Finding("runs", "broken", *_apart(str(error))))
+        found.append(Finding("runs", "broken", first_line(error)))
         return tuple(found), False
     found.append(Finding("runs", "ok", f"{choice.name}: opened and ran a slice in {seconds:.1f} s"))
     return tuple(found), True
@@ -266,37 +286,27 @@ def _stored(bundle: Bundle, flavour: FlavourName, gpus: tuple[Gpu, ...]) -> list
     found = []
     for stored in stored_engines(bundle, flavour):
         if isinstance(stored, str):
-            found.append(Finding("engine", "broken", stored, "tlp export --engine trt"))
+            found.append(Finding("engine", "broken", stored, (_build(FLAVOURS[0]),)))
             continue
         name = f"engine {stored.folder.name}"
-        said = f"{flavour} {stored.sidecar['version']}"
+        which = f"{flavour} {stored.sidecar['version']}"
         try:
             binding = load(flavour)
             why = stored.misfit(bundle, binding, gpus[0]) if gpus else None
             stored.read()
         except TLPError as error:
-            detail, fix = _apart(str(error))
-            found.append(
-                Finding(
-                    name, "broken", f"{said}: {detail}", fix or f"tlp export --engine {flavour}"
-                )
-            )
+            finding = Finding.of(name, "broken", error, f"{which}: ")
+            found.append(finding if finding.fixes else replace(finding, fixes=(_build(flavour),)))
             continue
         if why is not None:
-            fix = f"tlp export --engine {flavour}"
-            found.append(Finding(name, "unusable", f"{said}: {why}", fix))
+            found.append(Finding(name, "unusable", f"{which}: {why}", (_build(flavour),)))
         elif not gpus:
-            found.append(Finding(name, "unusable", f"{said}: sound; there is no GPU to run it on"))
+            detail = f"{which}: sound; there is no GPU to run it on"
+            found.append(Finding(name, "unusable", detail))
         else:
-            found.append(Finding(name, "ok", said))
+            found.append(Finding(name, "ok", which))
     return found
 
 
-def _apart(text: str) -> tuple[str, str]:
-    """A message without the pip line that it ends with, and that line."""
-    line = re.search(r"pip (?:un)?install .*", text)
-    if line is None:
-        return text, ""
-    asks = r"(Install (it|one|such a one|it again) ?(with|flavour)?|Run)?"
-    before = re.sub(rf"[\s(:]*{asks}[\s(:]*$", "", text[: line.start()]).rstrip(" .,(:")
-    return before, line[0].rstrip(").")
+def _build(engine: str) -> RunTask:
+    return RunTask("export", (("engine", engine),))

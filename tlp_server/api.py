@@ -5,25 +5,33 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, Query, UploadFile
+from fastapi import Request as HttpRequest
 from fastapi.responses import Response, StreamingResponse
 
-from tlp_runtime.errors import InputUnreadable, ModelMismatch, UsageError
+from tlp_runtime.errors import (
+    Forbidden,
+    InputUnreadable,
+    OutOfStep,
+    SetOption,
+    UsageError,
+)
 from tlp_runtime.files.gzip import inflate
-from tlp_runtime.interactive.parts import Box
+from tlp_runtime.interactive.case import InteractiveCase
+from tlp_runtime.interactive.parts import MaskBox
 from tlp_runtime.interactive.queue import EngineQueue
 from tlp_runtime.io.nifti import parse_volume
 from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.synthesis.prepare import require_modalities
 from tlp_runtime.synthesis.provenance import DESCRIPTION
-from tlp_server.cases import Case, Images, Read, read_case
-from tlp_server.failures import Forbidden, OutOfStep
+from tlp_runtime.synthesis.request import Request
+from tlp_server.cases import Read, ViewerCase, read_case
 from tlp_server.files import Root
 from tlp_server.frames import MEDIA_TYPE
 from tlp_server.images import FileName, ImageName, file_bytes, image_bytes
@@ -36,6 +44,7 @@ from tlp_server.schemas import (
     Revision,
     SessionInfo,
     Status,
+    WarningInfo,
 )
 from tlp_server.sessions import Session, Sessions
 from tlp_server.settings import Settings
@@ -52,12 +61,12 @@ class Service:
     bundle: Bundle
     queues: tuple[EngineQueue, ...]
     sessions: Sessions
-    case: Case | None
+    case: ViewerCase | None
     root: Root | None
     instance: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
-def service_of(request: Request) -> Service:
+def service_of(request: HttpRequest) -> Service:
     """The application's."""
     service: Service = request.app.state.service
     return service
@@ -128,10 +137,12 @@ async def open_session(service: Served, wanted: Opened) -> SessionInfo:
             raise UsageError("the server was started without a case: name a t1, a t2 or both.")
         return _info(service, await service.sessions.open(lambda: case))
     root = _root(service)
-    _require_inputs(service, paths)
+    require_modalities(paths, service.bundle.spec)
 
-    def read() -> tuple[Images, None]:
-        return {name: root.read(path, service.settings) for name, path in paths.items()}, None
+    def read() -> Request:
+        return Request(
+            images={name: root.read(path, service.settings) for name, path in paths.items()}
+        )
 
     return await _opened(service, next(iter(paths.values())), read)
 
@@ -142,16 +153,18 @@ async def upload_session(
 ) -> SessionInfo:
     """Open scans that are sent: NIfTI, compressed or not."""
     sent = {name: file for name, file in (("t1", t1), ("t2", t2)) if file is not None}
-    _require_inputs(service, sent)
+    require_modalities(sent, service.bundle.spec)
     contents = {name: await file.read() for name, file in sent.items()}
     names = {name: _plain_name(file.filename) or name for name, file in sent.items()}
     limit = service.settings.max_volume
 
-    def read() -> tuple[Images, None]:
-        return {
-            name: parse_volume(contents.pop(name), names[name], limit=limit)
-            for name in list(contents)
-        }, None
+    def read() -> Request:
+        return Request(
+            images={
+                name: parse_volume(contents.pop(name), names[name], limit=limit)
+                for name in list(contents)
+            }
+        )
 
     return await _opened(service, next(iter(names.values())), read)
 
@@ -210,7 +223,7 @@ async def file(service: Served, session_id: str, name: FileName) -> Response:
     openapi_extra={"requestBody": {"content": {BINARY: {"schema": BYTES}}, "required": True}},
 )
 async def put_prompt(
-    request: Request,
+    request: HttpRequest,
     service: Served,
     session_id: str,
     prompt_labels: Annotated[list[str] | None, Query(max_length=8)] = None,
@@ -245,7 +258,7 @@ async def put_prompt(
     },
 )
 async def stroke(
-    request: Request,
+    request: HttpRequest,
     service: Served,
     session_id: str,
     revision: Annotated[int, Query(ge=0)],
@@ -274,21 +287,21 @@ async def stroke(
             if body:
                 raise UsageError("a body without a box: name x, y, z, nx, ny and nz.")
             if revision != case.revision:
-                raise OutOfStep(case.revision)
+                raise _out_of_step(case)
             await asyncio.to_thread(case.go_on, first)
         else:
             if len(given) < 6:
                 raise UsageError("a box is x, y, z, nx, ny and nz; some are missing.")
             if revision != case.revision + 1:
-                raise OutOfStep(case.revision)
-            box = Box((given[0], given[1], given[2]), (given[3], given[4], given[5]))
+                raise _out_of_step(case)
+            box = MaskBox((given[0], given[1], given[2]), (given[3], given[4], given[5]))
             packed = request.headers.get("content-encoding", "identity").lower()
             await asyncio.to_thread(lambda: case.draw(box, _labels(body, packed, box), first=first))
         frames = session.stream(since, began, service.settings.timeout_s)
     return StreamingResponse(frames, media_type=MEDIA_TYPE)
 
 
-def _labels(body: bytes, packed: str, box: Box) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _labels(body: bytes, packed: str, box: MaskBox) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A stroke's values as an array of the box's shape."""
     count = int(np.prod(box.shape))
     if packed not in ("gzip", "identity"):
@@ -296,7 +309,10 @@ def _labels(body: bytes, packed: str, box: Box) -> np.ndarray[Any, np.dtype[np.u
     try:
         values = inflate(body, count) if packed == "gzip" else body
     except (OSError, EOFError) as error:
-        raise InputUnreadable(f"the stroke is damaged ({error}). Send it again.") from None
+        raise InputUnreadable(
+            f"the stroke is damaged ({error}).",
+            fix="Send it again.",
+        ) from None
     if len(values) != count:
         raise InputUnreadable(f"the stroke holds {len(values)} values, its box {count}.")
     return np.frombuffer(values, np.uint8).reshape(box.shape, order="F")
@@ -320,7 +336,7 @@ def _info(service: Service, session: Session) -> SessionInfo:
         first=case.first,
         slices=case.count,
         interpolated=case.interpolated,
-        warnings=list(session.warnings),
+        warnings=[WarningInfo(**warning.to_dict()) for warning in session.warnings],
         revision=case.revision,
         serial=case.serial,
         prompt=bool(case.mask.any()),
@@ -336,16 +352,19 @@ def _engine(queue: EngineQueue) -> EngineInfo:
 
 def _root(service: Service) -> Root:
     if service.root is None:
-        raise Forbidden("this server opens no files. Start it with --root FOLDER, or upload.")
+        raise Forbidden(
+            "this server opens no files",
+            fix=("Upload the scan.", SetOption("root", "a folder", "to open files in it")),
+        )
     return service.root
 
 
-def _require_inputs(service: Service, given: Mapping[str, object]) -> None:
-    inputs = service.bundle.spec.inputs
-    if set(given) != set(inputs):
-        raise ModelMismatch(
-            f"this model takes {' and '.join(inputs)}; got {' and '.join(given) or 'nothing'}."
-        )
+def _out_of_step(case: InteractiveCase) -> OutOfStep:
+    return OutOfStep(
+        f"the mask is at revision {case.revision} here",
+        revision=case.revision,
+        fix=f"Send the whole mask with {case.revision + 1}.",
+    )
 
 
 def _plain_name(name: str | None) -> str:

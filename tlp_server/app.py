@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from tlp_runtime.errors import TLPError
 from tlp_runtime.interactive.queue import EngineQueue
 from tlp_server import api, inference
-from tlp_server.cases import Case
+from tlp_server.cases import ViewerCase
 from tlp_server.failures import on_defect, on_error, on_http_error, on_invalid
 from tlp_server.files import Root
 from tlp_server.gate import Gate
@@ -41,14 +41,14 @@ def page_is_built() -> bool:
 
 
 def create_app(
-    settings: Settings, queues: Sequence[EngineQueue], case: Case | None = None
+    settings: Settings, queues: Sequence[EngineQueue], case: ViewerCase | None = None
 ) -> ASGIApp:
     """The server of one model.
 
     Parameters
     ----------
     queues
-        One for each engine, all of one bundle; the caller closes them after the server.
+        One per engine, all of one bundle; the caller closes them after the server.
     case
         Opened for whoever asks for a session without naming a scan.
     """

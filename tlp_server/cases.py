@@ -2,65 +2,53 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.interactive.case import mask_of
-from tlp_runtime.remarks import Remarks
 from tlp_runtime.spec.model import ModelSpec
-from tlp_runtime.synthesis.prepare import Prepared, prepare
+from tlp_runtime.synthesis.prepare import PreparedCase, prepare, require_modalities
+from tlp_runtime.synthesis.request import Request, read
 
-Images = Mapping[str, Volume]
-Read = Callable[[], tuple[Images, Volume | None]]
-"""Gives the modalities of a case and, if it has one, its prompt."""
+Read = Callable[[], Request]
+"""Gives the request of a case: its images and, if it has one, its prompt."""
 
 
 @dataclass(frozen=True)
-class Case:
+class ViewerCase:
     """A case before anything is drawn; several sessions may share it.
 
     Parameters
     ----------
     name
         What it is called on the page.
-    images
-        The modalities as they were read.
     prepared
-        The same as the network takes them.
+        The case without a prompt.
     mask
         What the interactive case's mask begins with; None: nothing.
-    warnings
-        What was said about the scan meanwhile: for its reader, not for the log.
     """
 
     name: str
-    images: Images
-    prepared: Prepared
+    prepared: PreparedCase
     mask: NDArray[np.uint8] | None
-    warnings: tuple[str, ...]
 
 
-def read_case(name: str, read: Read, spec: ModelSpec, meaning: Sequence[str] = ()) -> Case:
+def read_case(name: str, make: Read, spec: ModelSpec) -> ViewerCase:
     """Read and prepare a case.
-
-    Parameters
-    ----------
-    meaning
-        What its prompt's labels mean, if not as in BraTS: ``tumour=1,4``, ``oedema=2``.
 
     Raises
     ------
     TLPError
         The case cannot be used: unreadable, of another geometry, labels without a meaning.
     """
-    warnings: list[str] = []
-    with contextlib.closing(Remarks()) as remarks, remarks.of(warnings):
-        images, labels = read()
-        prepared = prepare(images, spec)
-        mask = None if labels is None else mask_of(labels, prepared.reference, spec, meaning)
-    return Case(name, images, prepared, mask, tuple(warnings))
+    request = make()
+    require_modalities(request.images, spec)
+    request = read(request)
+    prepared = prepare(replace(request, prompt=None, prompt_labels=()), spec)
+    labels, mask = request.volumes.get("prompt"), None
+    if labels is not None:
+        mask = mask_of(labels, prepared.reference, spec, request.prompt_labels)
+    return ViewerCase(name, prepared, mask)

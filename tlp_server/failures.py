@@ -1,4 +1,4 @@
-"""What goes wrong, as HTTP says it."""
+"""What goes wrong, as HTTP says it: statuses, bodies, and fixes in the words of an API client."""
 
 from __future__ import annotations
 
@@ -11,51 +11,38 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from tlp_runtime.errors import (
+    Advice,
+    ChooseAnother,
     DeviceError,
+    Fix,
+    Forbidden,
     InputError,
     InputMissing,
     InputTooLarge,
     MemoryExhausted,
     ModelMismatch,
     ModelMissing,
+    OutOfStep,
+    RequestTooLarge,
+    SessionGone,
+    SessionsFull,
+    SetOption,
     TLPError,
+    TokenNeeded,
+    Unfinished,
+    UnknownHost,
     UsageError,
+    fix_to_dict,
+    joined,
 )
-from tlp_runtime.interactive.parts import Unfinished
-
-
-class SessionGone(TLPError):
-    """No session of that name: it ended, was idle for too long, or the server was started anew."""
-
-
-class SessionsFull(TLPError):
-    """No room for another session now."""
-
-
-class Forbidden(TLPError):
-    """A file or page that is none of the client's business."""
-
-
-class OutOfStep(TLPError):
-    """A stroke that does not follow on the last one.
-
-    Parameters
-    ----------
-    revision
-        The mask's, here.
-    """
-
-    def __init__(self, revision: int) -> None:
-        super().__init__(
-            f"the mask is at revision {revision} here; send the whole mask with {revision + 1}."
-        )
-        self.revision = revision
-
 
 _STATUS: tuple[tuple[type[TLPError], int], ...] = (
     (SessionGone, 404),
     (SessionsFull, 429),
     (Forbidden, 403),
+    (UnknownHost, 421),
+    (TokenNeeded, 401),
+    (RequestTooLarge, 413),
     (OutOfStep, 409),
     (Unfinished, 409),
     (UsageError, 400),
@@ -68,44 +55,107 @@ _STATUS: tuple[tuple[type[TLPError], int], ...] = (
     (MemoryExhausted, 503),
 )
 
+PARAMETERS = ("prompt_labels",)
+"""Options that a client of the API can set, as query parameters of that name."""
+
+GIVEN = ("t1", "t2", "prompt")
+"""What a client of the API chooses itself."""
+
+SERVER_OPTIONS = (
+    "allow_origins", "allowed_hosts", "batch", "max_upload_mib", "max_volume_mib", "memory_mib",
+    "model", "root", "timeout_s", "token",
+)  # fmt: skip
+"""Options that whoever runs the server can set."""
+
 
 def status_of(error: TLPError) -> int:
     """The HTTP status of an error."""
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 
-def failure(request: Request, status: int, kind: str, message: str, **more: Any) -> JSONResponse:
-    """An error's body: ours, or under ``/v2`` that of the Open Inference Protocol."""
-    headers = {"Retry-After": "30"} if status == 429 else None
-    if request.url.path.startswith("/v2"):
-        return JSONResponse({"error": message}, status, headers)
-    return JSONResponse({"error": {"kind": kind, "message": message}, **more}, status, headers)
+def worded(fix: Fix) -> str:
+    """A fix as a client of the API can carry it out; empty where it cannot."""
+    match fix:
+        case Advice(text):
+            return text
+        case SetOption(option, value, purpose) if option in PARAMETERS:
+            given = f"={value}" if value else ""
+            return f"Send the query parameter {option}{given} {purpose}".rstrip() + "."
+        case SetOption(option, value, purpose) if option in SERVER_OPTIONS:
+            to = f" to {value}" if value else ""
+            return f"Whoever runs the server can set {option}{to} {purpose}".rstrip() + "."
+        case ChooseAnother(option, what, purpose) if option in GIVEN:
+            return f"Choose another {what} {purpose}".rstrip() + "."
+        case _:
+            return ""
+
+
+def message_of(error: TLPError) -> str:
+    """An error's problem, and what a client of the API can do about it."""
+    return joined(error.problem, map(worded, error.fixes))
+
+
+def refusal(request: Request, error: TLPError) -> JSONResponse:
+    """The response of an error."""
+    more = {"revision": error.revision} if isinstance(error, OutOfStep) else {}
+    return _response(
+        request,
+        status_of(error),
+        type(error).__name__,
+        error.problem,
+        message=message_of(error),
+        fixes=error.fixes,
+        **more,
+    )
 
 
 async def on_error(request: Request, error: Exception) -> JSONResponse:
-    """Of the toolkit's own errors."""
+    """The response of one of the toolkit's own errors."""
     assert isinstance(error, TLPError)
-    more = {"revision": error.revision} if isinstance(error, OutOfStep) else {}
-    return failure(request, status_of(error), type(error).__name__, str(error), **more)
+    return refusal(request, error)
 
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
-    """Of the framework's: unknown paths, methods, bodies that are too large or too slow."""
+    """The response of the framework's: unknown paths, methods, bodies too large or too slow."""
     assert isinstance(error, HTTPException)
     kind = http.HTTPStatus(error.status_code).phrase.title().replace(" ", "")
-    return failure(request, error.status_code, kind, str(error.detail))
+    return _response(request, error.status_code, kind, str(error.detail))
 
 
 async def on_invalid(request: Request, error: Exception) -> JSONResponse:
-    """Of requests that are not of the described form; says where, not what was sent."""
+    """The response of requests of another form; says where, not what was sent."""
     assert isinstance(error, RequestValidationError)
     found = "; ".join(
         f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}"
         for detail in error.errors()[:5]
     )
-    return failure(request, 422, "InvalidRequest", found or "the request is malformed.")
+    return _response(request, 422, "InvalidRequest", found or "the request is malformed.")
 
 
 async def on_defect(request: Request, error: Exception) -> JSONResponse:
-    """Of ours; what went wrong may name a file, and is not told."""
-    return failure(request, 500, "InternalError", "the server failed; its log says where.")
+    """The response of a defect; its message may name a file, and is not sent."""
+    return _response(request, 500, "InternalError", "the server failed; its log says where.")
+
+
+def _response(
+    request: Request,
+    status: int,
+    kind: str,
+    problem: str,
+    *,
+    message: str | None = None,
+    fixes: tuple[Fix, ...] = (),
+    **more: Any,
+) -> JSONResponse:
+    """An error's body: ours, or under ``/v2`` that of the Open Inference Protocol."""
+    headers = {"Retry-After": "30"} if status == 429 else None
+    said = problem if message is None else message
+    if request.url.path.startswith("/v2"):
+        return JSONResponse({"error": said}, status, headers)
+    body = {
+        "kind": kind,
+        "message": said,
+        "problem": problem,
+        "fixes": [fix_to_dict(fix) for fix in fixes],
+    }
+    return JSONResponse({"error": body, **more}, status, headers)

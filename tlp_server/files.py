@@ -1,18 +1,17 @@
-"""Files under the root, and nothing beside it."""
+"""Files under the root, and nothing else."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tlp_runtime.errors import InputMissing, InputTooLarge, first_line
+from tlp_runtime.errors import Forbidden, InputMissing, InputTooLarge, SetOption, first_line
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.nifti import SUFFIXES, parse_volume
-from tlp_server.failures import Forbidden
 from tlp_server.settings import Settings
 
 MOST_ENTRIES = 2000
-"""Of a folder that are listed."""
+"""Entries of a folder that are listed."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Root:
         self._folder = folder.resolve(strict=True)
 
     def listing(self, path: str) -> Listing:
-        """Of a folder; hidden entries, and what is neither folder nor NIfTI, are left out.
+        """List a folder; hidden entries, and what is neither folder nor NIfTI, are left out.
 
         Raises
         ------
@@ -43,7 +42,7 @@ class Root:
         """
         folder = self._found(path)
         if not folder.is_dir():
-            raise InputMissing(f"{path}: is no folder.")
+            raise InputMissing(f"{path}: is not a folder.")
         folders: list[str] = []
         files: list[str] = []
         try:
@@ -71,11 +70,12 @@ class Root:
         """
         file = self._found(path)
         if not file.is_file():  # nor a pipe, which would be waited for
-            raise InputMissing(f"{path}: is no file.")
+            raise InputMissing(f"{path}: is not a file.")
         try:
             if file.stat().st_size > settings.max_body:
                 raise InputTooLarge(
-                    f"{path}: is larger than the {settings.max_upload_mib} MiB allowed."
+                    f"{path}: is larger than the {settings.max_upload_mib} MiB allowed",
+                    fix=SetOption("max_upload_mib", "more"),
                 )
             content = file.read_bytes()
         except OSError as error:

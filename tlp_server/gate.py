@@ -14,7 +14,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tlp_server.failures import failure, on_defect
+from tlp_runtime.errors import (
+    ForeignOrigin,
+    RequestError,
+    RequestTooLarge,
+    SetOption,
+    TokenNeeded,
+    UnknownHost,
+)
+from tlp_server.failures import on_defect, refusal
 from tlp_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -40,7 +48,7 @@ class Gate:
 
     The Host header must name this server and a request that changes something must come from its
     own page (or from no page at all), so that other sites cannot use a reader's browser; the API
-    demands the token, if there is one. A body is bounded in size and time. What fails unexpectedly
+    requires the token, if there is one. A body is bounded in size and time. What fails unexpectedly
     is logged without messages, which may name files; what is logged of a request is its route.
     """
 
@@ -66,7 +74,7 @@ class Gate:
         refused = self._refused(scope)
         try:
             if refused is not None:
-                await failure(Request(scope), *refused)(scope, receive, answer)
+                await refusal(Request(scope), refused)(scope, receive, answer)
             else:
                 await self._app(scope, self._bounded(scope, receive), answer)
         except Exception as error:
@@ -79,42 +87,42 @@ class Gate:
         milliseconds = (time.perf_counter() - began) * 1e3
         logger.info("%s %s %d %.0f ms", scope["method"], _route(scope), status, milliseconds)
 
-    def _refused(self, scope: Scope) -> tuple[int, str, str] | None:
-        """Why a request is not let in: status, kind and message."""
+    def _refused(self, scope: Scope) -> RequestError | None:
+        """Why a request is not let in."""
         headers, settings = Headers(scope=scope), self._settings
         host = headers.get("host", "")
         name = (urlsplit(f"//{host}").hostname or "") if _sound(host) else ""
         if not settings.allows_host(name.lower()):
-            return (
-                421,
-                "UnknownHost",
-                "this server is not known by the name it was asked for. Use its address, or start "
-                "it with --allowed-host NAME.",
+            return UnknownHost(
+                "this server is not known by the name it was asked for",
+                fix=(
+                    "Use its address.",
+                    SetOption("allowed_hosts", "that name", "if it is the server's"),
+                ),
             )
         origin = headers.get("origin")
         if origin is not None and scope["method"] not in SAFE_METHODS:
             same = urlsplit(origin).netloc.lower() == host.lower() if _sound(origin) else False
             if not same and origin not in settings.allow_origins:
-                return (
-                    403,
-                    "ForeignOrigin",
-                    "the request comes from a page of another origin. Start the server with "
-                    "--allow-origin ORIGIN if that page may use it.",
+                return ForeignOrigin(
+                    "the request comes from a page of another origin",
+                    fix=SetOption("allow_origins", "that origin", "if the page may use it"),
                 )
         preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
         if settings.token is not None and not preflight and _guarded(scope["path"]):
             scheme, _, given = headers.get("authorization", "").partition(" ")
             right = secrets.compare_digest(given.encode(), settings.token.encode())
             if scheme.lower() != "bearer" or not right:
-                return (
-                    401,
-                    "TokenNeeded",
-                    "this server demands a token: open the address that it printed, or send the "
-                    "header 'Authorization: Bearer TOKEN'.",
+                return TokenNeeded(
+                    "this server requires a token",
+                    fix="Open the address that it printed, or send the header 'Authorization: "
+                    "Bearer TOKEN'.",
                 )
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > settings.max_body:
-            return 413, "TooLarge", self._too_large
+            return RequestTooLarge(
+                self._too_large, fix=SetOption("max_upload_mib", "more", "if it must be sent")
+            )
         return None
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:

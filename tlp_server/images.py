@@ -42,16 +42,10 @@ def file_bytes(case: InteractiveCase, name: FileName) -> bytes:
         return nifti_bytes(case.drawn(), description=_said(name))
     volume, drawn = case.finished(name)
     prompted = name == "synthesis" and bool(drawn.data.any())
-    record = describe(
-        case.sources,
-        labels=drawn if prompted else None,
-        meaning=(),
-        shapes=(),
-        brain_mask=None,
-        all_slices=False,
-        placement=case.placement,
-        engine=case.queue.engine,
-    )
+    prepared = case.prepared
+    asked = replace(prepared.request, prompt=drawn) if prompted else prepared.request
+    warnings = (*prepared.warnings, *case.queue.warnings)
+    record = describe(asked, prepared.placement, case.queue.engine, warnings)
     return nifti_bytes(volume, description=_said(name), comment=in_short(record))
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tlp_runtime.errors import EngineError, ModelMissing, TLPError
 from tlp_runtime.interactive.queue import EngineQueue, Level, Ticket
 from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
-from tlp_runtime.synthesis.batches import Sheaf
+from tlp_runtime.synthesis.batches import SliceWork
 from tlp_server.api import Service, service_of
 from tlp_server.tensors import FP32, HEADER_LENGTH, parse, require_inputs, wants_binary
 
@@ -100,7 +100,10 @@ async def infer(
         image = await asyncio.wait_for(run(queue, spec, tensors), service.settings.timeout_s)
     except TimeoutError:
         seconds = service.settings.timeout_s
-        raise EngineError(f"the engine took more than {seconds:g} s. Send fewer slices.") from None
+        raise EngineError(
+            f"the engine took more than {seconds:g} s.",
+            fix="Send fewer slices.",
+        ) from None
     output: dict[str, Any] = {"name": OUTPUT_NAME, "datatype": "FP32", "shape": list(image.shape)}
     answer = {
         "model_name": service.bundle.name,
@@ -134,8 +137,9 @@ async def run(
     require_inputs(spec, tensors)
     count = len(next(iter(tensors.values())))
     loop, left, finished = asyncio.get_running_loop(), count, asyncio.Event()
-    sheaves = [
-        Sheaf({name: array[n : n + 1, 0] for name, array in tensors.items()}) for n in range(count)
+    works = [
+        SliceWork({name: array[n : n + 1, 0] for name, array in tensors.items()}, unit=False)
+        for n in range(count)
     ]
     errors: list[TLPError] = []
     lock = threading.Lock()
@@ -149,7 +153,7 @@ async def run(
             if not left:
                 loop.call_soon_threadsafe(finished.set)
 
-    tickets = [Ticket(lambda sheaf=sheaf: sheaf, Level.STROKE, done) for sheaf in sheaves]  # type: ignore[misc]
+    tickets = [Ticket(lambda work=work: work, Level.STROKE, done) for work in works]  # type: ignore[misc]
     try:
         queue.submit(tickets)
         await finished.wait()
@@ -158,7 +162,7 @@ async def run(
             ticket.cancelled = True
     if errors:
         raise errors[0]
-    return np.concatenate([sheaf.images for sheaf in sheaves])[:, None]
+    return np.concatenate([work.images for work in works])[:, None]
 
 
 def _require_model(service: Service, name: str, number: str) -> ModelSpec:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 import uvicorn
 
-from tlp_runtime.errors import UsageError
+from tlp_runtime.errors import ChooseAnother, SetOption, UsageError
 from tlp_runtime.interactive.queue import EngineQueue
 from tlp_server.app import create_app
-from tlp_server.cases import Case
+from tlp_server.cases import ViewerCase
 from tlp_server.settings import Settings
 
 BACKLOG = 128
@@ -32,8 +32,8 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         raise UsageError(
-            f"--host {host} --port {port}: cannot be served on ({error.strerror or error}). "
-            "Choose another --port, or 0 for any that is free."
+            f"port {port} of {host} cannot be served on ({error.strerror or error})",
+            fix=(ChooseAnother("port", "port"), SetOption("port", "0", "for any that is free")),
         ) from None
 
 
@@ -50,7 +50,7 @@ def serve(
     settings: Settings,
     listener: socket.socket,
     queues: Sequence[EngineQueue],
-    case: Case | None = None,
+    case: ViewerCase | None = None,
     started: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM, then close the queues.

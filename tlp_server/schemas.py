@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class Failure(BaseModel):
-    """Of every 4xx and 5xx."""
+    """The body of every 4xx and 5xx."""
 
     class Error(BaseModel):
         kind: str
-        message: str
+        message: str = Field(description="The problem, and what a client can do about it.")
+        problem: str
+        fixes: list[dict[str, Any]] = Field(description="What to do, as data (docs/server.md).")
 
     error: Error
     revision: int | None = None
+
+
+class WarningInfo(BaseModel):
+    code: str
+    kind: Literal["input", "operational"]
+    text: str
+    numbers: dict[str, float | str]
+    fixes: list[dict[str, Any]]
 
 
 class EngineInfo(BaseModel):
@@ -70,7 +80,7 @@ class SessionInfo(BaseModel):
     first: int = Field(description="The axial slice (z) to show first.")
     slices: int = Field(description="How many slices the network runs.")
     interpolated: bool
-    warnings: list[str]
+    warnings: list[WarningInfo]
     revision: int
     serial: int
     prompt: bool = Field(description="Whether the mask marks anything.")

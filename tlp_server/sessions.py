@@ -7,16 +7,17 @@ import contextlib
 import logging
 import math
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from time import monotonic, perf_counter
 
-from tlp_runtime.errors import InputTooLarge
+from tlp_runtime.errors import InputTooLarge, SessionGone, SessionsFull, SetOption
 from tlp_runtime.interactive.case import InteractiveCase
-from tlp_runtime.interactive.parts import Box, Update
+from tlp_runtime.interactive.parts import MaskBox, Update
 from tlp_runtime.interactive.queue import EngineQueue
 from tlp_runtime.spec.model import ModelSpec
-from tlp_server.cases import Case
-from tlp_server.failures import SessionGone, SessionsFull
+from tlp_runtime.warnings import TLPWarning
+from tlp_server.cases import ViewerCase
+from tlp_server.failures import message_of
 from tlp_server.frames import State, frames_of, last_frame
 from tlp_server.settings import MIB, Settings
 
@@ -27,6 +28,45 @@ GRACE_S = 60.0
 """A session that was used within that time is not dropped to make room."""
 
 
+class Bell:
+    """Wakes whoever waits for news of a session.
+
+    Parameters
+    ----------
+    loop
+        Where they wait.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._listeners: set[asyncio.Event] = set()
+
+    def ring(self) -> None:
+        """From any thread: there may be something new."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self.wake)
+
+    def wake(self) -> None:
+        """As :meth:`ring`, from the loop's own thread."""
+        for listener in self._listeners:
+            listener.set()
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[asyncio.Event]:
+        """An event that is set at every ring."""
+        listener = asyncio.Event()
+        self._listeners.add(listener)
+        try:
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._listeners)
+
+
 class Session:
     """One open case and the stream that shows it.
 
@@ -34,8 +74,6 @@ class Session:
     ----------
     case
         The interactive case.
-    warnings
-        What was said about the scan when it was read.
     strokes
         Held while a stroke is checked and taken, so that strokes follow each other.
     ends
@@ -43,22 +81,20 @@ class Session:
         client left it.
     """
 
-    def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, name: str, case: InteractiveCase, bell: Bell) -> None:
         self.id = secrets.token_urlsafe(16)
         self.name = name
-        self.case: InteractiveCase
-        self.warnings: tuple[str, ...] = ()
+        self.case = case
         self.strokes = asyncio.Lock()
         self.used = monotonic()
         self.ends = math.inf
-        self._loop = loop
-        self._listeners: set[asyncio.Event] = set()
+        self._bell = bell
         self._newest = 0
 
-    def notify(self) -> None:
-        """From any thread: there may be something new."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._wake)
+    @property
+    def warnings(self) -> tuple[TLPWarning, ...]:
+        """Those about the scan, then those about the engine and its runs."""
+        return (*self.case.prepared.warnings, *self.case.queue.warnings)
 
     def stream(self, since: int, began: float, timeout_s: float) -> AsyncIterator[bytes]:
         """Frames of all that changes after ``since``, until nothing is left to be run.
@@ -74,34 +110,33 @@ class Session:
             How long the engine may be silent.
         """
         self._newest += 1
-        self._wake()  # an older stream sees that it is no longer the newest
+        self._bell.wake()  # an older stream sees that it is no longer the newest
         return self._frames(self._newest, since, began, timeout_s)
 
     async def _frames(
         self, number: int, since: int, began: float, timeout_s: float
     ) -> AsyncIterator[bytes]:
-        ended, news = False, asyncio.Event()
-        self._listeners.add(news)
+        ended = False
         try:
-            while not ended:
-                news.clear()
-                update, frames = await asyncio.to_thread(self._news, since, began)
-                if number == self._newest:
-                    for frame in frames:
-                        yield frame
-                    since = update.serial
-                end = self._end(number, update)
-                if end is None and not update.more:
-                    try:
-                        await asyncio.wait_for(news.wait(), timeout_s)
-                    except TimeoutError:
-                        end = "failed", f"the engine was silent for {timeout_s:g} s."
-                if end is not None:
-                    ended = True
-                    server_s = perf_counter() - began
-                    yield last_frame(self.case, update, since, server_s, *end)
+            with self._bell.heard() as news:
+                while not ended:
+                    news.clear()
+                    update, frames = await asyncio.to_thread(self._news, since, began)
+                    if number == self._newest:
+                        for frame in frames:
+                            yield frame
+                        since = update.serial
+                    end = self._end(number, update)
+                    if end is None and not update.more:
+                        try:
+                            await asyncio.wait_for(news.wait(), timeout_s)
+                        except TimeoutError:
+                            end = "failed", f"the engine was silent for {timeout_s:g} s."
+                    if end is not None:
+                        ended = True
+                        server_s = perf_counter() - began
+                        yield last_frame(self.case, update, since, server_s, *end)
         finally:
-            self._listeners.discard(news)
             self.used = monotonic()
             if number == self._newest and not ended:
                 self.case.pause()
@@ -109,23 +144,19 @@ class Session:
     @property
     def streaming(self) -> bool:
         """Whether a client waits for slices."""
-        return bool(self._listeners)
+        return self._bell.has_listeners
 
     def _news(self, since: int, began: float) -> tuple[Update, list[bytes]]:
         update = self.case.update(since)
         server_s = perf_counter() - began
         return update, list(frames_of(self.case, update, since, server_s))
 
-    def _wake(self) -> None:
-        for listener in self._listeners:
-            listener.set()
-
     def _end(self, number: int, update: Update) -> tuple[State, str | None] | None:
         if number != self._newest:
             return "superseded", None
         if update.running or update.more:
             return None
-        return ("done", None) if update.error is None else ("failed", str(update.error))
+        return ("done", None) if update.error is None else ("failed", message_of(update.error))
 
 
 class Sessions:
@@ -134,7 +165,7 @@ class Sessions:
     Parameters
     ----------
     queues
-        One a device; a new session goes to the one with the fewest.
+        One per device; a new session goes to the one with the fewest.
     """
 
     def __init__(self, settings: Settings, spec: ModelSpec, queues: Sequence[EngineQueue]) -> None:
@@ -157,11 +188,14 @@ class Sessions:
         """An open session, which counts as used now. Raises :class:`SessionGone`."""
         session = self._open.get(name)
         if session is None:
-            raise SessionGone("there is no such session any more. Open the case again.")
+            raise SessionGone(
+                "there is no such session any more.",
+                fix="Open the case again.",
+            )
         session.used, session.ends = monotonic(), math.inf
         return session
 
-    async def open(self, read: Callable[[], Case]) -> Session:
+    async def open(self, read: Callable[[], ViewerCase]) -> Session:
         """Open a case, in a thread.
 
         Parameters
@@ -185,7 +219,8 @@ class Sessions:
         except TimeoutError:
             raise SessionsFull(
                 f"opening took longer than {self._settings.timeout_s:g} s; the server is busy or "
-                "the scan too large. Try again later."
+                "the scan too large.",
+                fix="Try again later.",
             ) from None
         finally:
             self._being_made -= 1
@@ -217,19 +252,17 @@ class Sessions:
         for name in list(self._open):
             self.drop(name)
 
-    def _made(self, given: Case, loop: asyncio.AbstractEventLoop) -> Session:
-        session = Session(given.name, loop)
-        session.warnings = given.warnings
+    def _made(self, given: ViewerCase, loop: asyncio.AbstractEventLoop) -> Session:
         counts = dict.fromkeys(self._queues, 0)
         for other in list(self._open.values()):
             counts[other.case.queue] += 1
         queue = min(self._queues, key=lambda queue: counts[queue])
-        case = InteractiveCase(given.prepared, given.images, self._spec, queue, session.notify)
+        bell = Bell(loop)
+        case = InteractiveCase(given.prepared, self._spec, queue, bell.ring)
         if given.mask is not None:
-            case.draw(Box((0, 0, 0), case.grid.shape), given.mask)
+            case.draw(MaskBox((0, 0, 0), case.grid.shape), given.mask)
             case.pause()  # until a page asks
-        session.case = case
-        return session
+        return Session(given.name, case, bell)
 
     def _require_room(self) -> None:
         """Refuse before anything is read, or drop the session that was idle longest."""
@@ -243,7 +276,8 @@ class Sessions:
         if nbytes > limit:
             raise InputTooLarge(
                 f"the case takes {nbytes / MIB:.0f} MiB, all sessions together may take "
-                f"{self._settings.memory_mib} MiB. Start the server with more --memory."
+                f"{self._settings.memory_mib} MiB",
+                fix=SetOption("memory_mib", "more"),
             )
         while self.nbytes + nbytes > limit:
             self._drop_longest_idle(
@@ -254,7 +288,10 @@ class Sessions:
         now = monotonic()
         idle = [s for s in self._unwatched() if s.ends < math.inf or now - s.used > GRACE_S]
         if not idle:
-            raise SessionsFull(f"{reason}, and all are in use. Close one, or try again later.")
+            raise SessionsFull(
+                f"{reason}, and all are in use.",
+                fix="Close one, or try again later.",
+            )
         self.drop(min(idle, key=lambda session: (session.ends, session.used)).id)
         logger.info("an idle session was dropped to make room")
 

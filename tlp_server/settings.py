@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlp_runtime.errors import InputMissing, UsageError
+from tlp_runtime.errors import ChooseAnother, InputMissing, SetOption, UsageError
 
 DEFAULT_PORT = 8765
 MIB = 2**20
@@ -24,7 +24,7 @@ class Settings:
     Parameters
     ----------
     token
-        What every request to ``/api`` and ``/v2`` must bear; needed unless ``host`` is loopback.
+        What every request to ``/api`` and ``/v2`` must carry; required unless ``host`` is loopback.
     root
         The folder whose scans may be opened; None allows none.
     allowed_hosts
@@ -32,13 +32,13 @@ class Settings:
     allow_origins
         Origins of other pages that may use the API (CORS).
     max_sessions, memory_mib
-        Of all sessions together.
+        Limits of all sessions together.
     idle_s
         A session nobody used for that long is dropped.
     max_upload_mib
-        Of a request's body, as it is sent.
+        Size of a request's body, as it is sent.
     max_volume_mib
-        Of one image unpacked, counted as float64.
+        Size of one image unpacked, counted as float64.
     timeout_s
         For a body to arrive, a case to be opened, and an engine to answer.
 
@@ -47,7 +47,7 @@ class Settings:
     UsageError
         An address that others can reach without a token, or limits that allow nothing.
     InputMissing
-        A root that is no folder.
+        A root that is not a folder.
     """
 
     host: str = "127.0.0.1"
@@ -66,16 +66,23 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.loopback and not self.token:
             raise UsageError(
-                f"--host {self.host}: others can reach this address, so a token is needed. Give "
-                "--token auto, or set TLP_TOKEN; or leave --host out to serve this machine alone."
+                f"others can reach the host {self.host}, so a token is required",
+                fix=(
+                    SetOption("token", "auto", "to have one made"),
+                    "Or set TLP_TOKEN.",
+                    "Or leave the host out, to serve this machine alone.",
+                ),
             )
         if self.token is not None and not _TOKEN.fullmatch(self.token):
             raise UsageError(
-                "--token: expected 16 characters at least, of A-Z a-z 0-9 - . _ ~ + / and = at the "
-                "end, such as base64 has; auto makes one."
+                "the token: expected 16 characters at least, of A-Z a-z 0-9 - . _ ~ + / and = at "
+                "the end, such as base64 has",
+                fix=SetOption("token", "auto", "to have one made"),
             )
         if self.root is not None and not self.root.is_dir():
-            raise InputMissing(f"{self.root}: does not exist or is no folder; --root needs one.")
+            raise InputMissing(
+                f"{self.root}: does not exist or is not a folder", fix=ChooseAnother("root", "root")
+            )
 
     @property
     def loopback(self) -> bool:
@@ -101,7 +108,7 @@ class Settings:
         Parameters
         ----------
         name
-            Of the Host header, without port; lower case.
+            From the Host header, without port; lower case.
         """
         if name in (*self.allowed_hosts, self.host, *_LOOPBACK_NAMES):
             return True

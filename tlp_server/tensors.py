@@ -17,7 +17,7 @@ from tlp_server.settings import MIB
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MAX_JSON = 64 * MIB
-"""Of a request's JSON: as Python numbers it takes many times as much."""
+"""Bytes of a request's JSON: as Python numbers it takes many times as much."""
 
 MOST_SLICES = 1024
 """Of a request."""
@@ -72,7 +72,8 @@ def parse(
         split = int(length)
     if split > MAX_JSON:
         raise InputTooLarge(
-            f"{split} bytes of JSON; {MAX_JSON} are allowed. Send the tensors as binary data."
+            f"{split} bytes of JSON; {MAX_JSON} are allowed.",
+            fix="Send the tensors as binary data.",
         )
     try:
         asked = json.loads(body[:split])
@@ -136,7 +137,7 @@ def _tensor(entry: Any, rest: memoryview) -> tuple[str, NDArray[np.float32], int
     try:
         values = np.asarray(entry.get("data"), dtype=np.float32).ravel()
     except (TypeError, ValueError, OverflowError):
-        _refuse(f"input {name}: its data are no array of numbers.")
+        _refuse(f"input {name}: its data are not an array of numbers.")
     if values.size != count or entry.get("data") is None:
         _refuse(f"input {name}: {values.size} values for a shape of {count}.")
     return name, values.reshape(shape), 0
@@ -146,11 +147,11 @@ def wants_binary(asked: Mapping[str, Any]) -> bool:
     """Whether the one output is wanted as binary data."""
     parameters = asked.get("parameters") or {}
     if not isinstance(parameters, dict):
-        _refuse("parameters are no object.")
+        _refuse("parameters are not an object.")
     binary = bool(parameters.get("binary_data_output", False))
     wanted = asked.get("outputs") or []
     if not isinstance(wanted, list):
-        _refuse("outputs are no list.")
+        _refuse("outputs are not a list.")
     for entry in wanted:
         if not isinstance(entry, dict) or entry.get("name") != OUTPUT_NAME:
             _refuse(f"the model has one output, {OUTPUT_NAME}.")

@@ -48,9 +48,16 @@ class Checkpoint:
     imported: Mapping[str, str] | None
     generator_state: Mapping[str, Tensor]
 
-    def generator(self) -> Generator:
-        """The network with these weights, in evaluation mode."""
-        network = Generator(self.spec)
+    def generator(self, spec: ModelSpec | None = None) -> Generator:
+        """The network with these weights, in evaluation mode.
+
+        Parameters
+        ----------
+        spec
+            What the network means where that differs from the checkpoint's own, such as in the
+            sizes of slices it is exported for.
+        """
+        network = Generator(self.spec if spec is None else spec)
         try:
             network.load_state_dict(dict(self.generator_state))
         except RuntimeError as error:

@@ -10,7 +10,7 @@ from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 from tlp_train.fpg import FuzzyPrompt
 from tlp_train.network.discriminator import DiscriminatorNorm
 
-Precision = Literal["32-true", "bf16-mixed"]
+TrainingPrecision = Literal["32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class TrainConfig:
     discriminator_norm: DiscriminatorNorm = "batch"
     fpg: bool = True
     fuzzy: FuzzyPrompt = field(default_factory=FuzzyPrompt)
-    precision: Precision = "32-true"
+    precision: TrainingPrecision = "32-true"
     seed: int = 0
     workers: int | None = None
     accumulate: int = 1
@@ -93,10 +93,9 @@ class TrainConfig:
                 f"a batch of {self.batch_size} cannot be computed in {self.accumulate} equal "
                 "parts; choose --accumulate among its divisors."
             )
-        if self.precision not in get_args(Precision):
-            raise UsageError(
-                f"precision is {self.precision!r}, expected {' or '.join(get_args(Precision))}."
-            )
+        known = get_args(TrainingPrecision)
+        if self.precision not in known:
+            raise UsageError(f"precision is {self.precision!r}, expected {' or '.join(known)}.")
         if not 0 <= self.tumour_share <= 1:
             raise UsageError(f"tumour_share is {self.tumour_share}, expected 0 to 1.")
         if self.slices_per_epoch is not None and self.slices_per_epoch < self.global_batch:

@@ -18,9 +18,9 @@ from tlp_runtime.io.brats import CaseFiles
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_runtime.synthesis.prepare import prepare_published
+from tlp_runtime.synthesis.request import Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_runtime.values.intensity import scale
-from tlp_runtime.values.prompt import Prompt
 from tlp_train.metrics import (
     COLUMNS,
     ENHANCING,
@@ -29,7 +29,7 @@ from tlp_train.metrics import (
     Values,
     all_metrics,
     best_factor,
-    to_unit,
+    to_unit64,
 )
 from tlp_train.statistics import CONFIDENCE, RESAMPLES, Statistic
 
@@ -213,12 +213,12 @@ def evaluate(
     )
 
 
-def case_slices(
+def evaluation_slices(
     case: CaseFiles, spec: ModelSpec, use: PromptUse
 ) -> tuple[Truth, dict[str, NDArray[np.float32]]]:
     """A case's truth and the network's tensors, (Z, H, W), both of the published slices."""
-    volumes = {name: read_volume(case.files[name]) for name in spec.inputs}
-    prepared = prepare_published(volumes, spec, prompt=Prompt(read_volume(case.files["seg"])))
+    images = {name: case.files[name] for name in spec.inputs}
+    prepared = prepare_published(Request(images=images, prompt=case.files["seg"]), spec)
     published = slice(*spec.crop.slices)
 
     def image(name: str) -> NDArray[np.float32]:
@@ -234,10 +234,10 @@ def case_slices(
         tensors[PROMPT_NAME] = np.zeros_like(exact)
     elif use == "mirrored":
         tensors[PROMPT_NAME] = np.ascontiguousarray(exact[:, :, ::-1])
-    t1ce = to_unit(image(OUTPUT_NAME))
+    t1ce = to_unit64(image(OUTPUT_NAME))
     truth = Truth(
         t1ce=t1ce,
-        t1=to_unit(image("t1")),
+        t1=to_unit64(image("t1")),
         brain=t1ce > 0,
         core=exact == spec.prompt.tumour_value,
         oedema=exact == spec.prompt.oedema_value,
@@ -247,10 +247,10 @@ def case_slices(
 
 def _evaluate_case(synthesizer: Synthesizer, case: CaseFiles, use: PromptUse) -> CaseResult:
     spec = synthesizer.spec
-    truth, tensors = case_slices(case, spec, use)
-    synthesis = to_unit(synthesizer.run_slices(tensors))
+    truth, tensors = evaluation_slices(case, spec, use)
+    synthesis = to_unit64(synthesizer.run_slices(tensors))
     first = spec.inputs[0]
-    given = to_unit(tensors[first])
+    given = to_unit64(tensors[first])
     images: dict[str, Float] = {
         SYNTHESIS: synthesis,
         f"{first} copied": given,

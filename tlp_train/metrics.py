@@ -25,8 +25,8 @@ Values = dict[str, list[float]]
 """Metric keys to the values of one case: one a slice, or one alone."""
 
 
-def to_unit(values: NDArray[np.float32]) -> Float:
-    """[-1, 1] to [0, 1]."""
+def to_unit64(values: NDArray[np.float32]) -> Float:
+    """[-1, 1] to [0, 1], in float64."""
     unit: Float = (values.astype(np.float64) + 1) / 2
     return unit
 

@@ -25,7 +25,7 @@ from tlp_runtime.spec.model import BrightnessSpec, ModelSpec
 from tlp_runtime.values.checks import BRIGHTNESS_PERCENTILES
 from tlp_train.cache import CachedCase, open_cases
 from tlp_train.callbacks import MetricsCsv, SampleImages, SaveOnInterrupt
-from tlp_train.config import Precision
+from tlp_train.config import TrainingPrecision
 from tlp_train.data import EpochSampler, SampleId, SliceDataset
 from tlp_train.module import Batch, SynthesisModule
 from tlp_train.runs import BEST, LAST, Run, Status
@@ -296,7 +296,7 @@ def _marked(run: Run, status: Status) -> Run:
     return replace(run, status=status)
 
 
-def fast_precision() -> Precision:
+def fast_precision() -> TrainingPrecision:
     """``bf16-mixed`` where the GPU or CPU multiplies bf16 in hardware, else ``32-true``."""
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"

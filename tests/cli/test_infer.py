@@ -220,18 +220,18 @@ BAD = [
     (_mirrored_forms, 3, "sform and qform disagree on which way the axes run (LPS against RPS)"),
     (_micrometres, 3, "lengths in micron, expected mm"),
     (_prompt_box_nowhere, 3, "wholly outside"),
-    (_sphere_form, 2, "--prompt-sphere '1,2,3': expected X,Y,Z,RADIUS_MM"),
-    (_dicom_of_nifti, 2, "is no DICOM, so there is no patient"),
+    (_sphere_form, 2, "sphere '1,2,3': expected X,Y,Z,RADIUS_MM"),
+    (_dicom_of_nifti, 2, "is not DICOM, so there is no patient"),
     (_bids_alone, 2, "--t1, --prompt cannot go with --bids"),
     (_stray_word, 2, "unexpected 'roi.nii.gz'"),
-    (_mask_grid, 3, "give --resample"),
+    (_mask_grid, 3, "Use --resample"),
     (_prompt_shape, 3, "240 x 240 x 23"),
-    (_prompt_place, 3, "corners up to 2 mm apart. Both must lie on one grid: give --resample"),
+    (_prompt_place, 3, "corners up to 2 mm apart. Use --resample"),
     (_prompt_label, 3, "labels 7 have no meaning"),
     (_no_gpu, 5, "but no engine can use it"),
     (_no_folder, 9, "does not exist"),
     (_unwritable, 9, "cannot be written"),
-    (_exists, 9, "exists already. Give --overwrite"),
+    (_exists, 9, "exists already.   Use --overwrite"),
     (_preview_exists, 9, "p.png: exists already"),
 ]
 
@@ -284,7 +284,10 @@ def test_two_images_on_different_grids(
     save(case["t2"], data, affine)
     arguments = ["infer", "--t1", str(case["t1"]), "--t2", str(case["t2"])]
     assert main([*arguments, "--model", str(tiny_dual.path)]) == 3
-    assert "Both must lie on one grid: give --resample" in capfd.readouterr().err.replace("\n", " ")
+    assert (
+        "Use --resample to bring it over by the world frame of both."
+        in capfd.readouterr().err.replace("\n", " ")
+    )
     assert len(list(case["t1"].parent.iterdir())) == 3
 
 

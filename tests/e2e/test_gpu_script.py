@@ -109,7 +109,7 @@ def test_parity_measures_what_is_there_and_names_what_is_not(
         assert ours[label]["within"]
         assert 0 < ours[label]["against float64"]["max_abs"] < 2e-4
     assert found["plain export, ort-cpu"]["run"]["status"] == "failed"
-    assert "is no model bundle" in found["plain export, ort-cpu"]["run"]["message"]
+    assert "is not a model bundle" in found["plain export, ort-cpu"]["run"]["message"]
 
 
 def test_peers_take_turns_and_a_missing_one_stops_no_other(

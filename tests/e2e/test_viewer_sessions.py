@@ -222,3 +222,28 @@ def test_cases_are_uploaded_or_picked_and_the_token_is_hidden(
         with viewing(chromium, address) as viewer:
             viewer.page.get_by_text("token").first.wait_for()
             viewer.forgive()
+
+
+def test_warnings_and_refusals_advise_nothing_that_the_page_does_not_have(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    head = np.pad(np.random.default_rng(0).uniform(1, 2, (150, 150, 150)).astype(np.float32), 3)
+    t1 = saved(Volume(head, BRAIN.affine), tmp_path / "head.nii.gz")
+    elsewhere = saved(Volume(np.ones((9, 9, 9), np.uint8), BRAIN.affine), tmp_path / "roi.nii.gz")
+    with running(FakeEngine(SMALL)) as address, viewing(chromium, address) as viewer:
+        viewer.page.set_input_files("#upload-t1", t1)
+        viewer.page.click("button.go")
+        viewer.opened()
+        listed = viewer.page.inner_text("#warning-list")
+        assert "3375 ml are not background" in listed
+        with viewer.page.expect_file_chooser() as chooser:
+            viewer.click("load-mask")
+        chooser.value.set_files(elsewhere)
+        viewer.page.get_by_text("The mask was not loaded").wait_for()
+        alert = viewer.page.inner_text("#alert-text")
+        viewer.forgive()
+        assert "lies on another grid" in alert
+        for text in (listed, alert):
+            assert "--" not in text
+            assert "brain_mask" not in text
+            assert "resample" not in text.lower()

@@ -25,9 +25,9 @@ from tlp_export.quantize import candidates, quantize
 from tlp_export.slices import (
     Tensors,
     calibration_slices,
-    case_slices,
     phantom_slices,
     psnr_db,
+    real_slices,
     run_module,
     unprompted,
 )
@@ -42,6 +42,7 @@ from tlp_runtime.io.brats import find_cases
 from tlp_runtime.models.bundle import Bundle, Precision
 from tlp_runtime.models.choice import models
 from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.warnings import WarningLog
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.network import Generator
 from tlp_train.published import import_weights
@@ -115,7 +116,7 @@ def test_half_precision_on_the_phantom_and_every_real_case(
     cases = find_cases(real_cases, (*published.spec.inputs, "seg"))
     assert len(cases) == 7
     slices = [phantom_slices(published.spec, 3)]
-    slices += [case_slices(case, published.spec, 3) for case in cases]
+    slices += [real_slices(case, published.spec, 3) for case in cases]
     for prompted in slices:
         for given in (prompted, unprompted(prompted)):
             got = run_module(module, published.spec, given)
@@ -227,7 +228,9 @@ def test_tensorrt_builds_the_graph(
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     options = EngineOptions(profiles=(BatchProfile(1, 2, 4),))
-    built = build_engine(bundles[precision].bundle, options, load("trt-rtx"), None)
+    built = build_engine(
+        bundles[precision].bundle, options, load("trt-rtx"), None, warn=WarningLog().add
+    )
     assert built.file.stat().st_size > 100_000
     assert built.sidecar["precision"] == precision
     # As found in the built engine, not as asked for.

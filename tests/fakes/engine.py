@@ -41,8 +41,8 @@ class GatedEngine(FakeEngine):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
-        self.open = threading.Event()
-        self.open.set()
+        self.gate = threading.Event()
+        self.gate.set()
         self.entered = threading.Semaphore(0)
         self.seen: list[int] = []
         self.images: list[np.ndarray] = []
@@ -50,7 +50,7 @@ class GatedEngine(FakeEngine):
 
     def _run(self, tensors: Mapping[str, Slices]) -> Slices:
         self.entered.release()
-        assert self.open.wait(20)
+        assert self.gate.wait(20)
         self.seen.append(len(tensors["prompt"]))
         self.images.extend(tensors["t1"][:, 0].copy())
         if self.fails is not None:

@@ -16,11 +16,13 @@ from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.options import EngineOptions
 from tlp_runtime.engines.plans import StoredEngine
+from tlp_runtime.engines.registry import find_engine
 from tlp_runtime.engines.tensorrt.binding import TensorRT
+from tlp_runtime.engines.tensorrt.engine import TensorRTEngine
 from tlp_runtime.engines.tensorrt.flavours import FlavourName
-from tlp_runtime.engines.trt import TensorRTEngine
 from tlp_runtime.errors import EngineError
 from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.warnings import WarningLog
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -30,6 +32,7 @@ class Machine:
 
     def __init__(self, version: str, folder: Path, bundle: Bundle) -> None:
         self.cuda = FakeRuntime()
+        self.heard = WarningLog()
         self.module = FakeBinding(version, self.cuda)
         self.bundle = Bundle.open(shutil.copytree(bundle.path, folder / f"bundle for {version}"))
 
@@ -48,15 +51,22 @@ class Machine:
     def build(self, progress: Any = None, **options: Any) -> StoredEngine:
         gpu = self.gpu if self.cuda.gpus else None
         return build_engine(
-            self.bundle, EngineOptions(**options), self.binding, gpu, progress=progress
+            self.bundle,
+            EngineOptions(**options),
+            self.binding,
+            gpu,
+            warn=self.heard.add,
+            progress=progress,
         )
 
     def open(self, **options: Any) -> TensorRTEngine:
-        return TensorRTEngine(
+        kind = find_engine(self.flavour)
+        assert issubclass(kind, TensorRTEngine)
+        return kind(
             self.bundle,
-            flavour=self.flavour,
             cuda=Cuda(self.cuda),
             binding=self.binding,
+            warnings=WarningLog(self.heard.add),
             **options,
         )
 

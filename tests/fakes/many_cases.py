@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.cohorts import SlowEngine, run, write_cases
-from tlp_runtime.cohort.cases import find_cases
+from tlp_runtime.cohort.cases import folder_cases
 from tlp_runtime.cohort.job import Outcome
 from tlp_runtime.cohort.journal import Journal
 from tlp_runtime.cohort.run import Summary
@@ -29,7 +29,7 @@ def resident_mib() -> float:
 
 def main() -> None:
     folder, count = Path(sys.argv[1]), int(sys.argv[2])
-    found = find_cases(write_cases(folder / "data", min(count, DISTINCT)), prompts=True)
+    found = folder_cases(write_cases(folder / "data", min(count, DISTINCT)), prompts=True)
     cases = [
         replace(found[number % DISTINCT], name=f"{number}", output=f"{number}.nii.gz")
         for number in range(count)

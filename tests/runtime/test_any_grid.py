@@ -18,7 +18,8 @@ from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.geometry.crop import on_lattice
 from tlp_runtime.geometry.grid import Grid
 from tlp_runtime.geometry.resample import InsideSplines, resampled
-from tlp_runtime.synthesis.prepare import Prepared, prepare
+from tlp_runtime.synthesis.prepare import PreparedCase, prepare
+from tlp_runtime.synthesis.request import Request
 
 
 @lru_cache
@@ -28,9 +29,11 @@ def straight() -> Volume:
 
 
 @lru_cache
-def oblique() -> Prepared:
+def oblique() -> PreparedCase:
     """An oblique scan as the network sees it."""
-    return prepare({"t1": scan(spacing=(1.1, 0.9, 3), degrees=17, landmark=(5, 6, 7))}, SMALL)
+    return prepare(
+        Request(images={"t1": scan(spacing=(1.1, 0.9, 3), degrees=17, landmark=(5, 6, 7))}), SMALL
+    )
 
 
 SPACINGS = st.floats(0.8, 3.0)
@@ -107,7 +110,7 @@ def test_all_48_axis_orders_of_an_oblique_scan_give_the_same_image_exactly(
 ) -> None:
     t1 = scan(spacing=(1.1, 0.9, 3), degrees=17, landmark=(5, 6, 7))
     turned = replace(t1.reoriented(orientation), header=None)
-    expected, prepared = oblique(), prepare({"t1": turned}, SMALL)
+    expected, prepared = oblique(), prepare(Request(images={"t1": turned}), SMALL)
     assert prepared.placement.offset is None
     np.testing.assert_array_equal(prepared.tensors["t1"], expected.tensors["t1"])
     np.testing.assert_array_equal(prepared.placement.grid.affine, expected.placement.grid.affine)
@@ -120,7 +123,7 @@ def test_all_48_axis_orders_of_an_oblique_scan_give_the_same_image_exactly(
 )
 def test_a_scan_on_the_model_s_grid_is_used_voxel_by_voxel() -> None:
     t1 = scan()
-    prepared = prepare({"t1": t1}, SMALL)
+    prepared = prepare(Request(images={"t1": t1}), SMALL)
     assert prepared.placement.offset is not None
     seen = prepared.tensors["t1"]
     scaled = np.sort(seen[seen > -1])
@@ -135,10 +138,12 @@ def test_a_scan_on_the_model_s_grid_is_used_voxel_by_voxel() -> None:
 )
 def test_a_brain_outside_the_published_crop_moves_the_window_not_the_voxels() -> None:
     t1 = scan(landmark=(5, 5, 5))
-    assert prepare({"t1": t1}, SMALL).placement.offset == (8, 8, 0), "the published crop"
+    assert prepare(Request(images={"t1": t1}), SMALL).placement.offset == (8, 8, 0), (
+        "the published crop"
+    )
     data = np.pad(t1.data, ((60, 0), (60, 0), (0, 0)))
     moved = Volume(data, _shifted(t1, -60), name="moved")
-    placement = prepare({"t1": moved}, SMALL).placement
+    placement = prepare(Request(images={"t1": moved}), SMALL).placement
     assert placement.offset is not None
     assert min(placement.offset[:2]) > 60, "the crop by index would have cut the brain"
     brain = t1.data > 0

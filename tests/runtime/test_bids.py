@@ -126,9 +126,9 @@ def test_masks_and_regions_are_found_in_derivatives(raw: Path, tmp_path: Path) -
 
 
 def test_what_is_no_dataset_is_refused(tmp_path: Path, raw: Path) -> None:
-    with pytest.raises(InputMissing, match="no folder"):
+    with pytest.raises(InputMissing, match="not a folder"):
         find_scans(tmp_path / "no")
-    with pytest.raises(InputError, match="no BIDS dataset"):
+    with pytest.raises(InputError, match="not a BIDS dataset"):
         find_scans(tmp_path)
     (tmp_path / DESCRIPTION_FILE).write_text("{}")
     with pytest.raises(InputMissing, match="no T1w image"):

@@ -10,12 +10,14 @@ import pytest
 
 from tests.scans import SMALL, scan
 from tlp_runtime import Volume
-from tlp_runtime.errors import ContentError, SpecError
+from tlp_runtime.errors import ContentError, SetOption, SpecError
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import BrightnessSpec, IntensitySpec, ModelSpec
 from tlp_runtime.synthesis.prepare import prepare
+from tlp_runtime.synthesis.request import Request
 from tlp_runtime.values import checks
 from tlp_runtime.values.intensity import limits, scale
+from tlp_runtime.warnings import OTHER_CONTRAST, UNLIKE_TRAINING, WarningLog
 
 PERCENTILES = IntensitySpec(rule="percentile-crop", percentiles=(0.0, 99.5))
 
@@ -75,28 +77,31 @@ def test_the_rule_and_the_brightness_travel_in_the_specification() -> None:
 
 
 @pytest.mark.documents("File", "more than 2200 ml that are not background", "a warning: skull?")
-def test_a_head_with_skull_is_suspected(caplog: pytest.LogCaptureFixture) -> None:
-    checks.check_extent(np.ones((150, 150, 150), bool), (1, 1, 1), "head")
-    assert "head: 3375 ml are not background" in caplog.text
-    assert "--brain-mask" in caplog.text
-    caplog.clear()
-    checks.check_extent(np.ones((100, 100, 130), bool), (1, 1, 1), "brain")
-    assert not caplog.text
+def test_a_head_with_skull_is_suspected() -> None:
+    heard = WarningLog()
+    checks.check_extent(np.ones((150, 150, 150), bool), (1, 1, 1), "head", heard.add)
+    (warning,) = heard
+    assert warning.text.startswith("head: 3375 ml are not background")
+    assert warning.numbers == {"volume_ml": 3375.0, "low_ml": 700.0, "high_ml": 2200.0}
+    assert warning.fixes == (SetOption("brain_mask", purpose="if this is a scan with skull"),)
+    checks.check_extent(np.ones((100, 100, 130), bool), (1, 1, 1), "brain", heard.add)
+    assert len(heard) == 1
 
 
 @pytest.mark.documents("File", "T1 and T2 exchanged", "a warning with the skewness")
 @pytest.mark.parametrize("case", ["BraTS2021_00006", "BraTS2021_01478", "BraTS2021_01483"])
 def test_real_images_pass_in_their_place_and_are_suspected_exchanged(
-    real_cases: Path, case: str, caplog: pytest.LogCaptureFixture
+    real_cases: Path, case: str
 ) -> None:
     t1, t2 = (read_volume(real_cases / case / f"{case}_{name}.nii.gz") for name in ("t1", "t2"))
     spec = ModelSpec(inputs=("t1", "t2"))
-    prepare({"t1": t1, "t2": t2}, spec)
-    assert not caplog.text
-    prepare({"t1": t2, "t2": t1}, spec)
-    assert "does not look like a T2: its brain's values have a dark tail" in caplog.text
+    assert not prepare(Request(images={"t1": t1, "t2": t2}), spec).warnings
+    warnings = prepare(Request(images={"t1": t2, "t2": t1}), spec).warnings
+    assert {one.code for one in warnings} == {OTHER_CONTRAST}
+    texts = " ".join(one.text for one in warnings)
+    assert "does not look like a T2: its brain's values have a dark tail" in texts
     if case != "BraTS2021_01478":  # its T2 has hardly a bright tail
-        assert "does not look like a T1: its brain's values have a bright tail" in caplog.text
+        assert "does not look like a T1: its brain's values have a bright tail" in texts
 
 
 @pytest.mark.documents(
@@ -104,24 +109,23 @@ def test_real_images_pass_in_their_place_and_are_suspected_exchanged(
     "brightness far from the training volumes'",
     "a warning with the percentile and its distance",
 )
-def test_a_scan_unlike_the_training_volumes_is_reported_with_numbers(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_scan_unlike_the_training_volumes_is_reported_with_numbers() -> None:
     t1 = scan()
-    seen = prepare({"t1": t1}, SMALL).tensors["t1"]
+    seen = prepare(Request(images={"t1": t1}), SMALL).tensors["t1"]
     found = checks.brightness(seen, seen > -1)
     level = BrightnessSpec(
         modality="t1", percentiles=checks.BRIGHTNESS_PERCENTILES, mean=found, spread=(0.02,) * 5
     )
     spec = replace(SMALL, brightness=(level,))
-    caplog.clear()
-    prepare({"t1": t1}, spec)
-    assert "unlike" not in caplog.text
+    warnings = prepare(Request(images={"t1": t1}), spec).warnings
+    assert UNLIKE_TRAINING not in [one.code for one in warnings]
     data = t1.data.copy()
     data[tuple(n // 2 for n in t1.shape)] = 1500  # one hot voxel darkens all others
-    prepare({"t1": Volume(data, t1.affine, name="hot")}, spec)
-    assert "hot: unlike the T1 images the model was trained on: percentile" in caplog.text
-    assert "s.d. away" in caplog.text
+    hot = Request(images={"t1": Volume(data, t1.affine, name="hot")})
+    (warning,) = [one for one in prepare(hot, spec).warnings if one.code is UNLIKE_TRAINING]
+    assert "hot: unlike the T1 images the model was trained on: percentile" in warning.text
+    assert "s.d. away" in warning.text
+    assert float(warning.numbers["deviations"]) > checks.BRIGHTNESS_LIMIT
 
 
 @pytest.mark.documents("File", "colour or complex voxels", "exit 3")
@@ -132,4 +136,4 @@ def test_a_scan_unlike_the_training_volumes_is_reported_with_numbers(
 def test_colour_and_complex_voxels_are_refused(dtype: object, shown: str) -> None:
     data = np.zeros(scan().shape, dtype)  # type: ignore[call-overload]
     with pytest.raises(ContentError, match=rf"{shown}.*one real number each"):
-        prepare({"t1": Volume(data, scan().affine)}, SMALL)
+        prepare(Request(images={"t1": Volume(data, scan().affine)}), SMALL)

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.cohorts import write_cases
-from tlp_runtime.cohort.cases import find_cases, read_table
+from tlp_runtime.cohort.cases import folder_cases, read_table
 from tlp_runtime.errors import InputError, InputMissing, InputUnreadable
+from tlp_runtime.synthesis.request import Request
+from tlp_runtime.warnings import COLUMNS_UNUSED, WarningLog
 
 
 def table(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -25,13 +27,15 @@ def test_a_table_names_images_prompts_and_masks_from_its_own_folder(tmp_path: Pa
         '"two, 2",/abs/x.nii.gz,y.nii.gz,,m.nii.gz\n\n',
     )
     one, two = read_table(path)
-    assert one.images == {"t1": tmp_path / "scan é/a b.nii.gz"}
-    assert one.prompt == tmp_path / "roi.nii.gz"
-    assert one.brain_mask is None
+    assert one.asked == Request(
+        images={"t1": tmp_path / "scan é/a b.nii.gz"}, prompt=tmp_path / "roi.nii.gz"
+    )
     assert one.output == "one_synth-t1ce.nii.gz"
     assert two.name == "two, 2"
-    assert two.images == {"t1": Path("/abs/x.nii.gz"), "t2": tmp_path / "y.nii.gz"}
-    assert two.brain_mask == tmp_path / "m.nii.gz"
+    assert two.asked == Request(
+        images={"t1": Path("/abs/x.nii.gz"), "t2": tmp_path / "y.nii.gz"},
+        brain_mask=tmp_path / "m.nii.gz",
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,7 +44,7 @@ def test_a_table_names_images_prompts_and_masks_from_its_own_folder(tmp_path: Pa
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_tables_of_other_programs_are_read(tmp_path: Path, text: str, encoding: str) -> None:
     (case,) = read_table(table(tmp_path, text, encoding))
-    assert (case.name, case.images) == ("a", {"t1": tmp_path / "x.nii"})
+    assert (case.name, case.asked) == ("a", Request(images={"t1": tmp_path / "x.nii"}))
 
 
 @pytest.mark.parametrize(
@@ -70,18 +74,20 @@ def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
         read_table(table(tmp_path, "case,t1\nä,x\n", "latin-1"))
 
 
-def test_columns_of_others_are_left_out_aloud(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (case,) = read_table(table(tmp_path, "case,t1,age,site\na,x,61,berlin\n"))
-    assert case.images == {"t1": tmp_path / "x"}
-    assert "not used: age, site" in caplog.text
+def test_unknown_columns_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    heard = WarningLog()
+    path = table(tmp_path, "case,t1,age,site\na,x,61,berlin\n")
+    (case,) = read_table(path, warn=heard.add)
+    assert case.asked == Request(images={"t1": tmp_path / "x"})
+    (warning,) = heard
+    assert warning.code is COLUMNS_UNUSED
+    assert warning.numbers == {"columns": "age, site"}
 
 
 def test_a_line_without_an_image_is_a_case_with_a_problem(tmp_path: Path) -> None:
     good, bad = read_table(table(tmp_path, "case,t1\na,x\nb,\n"))
-    assert good.problem is None
-    assert bad.problem == "its line names no image."
+    assert good.asked is not None
+    assert str(bad.request) == "b: its line names no image."
 
 
 def test_case_folders_and_their_problems(tmp_path: Path) -> None:
@@ -90,12 +96,15 @@ def test_case_folders_and_their_problems(tmp_path: Path) -> None:
     (data / "case-002" / "copy_t1.nii.gz").write_bytes(b"")
     (data / "case-003" / "case-003_seg.nii.gz").unlink()
     (data / "notes").mkdir()
-    whole, without, twice, unprompted = find_cases(data, prompts=True)
-    assert whole.problem is None
-    assert whole.prompt == data / "case-000" / "case-000_seg.nii.gz"
-    assert "neither T1 nor T2" in str(without.problem)
-    assert "several files for t1" in str(twice.problem)
-    assert unprompted.prompt is None
-    assert all(case.prompt is None for case in find_cases(data, prompts=False))
+    whole, without, twice, unprompted = folder_cases(data, prompts=True)
+    assert whole.asked is not None
+    assert whole.asked.prompt == data / "case-000" / "case-000_seg.nii.gz"
+    assert "neither T1 nor T2" in str(without.request)
+    assert "several files for t1" in str(twice.request)
+    assert unprompted.asked is not None
+    assert unprompted.asked.prompt is None
+    plain = [case.asked for case in folder_cases(data, prompts=False) if case.asked is not None]
+    assert len(plain) == 2
+    assert all(request.prompt is None for request in plain)
     with pytest.raises(InputMissing, match="no case found"):
-        find_cases(data / "notes", prompts=True)
+        folder_cases(data / "notes", prompts=True)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import pytest
 from tests.cohorts import SlowEngine, outputs, run, write_cases
 from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL
-from tlp_runtime.cohort.cases import Case, find_cases
-from tlp_runtime.cohort.job import Options, Outcome
+from tlp_runtime.cohort.cases import CohortCase, folder_cases
+from tlp_runtime.cohort.job import Outcome
 from tlp_runtime.cohort.run import Summary
 from tlp_runtime.errors import NoSpace, OutputError
+from tlp_runtime.synthesis.request import Request
 
 
 @pytest.fixture
@@ -70,11 +72,11 @@ def test_what_changed_is_done_again(data: Path, out: Path) -> None:
 
 def test_other_options_or_another_model_do_all_again(data: Path, out: Path) -> None:
     run(data, out)
-    assert run(data, out, options=Options(int16=True)).done == 5
-    assert run(data, out, options=Options(int16=True)).unchanged == 5
+    assert run(data, out, int16=True).done == 5
+    assert run(data, out, int16=True).unchanged == 5
     engine = FakeEngine(SMALL)
     engine.bundle.manifest["files"]["generator.onnx"] = "1" * 64
-    assert run(data, out, engine, options=Options(int16=True)).done == 5
+    assert run(data, out, engine, int16=True).done == 5
 
 
 def test_a_case_that_failed_is_tried_again(data: Path, out: Path) -> None:
@@ -104,7 +106,7 @@ def test_a_read_only_output_is_that_case_s_failure(data: Path, out: Path) -> Non
     kept = out / "case-001_synth-t1ce.nii.gz"
     kept.chmod(0o444)
     before = kept.read_bytes()
-    again = run(data, out, options=Options(int16=True))
+    again = run(data, out, int16=True)
     assert again.done == 4
     assert "is read-only and is not replaced" in again.failed["case-001"]
     assert kept.read_bytes() == before
@@ -122,7 +124,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(
         real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(NoSpace, match=r"the disk is full.*run the command again"):
+    with pytest.raises(NoSpace, match=r"the disk is full.*then try again"):
         run(data, out)
     monkeypatch.undo()
     assert not list(out.glob(".tmp-*"))
@@ -161,7 +163,7 @@ def test_what_a_killed_run_left_is_swept_up(data: Path, out: Path) -> None:
 
 
 def test_more_cases_may_join_and_some_may_stay_away(data: Path, out: Path) -> None:
-    cases = find_cases(data, prompts=True)
+    cases = folder_cases(data, prompts=True)
     assert run(cases[:3], out).done == 3
     joined = run(cases, out)
     assert (joined.done, joined.unchanged) == (2, 3)
@@ -169,9 +171,9 @@ def test_more_cases_may_join_and_some_may_stay_away(data: Path, out: Path) -> No
 
 
 def test_a_name_with_another_output_is_another_case(data: Path, out: Path) -> None:
-    cases = find_cases(data, prompts=True)[:1]
+    cases = folder_cases(data, prompts=True)[:1]
     run(cases, out)
-    moved = [Case(name=c.name, output=f"sub/{c.output}", images=c.images) for c in cases]
+    moved = [replace(case, output=f"sub/{case.output}") for case in cases]
     assert run(moved, out).done == 1
     assert (out / "sub" / cases[0].output).is_file()
 
@@ -187,7 +189,7 @@ def test_outputs_do_not_depend_on_when_or_where(data: Path, out: Path) -> None:
 
 
 def test_a_series_is_a_case_too(series: Path, out: Path) -> None:
-    cases = [Case.named("dicom", images={"t1": series})]
+    cases = [CohortCase.named("dicom", Request(images={"t1": series}))]
     assert run(cases, out).done == 1
     assert run(cases, out).unchanged == 1
     files = sorted(path for path in series.iterdir() if path.name.isdigit())

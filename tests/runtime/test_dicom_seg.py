@@ -91,7 +91,7 @@ def test_segments_of_other_kinds_are_refused_unless_their_numbers_are_explained(
     tmp_path: Path,
 ) -> None:
     path = segmentation(tmp_path / "seg.dcm", LIVER, OEDEMA)
-    with pytest.raises(ContentError, match=r"segment 1 'Liver'.*1 'Liver'; 2 'Edema'.*--prompt-la"):
+    with pytest.raises(ContentError, match=r"segment 1 'Liver'.*1 'Liver'; 2 'Edema'.*prompt_la"):
         read_segmentation(path, PromptSpec(), by_number=False)
     assert set(np.unique(read_labels(path, head().grid, by_number=True).data)) == {0, 1, 2}
     single = segmentation(tmp_path / "one.dcm", LIVER)
@@ -101,5 +101,5 @@ def test_segments_of_other_kinds_are_refused_unless_their_numbers_are_explained(
 def test_what_is_no_segmentation_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.dcm"
     dicom_series.datasets(head())[0].save_as(path, enforce_file_format=True)
-    with pytest.raises(InputUnreadable, match="no DICOM segmentation"):
+    with pytest.raises(InputUnreadable, match="not a DICOM segmentation"):
         read_labels(path, head().grid, by_number=False)

@@ -63,7 +63,7 @@ def test_of_several_series_one_is_named(tmp_path: Path) -> None:
         image.SeriesDescription = "T2 TSE"
     dicom_series.write(first, tmp_path / "s" / "a")
     dicom_series.write(second, tmp_path / "s" / "b")
-    with pytest.raises(GeometryError, match=r"several series.*--t1-series") as error:
+    with pytest.raises(GeometryError, match=r"(?s)several series.*Set series to UID") as error:
         read_series(tmp_path / "s")
     for images in (first, second):
         assert f"{images[0].SeriesInstanceUID}  MR '{images[0].SeriesDescription}'" in str(
@@ -172,7 +172,7 @@ def test_without_its_libraries_dicom_says_what_to_install(
     series: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DependencyMissing, match=r"pydicom and highdicom.*'tlp-mri\[dicom\]'"):
+    with pytest.raises(DependencyMissing, match=r"pydicom and highdicom.*tlp-mri\[dicom\]"):
         read_scan(series)
 
 
@@ -180,5 +180,5 @@ def test_the_format_is_told_from_the_file_not_its_name(series: Path, tmp_path: P
     assert read_scan(series).series is not None
     nib.save(nib.Nifti1Image(head().data, head().affine), tmp_path / "a.nii.gz")
     assert read_scan(tmp_path / "a.nii.gz").series is None
-    with pytest.raises(UsageError, match="no DICOM"):
+    with pytest.raises(UsageError, match="not DICOM"):
         read_scan(tmp_path / "a.nii.gz", "1.2.3")

@@ -1,4 +1,4 @@
-"""The doctor reports what is wrong, with the line that mends it, and never fails on it."""
+"""The doctor reports what is wrong, with the line that fixes it, and never fails on it."""
 
 from __future__ import annotations
 
@@ -7,27 +7,35 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from tlp_cli.fixes import line
 
 from tests.support import TinyModel
 from tlp_runtime import doctor
-from tlp_runtime.doctor import Finding, Report, examine
+from tlp_runtime.doctor import Diagnosis, Finding, examine
 from tlp_runtime.engines import onnx as onnx_engine
-from tlp_runtime.engines import select
 from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.options import EngineOptions
+from tlp_runtime.engines.registry import engines
 from tlp_runtime.engines.select import Choice, choose
 from tlp_runtime.engines.tensorrt.binding import load
+from tlp_runtime.errors import DeviceUnavailable
 from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.warnings import WarningLog
 
 ADA = Gpu(0, "NVIDIA L4", (8, 9), 23034, "GPU-1")
+
+
+def lines(finding: Finding) -> list[str]:
+    """What fixes it, as the command line prints it."""
+    return [line(fix) for fix in finding.fixes]
 
 
 def by_name(findings: tuple[Finding, ...]) -> dict[str, Finding]:
     return {finding.name: finding for finding in findings}
 
 
-def everything(report: Report) -> list[Finding]:
+def everything(report: Diagnosis) -> list[Finding]:
     return [*report.machine, *report.libraries, *report.engines, *report.model]
 
 
@@ -38,16 +46,17 @@ def test_a_machine_without_gpu_runs_on_the_cpu_and_says_what_the_others_lack(
     report = examine()
     assert report.runs is True
     assert report.gpus == ()
-    engines = by_name(report.engines)
-    assert list(engines) == ["trt", "trt-rtx", "ort-trt", "ort-cuda", "ort-cpu"]
-    assert engines["ort-cpu"].state == "ok"
-    assert engines["ort-cuda"].fix.startswith("pip ")
-    assert "tlp-mri[gpu]" in engines["ort-cuda"].fix
+    found = by_name(report.engines)
+    assert list(found) == ["trt", "trt-rtx", "ort-trt", "ort-cuda", "ort-cpu"]
+    assert found["ort-cpu"].state == "ok"
+    assert lines(found["ort-cuda"]) == [
+        "pip uninstall -y onnxruntime, then pip install 'tlp-mri[gpu]'"
+    ]
     assert by_name(report.model)["runs"].detail.startswith("ort-cpu: opened and ran a slice")
     assert by_name(report.libraries)["ONNX Runtime"].detail.startswith("onnxruntime ")
     for finding in everything(report):
         assert finding.detail
-        assert (finding.state == "ok") <= (finding.fix == "")
+        assert (finding.state == "ok") <= (finding.fixes == ())
         assert "pip" not in finding.detail  # the line is where lines are
     json.dumps(report.to_dict())
 
@@ -55,7 +64,7 @@ def test_a_machine_without_gpu_runs_on_the_cpu_and_says_what_the_others_lack(
 def test_no_model_is_no_fault_of_the_machine() -> None:
     report = examine()
     assert report.runs is None
-    assert by_name(report.model)["model"].fix == "tlp train, then tlp export"
+    assert lines(by_name(report.model)["model"])[:2] == ["tlp train", "tlp export"]
     assert examine("none-such").runs is False
 
 
@@ -87,7 +96,7 @@ def test_onnx_runtime_that_is_missing_or_there_twice(
     report = examine()
     found = by_name(report.libraries)["ONNX Runtime"]
     assert found.state == state
-    assert found.fix.startswith(fix)
+    assert lines(found)[0].startswith(fix)
     assert by_name(report.engines)["ort-cpu"].state != "ok"
     assert report.runs is False
 
@@ -103,7 +112,7 @@ def test_a_gpu_is_listed_and_an_engine_that_must_be_built_is_said(
     assert by_name(report.engines)["trt-rtx"].state == "ok"
     found = by_name(report.model)["runs"]
     assert "the first run builds one" in found.detail
-    assert found.fix == "tlp export --engine trt-rtx"
+    assert lines(found) == ["tlp export --engine trt-rtx"]
     assert report.runs is None
 
 
@@ -112,7 +121,9 @@ def test_engines_of_the_bundle_are_checked(
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     bundle = Bundle.open(tiny.copy(tmp_path))
-    stored = build_engine(bundle, EngineOptions(targets=("8.6",)), load("trt-rtx"), None)
+    stored = build_engine(
+        bundle, EngineOptions(targets=("8.6",)), load("trt-rtx"), None, warn=WarningLog().add
+    )
     name = f"engine {stored.folder.name}"
 
     def engine() -> Finding:
@@ -122,7 +133,7 @@ def test_engines_of_the_bundle_are_checked(
     assert "sound; there is no GPU" in engine().detail
     monkeypatch.setattr(Cuda, "gpus", lambda self: (ADA,))
     assert "built for compute capability 8.6, NVIDIA L4 has 8.9" in engine().detail
-    assert engine().fix == "tlp export --engine trt-rtx"
+    assert lines(engine()) == ["tlp export --engine trt-rtx"]
     stored.file.write_bytes(b"short")
     monkeypatch.setattr(Cuda, "gpus", lambda self: ())
     assert engine().state == "broken"
@@ -138,7 +149,7 @@ def test_no_cuda_bindings_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     report = examine()
     found = by_name(report.machine)["CUDA"]
     assert found.state == "missing"
-    assert found.fix == "pip install 'cuda-bindings>=13'"
+    assert lines(found) == ["pip install 'cuda-bindings>=13'"]
 
 
 def test_a_bundle_that_cannot_run_here_is_told(
@@ -150,12 +161,13 @@ def test_a_bundle_that_cannot_run_here_is_told(
     assert report.runs is False
     assert "was altered or damaged" in report.model[-1].detail
     tiny.register()
-    table = {name: (lambda index: "it is not there") for name in select.NAMES}
-    monkeypatch.setattr(select, "_MISSING", table)
+    for kind in engines():
+        there = classmethod(lambda cls, index=0: DeviceUnavailable("it is not there"))
+        monkeypatch.setattr(kind, "unavailable", there)
     monkeypatch.setattr(doctor, "choose", lambda: choose(device="cuda"))
     report = examine()
     assert report.runs is False
-    assert "--device cuda was asked for" in report.model[-1].detail
+    assert "the device cuda was asked for" in report.model[-1].detail
 
 
 def test_a_home_that_cannot_be_written_is_told_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +181,7 @@ def test_a_driver_too_old_for_cuda_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Cuda, "versions", lambda self: ("12.4", "13.0"))
     report = examine()
     found = by_name(report.machine)["CUDA"]
-    assert (found.state, found.fix) == ("broken", "install a newer NVIDIA driver")
+    assert (found.state, lines(found)) == ("broken", ["Install a newer NVIDIA driver."])
 
 
 def test_an_engine_without_its_sidecar_is_one_row(tiny: TinyModel, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.errors import DeviceUnavailable, EngineError
 from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.warnings import CACHE_NOT_KEPT, ENGINE_BUILT, WarningLog
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,18 +51,19 @@ def test_an_engine_that_fits_is_opened_and_not_built(machine: Machine) -> None:
 
 
 def test_no_engine_at_all_is_said_and_one_is_built_once(
-    machine: Machine, caplog: pytest.LogCaptureFixture
+    machine: Machine,
 ) -> None:
     said = machine.refusal()
     assert f"has no {machine.binding.product} engine" in said
-    assert (
-        f"--no-build). Run without it, or build one here with tlp export --engine {machine.flavour}"
-        in said
-    )
-    with caplog.at_level(logging.WARNING), machine.open() as engine:
+    assert "Building one was refused. Set build to build it at the first run." in said
+    assert f"Run the task export with engine {machine.flavour} to build it now." in said
+    with machine.open() as engine:
         assert engine.stored.folder.parent == plans.engines_folder()
         assert engine.opening["open"] > 0
-    assert "Building one; this is done once" in caplog.text
+        assert [warning.code for warning in engine.warnings] == [ENGINE_BUILT]
+    (warning,) = machine.heard
+    assert "Building one; this is done once" in warning.text
+    assert warning.numbers == {"fingerprint": engine.stored.folder.name}
     with machine.open(build=False):
         pass
     assert machine.module.builds == 1
@@ -72,7 +73,7 @@ def test_no_engine_at_all_is_said_and_one_is_built_once(
 def test_current_is_this_gpus_capability(rtx: Machine) -> None:
     assert rtx.build(targets=("current",)).sidecar["compute_capabilities"] == ["8.6"]
     rtx.cuda.gpus = 0
-    with pytest.raises(DeviceUnavailable, match=r"--target current builds on the GPU"):
+    with pytest.raises(DeviceUnavailable, match=r"the target 'current' builds on the GPU"):
         rtx.build(targets=("current",))
 
 
@@ -80,7 +81,7 @@ def test_options_of_the_other_flavour_are_refused(enterprise: Machine, rtx: Mach
     with pytest.raises(EngineError, match=r"compute capabilities 8\.6: enterprise TensorRT builds"):
         enterprise.build(targets=("8.6",))
     for options in ({"hardware": "ampere+"}, {"version_compatible": True}):
-        with pytest.raises(EngineError, match="are of enterprise TensorRT"):
+        with pytest.raises(EngineError, match="exist for enterprise TensorRT only"):
             rtx.build(**options)
     with pytest.raises(EngineError, match=r"9\.0: TensorRT-RTX builds for .*8\.6"):
         rtx.build(targets=("9.0",))
@@ -91,7 +92,7 @@ def test_enterprise_needs_a_gpu_to_build_and_rtx_does_not(
     enterprise: Machine, rtx: Machine
 ) -> None:
     enterprise.cuda.gpus = rtx.cuda.gpus = 0
-    with pytest.raises(DeviceUnavailable, match=r"TensorRT builds on the GPU.*--engine trt-rtx"):
+    with pytest.raises(DeviceUnavailable, match=r"TensorRT builds on the GPU.*Set engine to"):
         enterprise.build()
     assert rtx.build().sidecar["layers_from"] == "build log"
 
@@ -127,7 +128,14 @@ def test_progress_is_told_and_an_error_in_it_is_raised(machine: Machine) -> None
         def finish(self, phase: str) -> None:
             told.append("finish")
 
-    build_engine(machine.bundle, EngineOptions(), machine.binding, machine.gpu, progress=Progress())
+    build_engine(
+        machine.bundle,
+        EngineOptions(),
+        machine.binding,
+        machine.gpu,
+        progress=Progress(),
+        warn=WarningLog().add,
+    )
     assert told == ["start Building engine 3", "1", "2", "3", "finish"]
 
     class Broken(Progress):
@@ -136,7 +144,12 @@ def test_progress_is_told_and_an_error_in_it_is_raised(machine: Machine) -> None
 
     with pytest.raises(ValueError, match="no terminal"):
         build_engine(
-            machine.bundle, EngineOptions(level=1), machine.binding, machine.gpu, progress=Broken()
+            machine.bundle,
+            EngineOptions(level=1),
+            machine.binding,
+            machine.gpu,
+            progress=Broken(),
+            warn=WarningLog().add,
         )
 
 
@@ -155,7 +168,12 @@ def test_an_interrupt_cancels_the_build_and_leaves_nothing(machine: Machine) -> 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         build_engine(
-            machine.bundle, EngineOptions(), machine.binding, machine.gpu, progress=Interrupting()
+            machine.bundle,
+            EngineOptions(),
+            machine.binding,
+            machine.gpu,
+            progress=Interrupting(),
+            warn=WarningLog().add,
         )
     assert machine.module.builds == 0
     assert not (machine.bundle.path / "engines").exists()
@@ -173,7 +191,7 @@ def test_processes_that_start_at_once_build_once(rtx: Machine, tmp_path: Path) -
         from tlp_runtime.models.bundle import Bundle
         from tlp_runtime.engines.cuda import Cuda
         from tlp_runtime.engines.tensorrt.binding import TensorRT
-        from tlp_runtime.engines.trt import TensorRTEngine
+        from tlp_runtime.engines.trt_rtx import RtxEngine
 
         class Slow:
             def start(self, phase, steps): time.sleep(1)
@@ -183,8 +201,8 @@ def test_processes_that_start_at_once_build_once(rtx: Machine, tmp_path: Path) -
         cuda = FakeRuntime()
         module = FakeBinding("1.7.1", cuda)
         bundle = Bundle.open(Path({os.fspath(rtx.bundle.path)!r}))
-        with TensorRTEngine(bundle, flavour="trt-rtx", cuda=Cuda(cuda), progress=Slow(),
-                            binding=TensorRT("trt-rtx", module)) as engine:
+        with RtxEngine(bundle, cuda=Cuda(cuda), progress=Slow(),
+                       binding=TensorRT("trt-rtx", module)) as engine:
             print(module.builds, engine.stored.folder.name)
         """),
         encoding="utf-8",
@@ -204,11 +222,11 @@ def test_processes_that_start_at_once_build_once(rtx: Machine, tmp_path: Path) -
 
 
 def test_a_home_that_cannot_be_written_only_costs_the_caches(
-    enterprise: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    enterprise: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plans, "caches_folder", lambda: Path("/proc/none"))
     enterprise.build()
-    assert "It is made anew each time" in caplog.text
+    assert CACHE_NOT_KEPT in [warning.code for warning in enterprise.heard]
 
 
 def test_results_of_a_rebuilt_engine_are_right(machine: Machine) -> None:

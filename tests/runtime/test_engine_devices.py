@@ -10,10 +10,12 @@ import pytest
 from tests.support import TinyModel
 from tlp_runtime.cohort.cluster import Cluster, Setup, _shares
 from tlp_runtime.engines import devices
+from tlp_runtime.engines.base import Engine, Opening
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.devices import choose_all, open_all
-from tlp_runtime.engines.select import Choice, Opening
-from tlp_runtime.errors import DependencyMissing, UsageError
+from tlp_runtime.engines.registry import engines
+from tlp_runtime.engines.select import Choice
+from tlp_runtime.errors import DependencyMissing, DeviceUnavailable, UsageError
 
 
 @pytest.fixture
@@ -29,10 +31,12 @@ def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cuda, "__init__", lambda self: None)
     monkeypatch.setattr(Cuda, "gpus", lambda self: gpus)
     monkeypatch.setattr(devices, "choose", choose)
-    too_old = ("trt", 2)
-    monkeypatch.setattr(
-        devices, "missing", lambda engine, index: "old" if (engine, index) == too_old else None
-    )
+
+    def unavailable(cls: type[Engine], index: int = 0) -> DeviceUnavailable | None:
+        return DeviceUnavailable("old") if (cls.name, index) == ("trt", 2) else None
+
+    for kind in engines():
+        monkeypatch.setattr(kind, "unavailable", classmethod(unavailable))
 
 
 def indices(engine: str, device: str) -> list[int | None]:
@@ -52,7 +56,7 @@ def test_auto_takes_every_gpu_that_the_engine_can_use() -> None:
 @pytest.mark.parametrize(
     ("device", "said"),
     [
-        ("cuda:0,cuda:0", "names a device twice"),
+        ("cuda:0,cuda:0", "one is named twice"),
         ("cpu,cuda:0", "do not share a run"),
         ("cuda:0,cuda:2", "trt on cuda:0, ort-cuda on cuda:2"),
     ],
@@ -63,16 +67,16 @@ def test_devices_that_cannot_share_a_run_are_refused(device: str, said: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("cpus", "threads", "engines"),
+    ("cpus", "threads", "count"),
     [(1, None, 1), (2, None, 2), (16, None, 4), (8, 4, 2), (2, 8, 1)],
 )
 def test_engines_share_the_cores_of_a_cpu(
-    tiny: TinyModel, cpus: int, threads: int | None, engines: int
+    tiny: TinyModel, cpus: int, threads: int | None, count: int
 ) -> None:
     opened = open_all(
         [Choice("ort-cpu", None, "as asked")], tiny.bundle, Opening(threads=threads), cpus=cpus
     )
-    assert len(opened) == engines
+    assert len(opened) == count
     for engine in opened:
         engine.close()
 
@@ -98,5 +102,5 @@ def test_every_machine_of_a_cluster_has_its_share() -> None:
 
 def test_without_ray_the_line_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(DependencyMissing, match=r"pip install 'tlp-mri\[ray\]'"):
+    with pytest.raises(DependencyMissing, match=r"Install tlp-mri\[ray\]"):
         Cluster("auto", Setup(model=Path("m")))

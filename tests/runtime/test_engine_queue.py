@@ -40,7 +40,7 @@ def test_tickets_run_by_level_and_cases_share_batches() -> None:
         return Ticket(lambda: Piece(name), level, lambda _: finished.release())
 
     with EngineQueue(engine, batch=4) as queue:
-        engine.open.clear()
+        engine.gate.clear()
         queue.submit([ticket("blocks", Level.VISIBLE)])
         assert engine.entered.acquire(timeout=20)
         gone = ticket("gone", Level.STROKE)
@@ -48,7 +48,7 @@ def test_tickets_run_by_level_and_cases_share_batches() -> None:
         queue.submit([ticket("b", Level.STROKE), ticket("seen", Level.VISIBLE)])
         gone.cancelled = True
         assert queue.waiting == 4
-        engine.open.set()
+        engine.gate.set()
         for _ in range(5):
             assert finished.acquire(timeout=20)
     assert order == ["blocks", "seen", "a", "b", "rest"]
@@ -61,10 +61,10 @@ def test_closing_fails_what_waits() -> None:
     engine = GatedEngine(SMALL)
     queue = EngineQueue(engine, batch=1)
     reader = Reader({"t1": BRAIN}, queue, SMALL)
-    engine.open.clear()
+    engine.gate.clear()
     reader.case.go_on()
     assert engine.entered.acquire(timeout=20)
-    threading.Timer(0.1, engine.open.set).start()
+    threading.Timer(0.1, engine.gate.set).start()
     queue.close()
     reader.settle()
     assert "closed before" in str(reader.next().error)

@@ -12,19 +12,23 @@ from tests.fakes.engine import FakeEngine
 from tests.support import TinyModel
 from tlp_runtime import Synthesizer
 from tlp_runtime.engines import onnx as onnx_engine
-from tlp_runtime.engines import select
 from tlp_runtime.engines.base import Engine, Slices
-from tlp_runtime.engines.cuda import Cuda, Gpu
-from tlp_runtime.engines.select import NAMES, choose, missing
+from tlp_runtime.engines.cuda import NEWER_DRIVER, Cuda, Gpu
+from tlp_runtime.engines.registry import engine_names, engines, find_engine
+from tlp_runtime.engines.select import choose
+from tlp_runtime.engines.tensorrt import engine as tensorrt_engine
 from tlp_runtime.errors import (
     DependencyConflict,
     DependencyMissing,
     DeviceUnavailable,
     EngineError,
+    Fix,
+    Install,
     MemoryExhausted,
     UsageError,
 )
 
+NAMES = engine_names()
 HOPPER = Gpu(0, "NVIDIA H200", (9, 0), 143771, "GPU-0")
 ADA = Gpu(0, "NVIDIA L4", (8, 9), 23034, "GPU-1")
 
@@ -43,11 +47,11 @@ def there(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make it look as if these engines could run; the others say what they lack."""
 
     def settle(*names: str) -> None:
-        table = {
-            name: (lambda index, name=name: None if name in names else f"{name} is not there")
-            for name in NAMES
-        }
-        monkeypatch.setattr(select, "_MISSING", table)
+        def unavailable(cls: type[Engine], index: int = 0) -> DeviceUnavailable | None:
+            return None if cls.name in names else DeviceUnavailable(f"{cls.name} is not there.")
+
+        for kind in engines():
+            monkeypatch.setattr(kind, "unavailable", classmethod(unavailable))
 
     return settle
 
@@ -61,7 +65,7 @@ def test_no_onnx_runtime_says_which_line_installs_one(monkeypatch: pytest.Monkey
 def test_both_flavours_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     _installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
     for device in ("auto", "cpu", "cuda"):
-        with pytest.raises(DependencyConflict, match="pip uninstall -y onnxruntime onnxruntime-gp"):
+        with pytest.raises(DependencyConflict, match="Uninstall onnxruntime and onnxruntime-gpu"):
             choose(device=device)
 
 
@@ -97,7 +101,7 @@ def test_a_gpu_that_was_asked_for_is_never_the_cpu(there: Callable[..., None]) -
         choose(device="cuda")
     assert e.value.exit_code == 5
     for name in ("trt", "trt-rtx", "ort-trt", "ort-cuda"):
-        with pytest.raises(DeviceUnavailable, match=f"--engine {name} .* but {name} is not there"):
+        with pytest.raises(DeviceUnavailable, match=f"engine {name} .* but {name} is not there"):
             choose(name)
 
 
@@ -126,45 +130,57 @@ def test_names_and_pairs_that_cannot_be(engine: str, device: str) -> None:
         choose(engine, device)
 
 
-def test_each_engine_says_what_it_lacks_and_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "installed", dict)
-    assert missing("trt") == "TensorRT is not installed (pip install 'tlp-mri[trt]')"
-    assert "pip install 'tlp-mri[trt-rtx]'" in str(missing("trt-rtx"))
+def test_each_engine_reports_what_it_lacks_and_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def problem(name: str, index: int = 0) -> str | None:
+        found = find_engine(name).unavailable(index)
+        return None if found is None else found.problem
+
+    def fixes(name: str) -> tuple[Fix, ...]:
+        found = find_engine(name).unavailable()
+        assert found is not None
+        return found.fixes
+
+    monkeypatch.setattr(tensorrt_engine, "installed", dict)
+    assert problem("trt") == "TensorRT is not installed"
+    assert fixes("trt") == (Install(("tlp-mri[trt]",)),)
+    assert fixes("trt-rtx") == (Install(("tlp-mri[trt-rtx]",)),)
     with pytest.raises(DependencyMissing, match=r"asked for, but TensorRT is not installed"):
         choose("trt")
-    monkeypatch.setattr(select, "installed", lambda: {"trt": "11.4", "trt-rtx": "1.7"})
+    monkeypatch.setattr(tensorrt_engine, "installed", lambda: {"trt": "11.4", "trt-rtx": "1.7"})
     monkeypatch.setattr(Cuda, "gpus", lambda self: ())
     for versions, why in (
-        (("0.0", "13.0"), "the NVIDIA driver shows no GPU (see nvidia-smi)"),
-        (("13.1", "13.5"), "the NVIDIA driver shows no GPU (see nvidia-smi)"),
-        (("12.8", "13.0"), "the NVIDIA driver (CUDA 12.8) is too old for CUDA 13.0: install a "
-                           "newer driver"),
-    ):  # fmt: skip
+        (("0.0", "13.0"), "the NVIDIA driver shows no GPU"),
+        (("13.1", "13.5"), "the NVIDIA driver shows no GPU"),
+        (("12.8", "13.0"), "the NVIDIA driver (CUDA 12.8) is too old for CUDA 13.0"),
+    ):
         monkeypatch.setattr(Cuda, "versions", lambda self, versions=versions: versions)
-        assert missing("trt") == why
+        assert problem("trt") == why
+    assert fixes("trt") == (NEWER_DRIVER,)
 
     def broken(self: Cuda) -> None:
         raise EngineError("CUDA failed: cudaErrorUnknown.")
 
     monkeypatch.setattr(Cuda, "gpus", broken)
-    assert missing("trt") == "CUDA failed: cudaErrorUnknown"
+    assert problem("trt") == "CUDA failed: cudaErrorUnknown."
     assert choose().name == "ort-cpu"  # a broken GPU is a reason, not the end
     monkeypatch.setattr(Cuda, "gpus", lambda self: (HOPPER,))
 
     def unknown(flavour: str) -> None:
         raise EngineError(f"{flavour} 10.8 is installed; this version knows 10.16")
 
-    monkeypatch.setattr(select, "load", unknown)
-    assert missing("trt") == "trt 10.8 is installed; this version knows 10.16"
-    assert "10.8" in str(missing("trt-rtx"))
-    monkeypatch.setattr(select, "load", lambda flavour: None)
-    assert missing("trt") is None
-    assert missing("trt", 2) == "there is no cuda:2, only cuda:0"
-    assert "does not support NVIDIA H200 (compute capability 9.0)" in str(missing("trt-rtx"))
+    monkeypatch.setattr(tensorrt_engine, "load", unknown)
+    assert problem("trt") == "trt 10.8 is installed; this version knows 10.16"
+    assert "10.8" in str(problem("trt-rtx"))
+    monkeypatch.setattr(tensorrt_engine, "load", lambda flavour: None)
+    assert problem("trt") is None
+    assert problem("trt", 2) == "there is no cuda:2, only cuda:0"
+    assert "does not support NVIDIA H200 (compute capability 9.0)" in str(problem("trt-rtx"))
     monkeypatch.setattr(Cuda, "gpus", lambda self: (ADA,))
-    assert missing("trt-rtx") is None
+    assert problem("trt-rtx") is None
     _installed(monkeypatch)
-    assert "pip install 'tlp-mri[gpu]'" in str(missing("ort-cuda"))
+    assert fixes("ort-cuda") == (Install(("tlp-mri[gpu]",)),)
 
 
 def test_running_out_of_memory_is_exit_6_and_other_failures_5(tiny: TinyModel) -> None:
@@ -198,9 +214,7 @@ class Small(FakeEngine):
         return super()._run(tensors)
 
 
-def test_out_of_memory_halves_the_batch_says_so_and_goes_on(
-    tiny: TinyModel, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_out_of_memory_halves_the_batch_and_goes_on(tiny: TinyModel) -> None:
     rng = np.random.default_rng(0)
     tensors = {
         name: rng.uniform(-1, 1, (11, 192, 160)).astype(np.float32) for name in ("t1", "prompt")
@@ -211,10 +225,6 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on(
         np.testing.assert_array_equal(synthesizer.run_slices(tensors), want)
         assert synthesizer.batch == 2
     assert engine.batches == [2, 2, 2, 2, 2, 1]
-    assert [r.message for r in caplog.records] == [
-        "small: out of memory with 8 slices. Going on with batches of 4.",
-        "small: out of memory with 4 slices. Going on with batches of 2.",
-    ]
 
 
 def test_out_of_memory_with_one_slice_is_the_end(tiny: TinyModel) -> None:
@@ -234,9 +244,9 @@ CONTRACT = [pytest.param("ort-cpu")] + [
 @pytest.fixture(params=CONTRACT)
 def engine(request: pytest.FixtureRequest, tiny: TinyModel) -> Iterator[Engine]:
     """Every engine that is present: on a GPU those whose libraries are installed."""
-    why = missing(request.param)
-    if why is not None:
-        pytest.skip(f"{request.param}: {why}")
+    problem = find_engine(request.param).unavailable()
+    if problem is not None:
+        pytest.skip(f"{request.param}: {problem}")
     with choose(request.param).open(tiny.bundle) as opened:
         yield opened
 

@@ -12,15 +12,16 @@ from tests.fakes.engine import GatedEngine
 from tests.readers import offline, opened
 from tests.scans import SMALL, scan
 from tlp_runtime.errors import EngineError
-from tlp_runtime.interactive.parts import Box
+from tlp_runtime.interactive.parts import MaskBox
 from tlp_runtime.synthesis.prepare import prepare
+from tlp_runtime.synthesis.request import Request
 
 BRAIN = scan()
 
 
 def number_of(image: np.ndarray) -> int:
     """The k of a slice of BRAIN that an engine saw."""
-    prepared = prepare({"t1": BRAIN}, SMALL)
+    prepared = prepare(Request(images={"t1": BRAIN}), SMALL)
     assert prepared.placement.offset is not None
     (z,) = np.flatnonzero((prepared.tensors["t1"] == image).all(axis=(1, 2)))
     return int(z) + prepared.placement.offset[2]
@@ -35,13 +36,13 @@ def test_only_slices_that_were_drawn_in_change_and_undo_restores_them() -> None:
         before, ran = case.shown("synthesis"), sum(engine.seen)
         i, j, _ = (n // 2 for n in case.grid.shape)
         k = case.first
-        case.draw(Box((i, j, k), (4, 4, 3)), np.ones((4, 4, 3), np.uint8), first=k + 1)
+        case.draw(MaskBox((i, j, k), (4, 4, 3)), np.ones((4, 4, 3), np.uint8), first=k + 1)
         assert reader.settle() == {k, k + 1, k + 2}
         assert sum(engine.seen) - ran == 3
         drawn = case.shown("synthesis")
         changed = np.flatnonzero((drawn != before).any(axis=(0, 1)))
         assert changed.tolist() == [k, k + 1, k + 2]
-        case.draw(Box((i, j, k), (4, 4, 3)), np.zeros((4, 4, 3), np.uint8), first=k)
+        case.draw(MaskBox((i, j, k), (4, 4, 3)), np.zeros((4, 4, 3), np.uint8), first=k)
         assert reader.settle() == {k, k + 1, k + 2}
         assert sum(engine.seen) - ran == 3  # the unprompted slices are known
         np.testing.assert_array_equal(case.shown("synthesis"), before)
@@ -53,7 +54,9 @@ def test_a_stroke_that_changes_nothing_runs_nothing() -> None:
         reader.case.go_on()
         reader.settle()
         ran = sum(engine.seen)
-        corner = Box((0, 0, 0), (2, 2, reader.case.grid.shape[2]))  # outside of the model's window
+        corner = MaskBox(
+            (0, 0, 0), (2, 2, reader.case.grid.shape[2])
+        )  # outside of the model's window
         reader.case.draw(corner, np.ones(corner.shape, np.uint8))
         assert reader.settle() == set()
         assert sum(engine.seen) == ran
@@ -82,14 +85,14 @@ def test_a_newer_stroke_takes_over_what_an_older_one_had_to_run() -> None:
         reader.settle()
         ran = sum(engine.seen)
         i, j, k = (*(n // 2 for n in case.grid.shape[:2]), case.first)
-        engine.open.clear()
+        engine.gate.clear()
         for _ in range(10_000):
             if not engine.entered.acquire(blocking=False):
                 break
-        case.draw(Box((i, j, k - 8), (3, 3, 16)), np.ones((3, 3, 16), np.uint8), first=k)
+        case.draw(MaskBox((i, j, k - 8), (3, 3, 16)), np.ones((3, 3, 16), np.uint8), first=k)
         assert engine.entered.acquire(timeout=20)  # the first slice of the old stroke runs
-        case.draw(Box((i, j, k - 8), (3, 3, 16)), np.full((3, 3, 16), 2, np.uint8), first=k)
-        engine.open.set()
+        case.draw(MaskBox((i, j, k - 8), (3, 3, 16)), np.full((3, 3, 16), 2, np.uint8), first=k)
+        engine.gate.set()
         reader.settle()
         # 16 of the new stroke and the one that was under way.
         assert sum(engine.seen) - ran == 17
@@ -106,14 +109,14 @@ def test_what_the_engine_has_already_is_kept_when_another_slice_is_drawn_in() ->
         reader.settle()
         del engine.images[:]
         i, j, k = (*(n // 2 for n in case.grid.shape[:2]), case.first)
-        engine.open.clear()
+        engine.gate.clear()
         while engine.entered.acquire(blocking=False):
             pass
         dot = np.ones((3, 3, 1), np.uint8)
-        case.draw(Box((i, j, k), (3, 3, 1)), dot, first=k)
+        case.draw(MaskBox((i, j, k), (3, 3, 1)), dot, first=k)
         assert engine.entered.acquire(timeout=20)
-        case.draw(Box((i, j, k + 5), (3, 3, 1)), dot, first=k + 5)
-        engine.open.set()
+        case.draw(MaskBox((i, j, k + 5), (3, 3, 1)), dot, first=k + 5)
+        engine.gate.set()
         assert reader.settle() == {k, k + 5}
         assert [number_of(image) for image in engine.images] == [k, k + 5]
 
@@ -122,7 +125,7 @@ def test_strokes_before_the_first_synthesis_end_in_the_same_image() -> None:
     with opened({"t1": BRAIN}) as reader:
         case = reader.case
         i, j, k = (*(n // 2 for n in case.grid.shape[:2]), case.first)
-        case.draw(Box((i, j, k), (4, 4, 3)), np.ones((4, 4, 3), np.uint8), first=k)
+        case.draw(MaskBox((i, j, k), (4, 4, 3)), np.ones((4, 4, 3), np.uint8), first=k)
         reader.settle()
         mask = case.drawn()
         made = case.finished("synthesis")[0].data
@@ -140,17 +143,17 @@ def test_a_stroke_is_told_its_own_times_and_not_those_of_older_work(
     monkeypatch.setattr("tlp_runtime.interactive.queue.time", clock)
     with opened({"t1": BRAIN}, engine) as reader:
         case = reader.case
-        engine.open.clear()
+        engine.gate.clear()
         case.go_on()
         assert engine.entered.acquire(timeout=20)
         now = 100.0  # the first synthesis waits
         i, j, k = (*(n // 2 for n in case.grid.shape[:2]), case.first + 9)
-        case.draw(Box((i, j, k), (3, 3, 1)), np.ones((3, 3, 1), np.uint8), first=k)
-        engine.open.set()
+        case.draw(MaskBox((i, j, k), (3, 3, 1)), np.ones((3, 3, 1), np.uint8), first=k)
+        engine.gate.set()
         reader.settle()
         seconds = reader.next().seconds
         assert (seconds["queue"], seconds["engine"]) == (0, 0)
-        case.draw(Box((i, j, k), (3, 3, 1)), np.zeros((3, 3, 1), np.uint8), first=k)
+        case.draw(MaskBox((i, j, k), (3, 3, 1)), np.zeros((3, 3, 1), np.uint8), first=k)
         reader.settle()
         assert "engine" not in reader.next().seconds  # nothing was run
 
@@ -160,7 +163,7 @@ def test_a_region_that_is_cleared_and_drawn_again_at_once_is_there() -> None:
         case = reader.case
         case.go_on()
         i, j, k = (*(n // 2 for n in case.grid.shape[:2]), case.first)
-        box = Box((i, j, k), (4, 4, 1))
+        box = MaskBox((i, j, k), (4, 4, 1))
         for value in (1, 0, 1):
             case.draw(box, np.full((4, 4, 1), value, np.uint8), first=k)
             if value:
@@ -182,7 +185,7 @@ def test_of_an_interpolated_scan_the_slice_that_is_looked_at_comes_first() -> No
         reader.settle()
         k = case.first + 2
         i, j = (n // 2 for n in case.grid.shape[:2])
-        case.draw(Box((i, j, k), (4, 4, 1)), np.ones((4, 4, 1), np.uint8), first=k)
+        case.draw(MaskBox((i, j, k), (4, 4, 1)), np.ones((4, 4, 1), np.uint8), first=k)
         while not (update := reader.next()).groups:
             assert reader.news.wait(20)
             reader.news.clear()
@@ -226,11 +229,11 @@ def test_a_defect_in_an_engine_does_not_end_the_queue() -> None:
 def test_a_paused_case_goes_on_when_it_is_told() -> None:
     engine = GatedEngine(SMALL)
     with opened({"t1": BRAIN}, engine) as reader:
-        engine.open.clear()
+        engine.gate.clear()
         reader.case.go_on()
         assert engine.entered.acquire(timeout=20)
         reader.case.pause()
-        engine.open.set()
+        engine.gate.set()
         reader.settle()
         left = reader.next().left
         assert left >= reader.case.count - 8  # one batch, and one that was being made

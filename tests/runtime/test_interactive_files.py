@@ -13,8 +13,8 @@ from tests.fakes.engine import GatedEngine
 from tests.readers import offline, opened
 from tests.scans import DUAL, SMALL, scan
 from tlp_runtime import Volume
-from tlp_runtime.errors import ContentError, GeometryError
-from tlp_runtime.interactive.parts import Box, Unfinished
+from tlp_runtime.errors import ContentError, GeometryError, Unfinished
+from tlp_runtime.interactive.parts import MaskBox
 from tlp_runtime.spec.model import ModelSpec
 
 BRAIN = scan()
@@ -44,7 +44,7 @@ def test_what_is_shown_is_what_a_file_would_hold(
         for _ in range(4):
             start = [int(n * rng.uniform(0.35, 0.55)) for n in case.grid.shape]
             labels = rng.integers(0, 3, (5, 6, 4), dtype=np.uint8)
-            case.draw(Box(tuple(start), labels.shape), labels)  # type: ignore[arg-type]
+            case.draw(MaskBox(tuple(start), labels.shape), labels)  # type: ignore[arg-type]
         reader.settle()
         mask = case.drawn()
         assert set(np.unique(mask.data)) == {0, 1, 2}
@@ -65,11 +65,11 @@ def test_what_is_kept_is_up_to_date_or_refused(image: Volume) -> None:
         case.go_on()
         reader.settle()
         i, j, k = (*(n // 2 for n in case.grid.shape[:2]), case.first)
-        engine.open.clear()
-        case.draw(Box((i, j, k), (4, 4, 1)), np.ones((4, 4, 1), np.uint8), first=k)
+        engine.gate.clear()
+        case.draw(MaskBox((i, j, k), (4, 4, 1)), np.ones((4, 4, 1), np.uint8), first=k)
         with pytest.raises(Unfinished, match="still to be run"):
             case.finished("synthesis")
-        engine.open.set()
+        engine.gate.set()
         for _ in range(1000):  # nobody takes updates: what is kept does not need them
             try:
                 made, mask = case.finished("synthesis")
@@ -79,7 +79,7 @@ def test_what_is_kept_is_up_to_date_or_refused(image: Volume) -> None:
         assert mask.data.sum() == 16
         np.testing.assert_array_equal(made.data, offline({"t1": image}, mask, SMALL))
         # Undone, it needs no run: the file follows at once.
-        case.draw(Box((i, j, k), (4, 4, 1)), np.zeros((4, 4, 1), np.uint8))
+        case.draw(MaskBox((i, j, k), (4, 4, 1)), np.zeros((4, 4, 1), np.uint8))
         made, mask = case.finished("synthesis")
         assert not mask.data.any()
         np.testing.assert_array_equal(made.data, offline({"t1": image}, None, SMALL))
@@ -89,14 +89,14 @@ def test_masks_of_other_grids_and_values_are_refused_and_change_nothing() -> Non
     with opened({"t1": BRAIN}) as reader:
         case = reader.case
         for box, labels, error in (
-            (Box((0, 0, 70), (2, 2, 90)), np.ones((2, 2, 90), np.uint8), "not on the grid"),
-            (Box((-1, 0, 0), (2, 2, 2)), np.ones((2, 2, 2), np.uint8), "not on the grid"),
-            (Box((0, 0, 0), (2, 2, 2)), np.ones((2, 2, 3), np.uint8), "their box"),
+            (MaskBox((0, 0, 70), (2, 2, 90)), np.ones((2, 2, 90), np.uint8), "not on the grid"),
+            (MaskBox((-1, 0, 0), (2, 2, 2)), np.ones((2, 2, 2), np.uint8), "not on the grid"),
+            (MaskBox((0, 0, 0), (2, 2, 2)), np.ones((2, 2, 3), np.uint8), "their box"),
         ):
             with pytest.raises(GeometryError, match=error):
                 case.draw(box, labels)
         with pytest.raises(ContentError, match="the mask holds 3"):
-            case.draw(Box((0, 0, 0), (1, 1, 1)), np.full((1, 1, 1), 3, np.uint8))
+            case.draw(MaskBox((0, 0, 0), (1, 1, 1)), np.full((1, 1, 1), 3, np.uint8))
         moved = BRAIN.affine.copy()
         moved[0, 3] += 0.01
         with pytest.raises(GeometryError, match="another grid"):

@@ -13,6 +13,8 @@ from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.geometry.placement import OVERLAP, Extent, place
 from tlp_runtime.spec.model import SizeSpec
 from tlp_runtime.synthesis.prepare import prepare
+from tlp_runtime.synthesis.request import Request
+from tlp_runtime.warnings import LARGER_THAN_CROP, WarningLog
 
 
 def _wide() -> Volume:
@@ -27,19 +29,20 @@ def _wide() -> Volume:
     "larger than the crop, the model takes other sizes",
     "reported; one larger window",
 )
-def test_a_large_brain_takes_one_larger_window_where_the_model_allows(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_large_brain_takes_one_larger_window_where_the_model_allows() -> None:
     spec = replace(SMALL, sizes=SizeSpec(smallest=(80, 64), largest=(160, 160)))
     t1 = _wide()
     t1 = replace(t1, affine=t1.affine @ np.diag([1, 1, 0.25, 1]))
-    placement = prepare({"t1": t1}, spec).placement
+    prepared = prepare(Request(images={"t1": t1}), spec)
+    placement = prepared.placement
     assert placement.window == (136, 104)
     assert placement.corners == ((0, 0),)
+    (warning,) = [one for one in prepared.warnings if one.code is LARGER_THAN_CROP]
     assert (
-        "its brain is 136 x 104 voxels of the model's grid, the crop holds 80 x 64" in caplog.text
+        "its brain is 136 x 104 voxels of the model's grid, the crop holds 80 x 64" in warning.text
     )
-    assert "one window of 136 x 104" in caplog.text
+    assert "one window of 136 x 104" in warning.text
+    assert warning.numbers == {"rows": 136, "columns": 104, "windows": 1}
 
 
 @pytest.mark.documents(
@@ -47,16 +50,15 @@ def test_a_large_brain_takes_one_larger_window_where_the_model_allows(
     "larger than the crop, a model of one size",
     "reported; overlapping windows, blended smoothly",
 )
-def test_a_large_brain_is_run_in_windows_that_leave_no_seam(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_large_brain_is_run_in_windows_that_leave_no_seam() -> None:
     t1 = _wide()
     t1 = replace(t1, affine=t1.affine @ np.diag([1, 1, 0.25, 1]))
     with Synthesizer(FakeEngine(SMALL)) as synthesizer:
         result = synthesizer.run({"t1": t1})
     placement = result.prepared.placement
     assert len(placement.corners) == 3 * 3
-    assert "9 overlapping windows a slice" in caplog.text
+    (warning,) = [one for one in result.warnings if one.code is LARGER_THAN_CROP]
+    assert "9 overlapping windows per slice" in warning.text
     expected = t1.data / t1.data.max()
     held = t1.data > 0
     np.testing.assert_allclose(
@@ -67,7 +69,7 @@ def test_a_large_brain_is_run_in_windows_that_leave_no_seam(
 @pytest.mark.parametrize("rows", [81, 100, 137, 200])
 def test_the_windows_weights_sum_to_one_and_fall_smoothly(rows: int) -> None:
     half = np.array([40.0, rows / 2, 20.0])
-    placement = place(scan(degrees=5).grid, Extent(-half, half), SMALL, "x")
+    placement = place(scan(degrees=5).grid, Extent(-half, half), SMALL, "x", WarningLog().add)
     weights = placement.weights
     height, width = placement.window
     total = np.zeros((placement.grid.shape[1], placement.grid.shape[0]))

@@ -58,7 +58,7 @@ def test_manifests_that_cannot_be_read(tiny: TinyModel, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(ModelMissing, match="no model bundle"):
+    with pytest.raises(ModelMissing, match=r"is not a model bundle: manifest\.json is missing"):
         Bundle.open(tmp_path)
 
 
@@ -79,7 +79,7 @@ def test_an_onnx_of_another_specification_is_refused(tiny: TinyModel, tmp_path: 
 
 
 def test_nothing_registered(tmp_path: Path) -> None:
-    with pytest.raises(ModelMissing, match="tlp train"):
+    with pytest.raises(ModelMissing, match="Run the task train"):
         find_bundle(None, ("t1",))
     with pytest.raises(ModelMissing, match="neither a bundle folder nor a registered model"):
         find_bundle("nobody", ("t1",))

@@ -12,9 +12,10 @@ from tests.fakes.machine import expected, inputs
 from tests.fakes.onnxruntime_module import FakeOnnxRuntime
 from tests.support import TinyModel
 from tlp_runtime.engines.cuda import Cuda
-from tlp_runtime.engines.onnx_cuda import OnnxDeviceEngine, OrtName
+from tlp_runtime.engines.onnx_device import OnnxDeviceEngine
 from tlp_runtime.engines.options import BatchProfile
 from tlp_runtime.engines.plans import caches_folder
+from tlp_runtime.engines.registry import find_engine
 from tlp_runtime.errors import DeviceUnavailable, EngineError, MemoryExhausted
 from tlp_runtime.spec.model import SizeSpec
 
@@ -29,12 +30,10 @@ class OrtMachine:
         self.module = FakeOnnxRuntime(self.cuda, *providers)
         self.bundle = tiny.bundle
 
-    def open(
-        self, name: OrtName = "ort-cuda", profile: BatchProfile | None = None
-    ) -> OnnxDeviceEngine:
-        return OnnxDeviceEngine(
-            self.bundle, name=name, cuda=Cuda(self.cuda), runtime=self.module, profile=profile
-        )
+    def open(self, name: str = "ort-cuda", profile: BatchProfile | None = None) -> OnnxDeviceEngine:
+        kind = find_engine(name)
+        assert issubclass(kind, OnnxDeviceEngine)
+        return kind(self.bundle, cuda=Cuda(self.cuda), runtime=self.module, profile=profile)
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def machine(tiny: TinyModel) -> OrtMachine:
 @pytest.mark.parametrize("name", ["ort-cuda", "ort-trt"])
 @pytest.mark.parametrize("seed", range(4))
 def test_batches_overlap_and_graphs_are_replayed_on_their_own_buffers(
-    machine: OrtMachine, name: OrtName, seed: int
+    machine: OrtMachine, name: str, seed: int
 ) -> None:
     machine.cuda.random.seed(seed)
     machine.cuda.eagerness = (0.0, 0.3, 0.8)[seed % 3]
@@ -84,7 +83,7 @@ def test_a_library_without_the_provider_is_refused(tiny: TinyModel) -> None:
 
 def test_a_provider_that_cannot_be_loaded_never_ends_on_the_cpu(machine: OrtMachine) -> None:
     machine.module.loads = False
-    said = r"would run on CPUExecutionProvider.*pip install 'tlp-mri\[gpu\]'"
+    said = r"would run on CPUExecutionProvider.*Install tlp-mri\[gpu\]"
     with pytest.raises(DeviceUnavailable, match=said) as e:
         machine.open()
     assert e.value.exit_code == 5

@@ -12,7 +12,7 @@ from tlp_runtime import Volume
 from tlp_runtime.errors import ContentError, GeometryError
 from tlp_runtime.geometry.grid import difference
 from tlp_runtime.synthesis.prepare import prepare
-from tlp_runtime.values.prompt import Prompt
+from tlp_runtime.synthesis.request import Request
 
 
 @pytest.mark.documents(
@@ -21,10 +21,10 @@ from tlp_runtime.values.prompt import Prompt
 def test_another_grid_is_refused_naming_shape_spacing_origin_and_angle() -> None:
     t2 = scan(spacing=(1, 1, 2), degrees=10, name="t2")
     with pytest.raises(GeometryError) as error:
-        prepare({"t1": scan(), "t2": t2}, DUAL)
+        prepare(Request(images={"t1": scan(), "t2": t2}), DUAL)
     for word in ("t2: lies on another grid than t1", "shape 76 x 92 x 42 against 76 x 92 x 84",
                  "spacing 1 x 1 x 2 against 1 x 1 x 1", "origin (", "turned by 10.00 degrees",
-                 "--resample"):  # fmt: skip
+                 "resample"):  # fmt: skip
         assert word in str(error.value)
 
 
@@ -41,7 +41,7 @@ def test_resample_brings_t2_and_prompt_over_by_their_world_frame(
     t2 = scan(spacing=(0.9, 1.1, 1.4), degrees=12, landmark=(6, -4, 8), name="t2")
     roi = scan(spacing=(1, 2, 1), degrees=-8, landmark=(6, -4, 8), name="roi")
     labels = Volume((roi.data > 900).astype(np.uint8), roi.affine, name="roi")
-    prepared = prepare({"t1": t1, "t2": t2}, DUAL, prompt=Prompt(labels), resample=True)
+    prepared = prepare(Request(images={"t1": t1, "t2": t2}, prompt=labels, resample=True), DUAL)
     centres = []
     for tensor in prepared.tensors.values():
         part = np.clip(tensor - tensor.min() - 0.8 * np.ptp(tensor), 0, None).transpose(2, 1, 0)
@@ -65,18 +65,18 @@ def test_a_map_cut_to_its_region_is_put_back_by_resample_alone() -> None:
     affine = labels.affine.copy()
     affine[:3, 3] = labels.grid.world(np.array([[a, b, c]]))[0]
     cut = Volume(labels.data[a:x, b:y, c:z], affine, name="cut").reoriented("SAR")
-    whole = prepare({"t1": t1}, SMALL, prompt=Prompt(labels)).tensors["prompt"]
+    whole = prepare(Request(images={"t1": t1}, prompt=labels), SMALL).tensors["prompt"]
     assert whole.any()
     with pytest.raises(GeometryError, match="cut: lies on another grid"):
-        prepare({"t1": t1}, SMALL, prompt=Prompt(cut))
-    brought = prepare({"t1": t1}, SMALL, prompt=Prompt(cut), resample=True)
+        prepare(Request(images={"t1": t1}, prompt=cut), SMALL)
+    brought = prepare(Request(images={"t1": t1}, prompt=cut, resample=True), SMALL)
     np.testing.assert_array_equal(brought.tensors["prompt"], whole)
 
 
 def test_a_t2_that_lies_elsewhere_is_refused_even_with_resample() -> None:
     t2 = scan(centre=(300, 0, 0), name="t2")
     with pytest.raises(GeometryError, match="t2: does not overlap the brain of t1"):
-        prepare({"t1": scan(), "t2": t2}, DUAL, resample=True)
+        prepare(Request(images={"t1": scan(), "t2": t2}, resample=True), DUAL)
 
 
 @pytest.mark.documents("Grid", "a scan with skull and `--brain-mask`", "as the bare brain")
@@ -91,7 +91,7 @@ def test_a_brain_mask_takes_the_skull_away() -> None:
     with pytest.raises(ContentError, match="marks nothing of t1 as brain"):
         run(head, brain_mask=replace(mask, data=mask.data * 0))
     elsewhere = scan(spacing=(2, 2, 2))
-    with pytest.raises(GeometryError, match="--resample"):
+    with pytest.raises(GeometryError, match="resample"):
         run(head, brain_mask=elsewhere)
     out = run(head, brain_mask=replace(elsewhere, data=elsewhere.data > 0), resample=True)
     assert np.abs(out.data - run(bare).data)[mask.data > 0].mean() < 0.02
@@ -102,10 +102,13 @@ def test_a_brain_mask_takes_the_skull_away() -> None:
     "negative values, a background that is not 0",
     "the corners' common value is taken as background, with a warning",
 )
-def test_a_background_that_is_not_zero_is_taken_as_zero(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_background_that_is_not_zero_is_taken_as_zero() -> None:
     t1 = scan(landmark=(5, 5, 5))
     np.testing.assert_allclose(run(replace(t1, data=t1.data - 1000)).data, run(t1).data, atol=1e-6)
-    assert "background is -1000; taken as 0" in caplog.text
+    shifted = Request(images={"t1": replace(t1, data=t1.data - 1000)})
+    (warning,) = [one for one in prepare(shifted, SMALL).warnings if one.kind == "input"][:1]
+    assert warning.code.name == "background-shifted"
+    assert warning.numbers == {"background": -1000}
 
 
 def test_the_angle_between_grids_is_independent_of_their_axis_orders() -> None:

@@ -14,8 +14,9 @@ from tlp_runtime.geometry.crop import crop_slices
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import IntensitySpec, ModelSpec, PromptSpec
 from tlp_runtime.synthesis.prepare import prepare
+from tlp_runtime.synthesis.request import Request
 from tlp_runtime.values.intensity import scale, to_unit
-from tlp_runtime.values.prompt import Prompt, encode, with_labels
+from tlp_runtime.values.prompt import encode, with_labels
 
 
 def test_every_published_array_of_the_real_cases_is_reproduced(
@@ -32,7 +33,7 @@ def test_every_published_array_of_the_real_cases_is_reproduced(
             for name in ("t1", "t2", "t1ce", "seg")
         }
         images = {name: volumes[name] for name in spec.inputs}
-        arrays = dict(prepare(images, spec, prompt=Prompt(volumes["seg"])).tensors)
+        arrays = dict(prepare(Request(images=images, prompt=volumes["seg"]), spec).tensors)
         target = crop_slices(volumes["t1ce"].reoriented("LPS"), spec.crop)
         arrays["t1ce"] = scale(target, spec.intensity, "t1ce")
         for row in (row for row in rows if row["case"] == case):
@@ -82,7 +83,7 @@ def test_labels_stored_as_floats_are_labels() -> None:
 
 @pytest.mark.parametrize("value", [5, -1, 0.5, 255])
 def test_unknown_labels_are_refused_and_named(value: float) -> None:
-    with pytest.raises(ContentError, match=rf"labels {value:g} have no meaning.*--prompt-labels"):
+    with pytest.raises(ContentError, match=rf"labels {value:g} have no meaning.*Set prompt_labels"):
         encode(np.array([0, 1, value]), PromptSpec(), "seg")
 
 

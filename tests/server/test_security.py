@@ -40,7 +40,7 @@ def test_loopback_needs_no_token(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_anything_else_demands_a_token_of_some_length(host: str) -> None:
-    with pytest.raises(UsageError, match="a token is needed"):
+    with pytest.raises(UsageError, match="a token is required"):
         Settings(host=host)
     for token in ("short", "short===========", "words with spaces", "percent%20percent", "ü" * 16):
         with pytest.raises(UsageError, match="16 characters at least"):
@@ -49,7 +49,7 @@ def test_anything_else_demands_a_token_of_some_length(host: str) -> None:
 
 
 def test_a_root_must_be_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputMissing, match="is no folder"):
+    with pytest.raises(InputMissing, match="is not a folder"):
         Settings(root=tmp_path / "none")
 
 
@@ -65,7 +65,7 @@ def test_the_api_demands_the_token(guarded: str) -> None:
             for given in (b"", b"Bearer wrong", f"Basic {TOKEN}".encode(), b"Bearer \xff\xfe"):
                 answer = http.get(path, headers={b"authorization": given})
                 assert answer.status_code == 401, path
-                assert "demands a token" in answer.text
+                assert "requires a token" in answer.text
             answer = http.get(path, headers={"authorization": f"Bearer {TOKEN}"})
             assert answer.status_code == 200, path
         assert http.get(f"/api/status?token={TOKEN}").status_code == 401
@@ -308,7 +308,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(root: Path) -> None:
 
 def test_an_engine_that_is_silent_is_not_waited_for(root: Path) -> None:
     engine = GatedEngine(SMALL)
-    engine.open.clear()
+    engine.gate.clear()
     with (
         running(engine, root=root, timeout_s=3) as address,
         httpx.Client(base_url=address, timeout=20) as http,
@@ -321,7 +321,7 @@ def test_an_engine_that_is_silent_is_not_waited_for(root: Path) -> None:
         inputs = [{"name": name, **tensor} for name in ("t1", "prompt")]
         answer = http.post("/v2/models/fake/infer", json={"inputs": inputs})
         assert answer.status_code == 503
-        engine.open.set()
+        engine.gate.set()
 
 
 # Logs

@@ -23,7 +23,7 @@ from tests.servers import Frame, Page, body_of, case_of, frames, running, saved
 from tlp_runtime import Volume
 from tlp_runtime.interactive.parts import Update
 from tlp_runtime.io.nifti import nifti_bytes, parse_volume
-from tlp_server.sessions import Session
+from tlp_server.sessions import Bell, Session
 
 BALL = np.ones((5, 5, 3), np.uint8)
 
@@ -187,7 +187,7 @@ def test_strokes_that_make_no_sense_are_refused(
 
 def test_a_newer_stroke_ends_the_stream_of_the_older_one(root: Path) -> None:
     engine = GatedEngine(SMALL)
-    engine.open.clear()
+    engine.gate.clear()
     with running(engine, root=root) as address, httpx.Client(base_url=address) as http:
         page = Page.open(http, t1="t1.nii")
         states: list[str] = []
@@ -201,7 +201,7 @@ def test_a_newer_stroke_ends_the_stream_of_the_older_one(root: Path) -> None:
         thread.start()
         assert engine.entered.acquire(timeout=20)
         threading.Event().wait(0.2)  # until its stream stands
-        threading.Timer(0.5, engine.open.set).start()
+        threading.Timer(0.5, engine.gate.set).start()
         stream = page.draw([30, 40, page.info["first"]], BALL)
         thread.join(20)
         assert states[-1] == "superseded"
@@ -213,8 +213,6 @@ def test_a_newer_stroke_ends_the_stream_of_the_older_one(root: Path) -> None:
 
 def test_a_stream_that_is_superseded_claims_no_serial_that_it_did_not_bring() -> None:
     async def last() -> Frame:
-        session = Session("x", asyncio.get_running_loop())
-
         class Superseding:
             revision = 1
 
@@ -226,7 +224,8 @@ def test_a_stream_that_is_superseded_claims_no_serial_that_it_did_not_bring() ->
             def slices(self, image: str, numbers: tuple[int, ...]) -> np.ndarray:
                 return np.zeros((1, 2, 2), np.float32)
 
-        session.case = Superseding()  # type: ignore[assignment]
+        case: Any = Superseding()
+        session = Session("x", case, Bell(asyncio.get_running_loop()))
         chunks = [chunk async for chunk in session.stream(3, 0.0, 1.0)]
         return list(frames(iter(chunks), (2, 2)))[-1]
 
@@ -295,7 +294,10 @@ def test_the_case_of_the_server_needs_no_name_and_brings_its_prompt(tmp_path: Pa
         np.testing.assert_array_equal(kept.data, expected)
         answer = http.post("/api/sessions", json={"t1": "t1.nii"})
         assert answer.status_code == 403
-        assert "--root" in answer.json()["error"]["message"]
+        error = answer.json()["error"]
+        assert error["problem"] == "this server opens no files"
+        assert "Whoever runs the server can set root" in error["message"]
+        assert [fix["kind"] for fix in error["fixes"]] == ["advice", "set-option"]
 
 
 def test_what_the_model_does_not_take_is_refused(http: httpx.Client) -> None:
@@ -342,7 +344,7 @@ class Console(logging.Handler):
         self.text += self.format(record) + "\n"
 
 
-def test_remarks_about_a_scan_go_to_its_reader_and_not_to_the_log(
+def test_warnings_about_a_scan_go_to_its_reader_and_not_to_the_log(
     http: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     console = Console()
@@ -356,9 +358,12 @@ def test_remarks_about_a_scan_go_to_its_reader_and_not_to_the_log(
             answer = http.post("/api/sessions/upload", files={"t1": ("Doe^John.nii", content)})
     finally:
         logging.getLogger().removeHandler(console)
-    (remark,) = answer.json()["warnings"]
-    assert "ml are not background" in remark
-    assert "Doe" in remark
+    (warning,) = answer.json()["warnings"]
+    assert warning["code"] == "brain-too-small"
+    assert warning["kind"] == "input"
+    assert "ml are not background" in warning["text"]
+    assert "Doe" in warning["text"]
+    assert warning["numbers"]["volume_ml"] < 700
     assert "POST /api/sessions/upload 201" in console.text
     assert "Doe" not in console.text
     assert "ml are" not in console.text

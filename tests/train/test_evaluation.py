@@ -29,7 +29,7 @@ from tlp_train.metrics import (
     best_factor,
     published_metrics,
     to_levels,
-    to_unit,
+    to_unit64,
 )
 from tlp_train.statistics import PairedDifference, Statistic
 from tlp_train.tables import comparison_rows, evaluation_csv, evaluation_markdown
@@ -195,7 +195,7 @@ def test_best_factor_is_the_least_squares_one(truth: Truth, image: np.ndarray) -
 
 def test_levels_truncate_as_published() -> None:
     values = np.array([-1, 1, 0, 2.02 / 255 - 1, 1.98 / 255 - 1], np.float32)
-    assert to_levels(to_unit(values)).tolist() == [0, 255, 127, 1, 0]
+    assert to_levels(to_unit64(values)).tolist() == [0, 255, 127, 1, 0]
 
 
 def test_statistics_over_slices_and_their_interval_over_cases() -> None:

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from tlp_runtime.engines.onnx import reason, require_onnxruntime
-from tlp_runtime.engines.onnx_cuda import PROVIDERS
-from tlp_runtime.errors import DependencyMissing
+from tlp_runtime.engines.onnx import require_onnxruntime
+from tlp_runtime.engines.onnx_device import CUDA_PROVIDER
+from tlp_runtime.errors import DependencyMissing, first_line
 from tlp_runtime.models.bundle import Precision
 
 PRODUCTS = 4
@@ -78,14 +78,14 @@ def matrix_rate(
         options.intra_op_num_threads = threads
     providers: list[Any] = ["CPUExecutionProvider"]
     if on_gpu:
-        if PROVIDERS["ort-cuda"] not in ort.get_available_providers():
+        if CUDA_PROVIDER not in ort.get_available_providers():
             return f"no matrix product to compare with: {library} has no CUDA support"
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
             ort.preload_dlls()
-        providers = [(PROVIDERS["ort-cuda"], {"device_id": device.partition(":")[2]})]
+        providers = [(CUDA_PROVIDER, {"device_id": device.partition(":")[2]})]
     try:
         session = ort.InferenceSession(os.fspath(path), options, providers=providers)
-        if on_gpu and session.get_providers()[0] != PROVIDERS["ort-cuda"]:
+        if on_gpu and session.get_providers()[0] != CUDA_PROVIDER:
             return "no matrix product to compare with: CUDA's libraries cannot be loaded"
         seconds = []
         for number in range(rounds + 1):
@@ -94,6 +94,6 @@ def matrix_rate(
             if number:
                 seconds.append(time.perf_counter() - began)
     except Exception as error:
-        return f"no matrix product to compare with: {reason(error)}"
+        return f"no matrix product to compare with: {first_line(error)}"
     tflops = PRODUCTS * 2 * side**3 / statistics.median(seconds) / 1e12
     return Limit(tflops, f"{kind} {side} x {side}, {library}")

@@ -15,9 +15,10 @@ import numpy as np
 from tlp_runtime.bench.latency import Latency
 from tlp_runtime.bench.limit import Limit, matrix_rate
 from tlp_runtime.bench.machine import Nvml, peak_memory_mib, visible_gpu
-from tlp_runtime.engines.base import Engine, Slices
+from tlp_runtime.engines.base import Engine, Opening, Slices
 from tlp_runtime.engines.cuda import Cuda, Gpu
-from tlp_runtime.engines.select import Choice, Opening, choose
+from tlp_runtime.engines.registry import find_engine
+from tlp_runtime.engines.select import Choice, choose
 from tlp_runtime.errors import TLPError, UsageError
 from tlp_runtime.models.bundle import Bundle
 
@@ -50,11 +51,11 @@ class SweepOptions:
     most_warmup: int = 60
 
     def __post_init__(self) -> None:
-        for name, values in (("--batches", self.batches), ("--concurrency", self.concurrency)):
+        for name, values in (("batches", self.batches), ("concurrency", self.concurrency)):
             if not values or min(values) < 1:
                 raise UsageError(f"{name} {values}: expected whole numbers from 1.")
         if self.runs < 1 or self.most_warmup < 1:
-            raise UsageError("--runs: expected at least 1.")
+            raise UsageError("runs and warm-up runs: expected at least 1 of each.")
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,15 @@ class Point:
     Parameters
     ----------
     latency
-        Of a call, on the caller's clock.
+        Latency of a call, on the caller's clock.
     slices_per_second
-        Of all callers together; engines on a GPU copy beside computing here.
+        Rate of all callers together; engines on a GPU copy while they compute here.
     upload_ms, compute_ms, download_ms
         Medians by the device's events, of a caller alone; None on a CPU.
     tflops
         On the operations of the exported graph.
     share_of_limit
-        Of the matrix products' rate.
+        ``tflops`` as a share of the matrix products' rate.
     memory_mib
         GPU: more in use than before the engine was opened. CPU: the process's peak so far.
     energy_mj
@@ -143,13 +144,13 @@ def measure(
     Parameters
     ----------
     engine, device
-        As ``--engine`` and ``--device``; the engine by name.
+        The name of an engine, and the device to run it on.
     on_step
         Called after each point.
     """
     opening = opening or Opening()
     try:
-        choice = choose(engine, device if engine != "ort-cpu" else "cpu")
+        choice = choose(engine, device if find_engine(engine).on_gpu else "cpu")
         return _measured(choice, bundle, options, opening, on_step)
     except TLPError as error:
         return Contender(engine, bundle.name, bundle.precision, error=str(error))
@@ -227,7 +228,7 @@ def _point(
     nvml = None if gpu is None else Nvml.open(gpu)
     seconds = _together(call, len(engines))
     before = None if nvml is None else nvml.energy_mj()
-    if not engines[0].concurrent:  # copies lie beside compute only in a row of batches
+    if not engines[0].concurrent:  # copies overlap with compute only in a row of batches
         seconds = _together(stream, len(engines))
     after = None if nvml is None else nvml.energy_mj()
     slices = options.runs * batch * len(engines)

@@ -8,18 +8,29 @@ from types import TracebackType
 from typing import Self
 
 from tlp_runtime.cohort.job import Job, Outcome
+from tlp_runtime.warnings import Warn, WarningLog
 
 
 class Backend(ABC):
     """Runs jobs, several at a time. A context manager: closed, or stopped after an error.
 
+    Parameters
+    ----------
+    warn
+        Called with each operational warning about the run as a whole, the moment it arises.
+
     Attributes
     ----------
     room
         How many jobs should be under way.
+    warnings
+        All such warnings so far.
     """
 
     room: int
+
+    def __init__(self, warn: Warn | None = None) -> None:
+        self.warnings = WarningLog(warn)
 
     @abstractmethod
     def submit(self, job: Job) -> Future[Outcome]:

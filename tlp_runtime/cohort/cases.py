@@ -5,20 +5,23 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tlp_runtime.errors import InputError, InputMissing, InputUnreadable
 from tlp_runtime.io.brats import SUFFIXES, case_folders
+from tlp_runtime.spec.model import MODALITIES
+from tlp_runtime.synthesis.request import Request
+from tlp_runtime.warnings import COLUMNS_UNUSED, Warn
 
-logger = logging.getLogger(__name__)
-
-IMAGES = ("t1", "t2")
-COLUMNS = ("case", *IMAGES, "prompt", "brain_mask")
+COLUMNS = ("case", *MODALITIES, "prompt", "brain_mask")
 """What a table may say; the first and one of the images it must."""
+
+MakeRequest = Callable[..., Request]
+"""Makes the request of a case from its images, prompt and brain mask; the options that hold for
+every case are bound to it."""
 
 _SHOWN = 8
 _LONGEST_NAME = 200
@@ -26,7 +29,7 @@ _DELIMITERS = ",;\t"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class CohortCase:
     """One case of many.
 
     Parameters
@@ -35,27 +38,29 @@ class Case:
         Unlike every other of the run.
     output
         Where its synthesis goes, below the run's folder.
+    request
+        What is asked, or why nothing can be asked.
     extra
-        Further keys of the JSON beside its output.
-    problem
-        Why it cannot be run, if that is known before.
+        Further keys of the JSON next to its output.
     """
 
     name: str
     output: str
-    images: Mapping[str, Path] = field(default_factory=dict)
-    prompt: Path | None = None
-    brain_mask: Path | None = None
+    request: Request | InputError
     extra: Mapping[str, Any] = field(default_factory=dict)
-    problem: str | None = None
 
     @classmethod
-    def named(cls, name: str, **fields: Any) -> Case:
-        """With the output of a run that is no BIDS dataset."""
-        return cls(name=name, output=f"{name}_synth-t1ce.nii.gz", **fields)
+    def named(cls, name: str, request: Request | InputError) -> CohortCase:
+        """With the output of a run that is not a BIDS dataset."""
+        return cls(name=name, output=f"{name}_synth-t1ce.nii.gz", request=request)
+
+    @property
+    def asked(self) -> Request | None:
+        """Its request, if it has one."""
+        return self.request if isinstance(self.request, Request) else None
 
 
-def require_distinct(cases: Iterable[Case], where: Path) -> None:
+def require_distinct(cases: Iterable[CohortCase], where: Path) -> None:
     """Refuse names that would be the same file, or no file name.
 
     Raises
@@ -79,17 +84,26 @@ def require_distinct(cases: Iterable[Case], where: Path) -> None:
         )
     if twice:
         raise InputError(
-            f"{where}: case names must differ, also where capitals do not count: {_some(twice)}. "
-            "Rename one of each."
+            f"{where}: case names must differ, also where capitals do not count: {_some(twice)}.",
+            fix="Rename one of each.",
         )
 
 
-def read_table(path: Path) -> list[Case]:
+def read_table(
+    path: Path, *, make: MakeRequest = Request, warn: Warn | None = None
+) -> list[CohortCase]:
     """The cases of a CSV file: UTF-8, columns separated by commas, semicolons or tabs.
 
     The first line names the columns: ``case``, ``t1`` and/or ``t2``, ``prompt``, ``brain_mask``.
     Relative paths are meant from the table's folder; an empty cell is none. Other columns are left
     out, with a warning.
+
+    Parameters
+    ----------
+    make
+        Makes the request of a case.
+    warn
+        Called when columns are left out.
 
     Raises
     ------
@@ -109,31 +123,34 @@ def read_table(path: Path) -> list[Case]:
     delimiter = max(_DELIMITERS, key=first.count)
     rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
     if not rows:
-        raise InputError(f"{path}: is empty, expected a line of column names and one a case.")
+        raise InputError(f"{path}: is empty, expected column names and one line per case.")
     columns = [name.strip().lower() for name in rows[0]]
-    _require_columns(columns, path)
+    _require_columns(columns, path, warn)
     if len(rows) == 1:
-        raise InputMissing(f"{path}: has column names and no case.")
+        raise InputMissing(f"{path}: has column names but no case.")
     cases = []
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(columns):
             raise InputError(
                 f"{path}: case {number - 1} ({row[0]!r}) has {len(row)} cells, expected "
-                f"{len(columns)}. Put cells that hold a {delimiter!r} into quotation marks."
+                f"{len(columns)}.",
+                fix=f"Put cells that hold a {delimiter!r} into quotation marks.",
             )
         cells = {name: cell.strip() for name, cell in zip(columns, row, strict=True)}
-        cases.append(_of_row(cells, path.absolute().parent))
+        cases.append(_of_row(cells, path.absolute().parent, make))
     require_distinct(cases, path)
     return cases
 
 
-def find_cases(folder: Path, *, prompts: bool) -> list[Case]:
-    """The case folders of a folder in BraTS layout; those that lack an image have a problem.
+def folder_cases(folder: Path, *, prompts: bool, make: MakeRequest = Request) -> list[CohortCase]:
+    """The case folders of a folder in BraTS layout; those that lack an image have an error.
 
     Parameters
     ----------
     prompts
         Take a case's segmentation as its prompt.
+    make
+        Makes the request of a case.
 
     Raises
     ------
@@ -144,22 +161,26 @@ def find_cases(folder: Path, *, prompts: bool) -> list[Case]:
     """
     cases = []
     for name, found in case_folders(folder.absolute()):
-        several = [key for key in (*IMAGES, "seg") if len(found[key]) > 1]
-        images = {key: found[key][0] for key in IMAGES if len(found[key]) == 1}
-        problem = None
+        several = [key for key in (*MODALITIES, "seg") if len(found[key]) > 1]
+        images = {key: found[key][0] for key in MODALITIES if len(found[key]) == 1}
+        request: Request | InputError
         if several:
             files = ", ".join(path.name for key in several for path in found[key])
-            problem = f"{folder / name}: several files for {', '.join(several)}: {files}."
+            request = InputError(
+                f"{name}: {folder / name}: several files for {', '.join(several)}: {files}."
+            )
         elif not images:
-            expected = " or ".join(f"{end}.nii.gz" for key in IMAGES for end in SUFFIXES[key])
-            problem = f"{folder / name}: neither T1 nor T2 (…{expected})."
-        prompt = found["seg"][0] if prompts and len(found["seg"]) == 1 else None
-        cases.append(Case.named(name, images=images, prompt=prompt, problem=problem))
+            expected = " or ".join(f"{end}.nii.gz" for key in MODALITIES for end in SUFFIXES[key])
+            request = InputError(f"{name}: {folder / name}: neither T1 nor T2 (…{expected}).")
+        else:
+            prompt = found["seg"][0] if prompts and len(found["seg"]) == 1 else None
+            request = make(images=images, prompt=prompt)
+        cases.append(CohortCase.named(name, request))
     require_distinct(cases, folder)
     return cases
 
 
-def _require_columns(columns: list[str], path: Path) -> None:
+def _require_columns(columns: list[str], path: Path, warn: Warn | None) -> None:
     got = f"got the columns {', '.join(repr(name) for name in columns)}"
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
@@ -169,28 +190,27 @@ def _require_columns(columns: list[str], path: Path) -> None:
         meant = difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.7)
         if meant and meant[0] not in columns:
             raise InputError(
-                f"{path}: {got}; is {name!r} meant to be {meant[0]!r}? Rename it, or give it a "
-                "name that is less alike."
+                f"{path}: {got}; is {name!r} meant to be {meant[0]!r}?",
+                fix="Rename it, or give it a name that is less alike.",
             )
-    if "case" not in columns or not set(columns) & set(IMAGES):
+    if "case" not in columns or not set(columns) & set(MODALITIES):
         raise InputError(
-            f"{path}: {got}; expected 'case' and at least one of {', '.join(IMAGES)}; prompt and "
-            "brain_mask may follow."
+            f"{path}: {got}; expected 'case' and at least one of {', '.join(MODALITIES)}; prompt "
+            "and brain_mask may follow."
         )
-    if others:
-        logger.warning("%s: columns that are not used: %s.", path, ", ".join(others))
+    if others and warn is not None:
+        names = ", ".join(others)
+        warn(COLUMNS_UNUSED.warning(f"{path}: columns that are not used: {names}.", columns=names))
 
 
-def _of_row(cells: Mapping[str, str], folder: Path) -> Case:
+def _of_row(cells: Mapping[str, str], folder: Path, make: MakeRequest) -> CohortCase:
     paths = {key: folder / cells[key] for key in COLUMNS[1:] if cells.get(key)}
-    images = {key: paths[key] for key in IMAGES if key in paths}
-    return Case.named(
-        cells["case"],
-        images=images,
-        prompt=paths.get("prompt"),
-        brain_mask=paths.get("brain_mask"),
-        problem=None if images else "its line names no image.",
-    )
+    images = {key: paths[key] for key in MODALITIES if key in paths}
+    name = cells["case"]
+    if not images:
+        return CohortCase.named(name, InputError(f"{name}: its line names no image."))
+    masks = {key: paths.get(key) for key in ("prompt", "brain_mask")}
+    return CohortCase.named(name, make(images=images, **masks))
 
 
 def _is_file_name(name: str) -> bool:

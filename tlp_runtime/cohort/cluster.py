@@ -1,7 +1,7 @@
 """The same jobs on a Ray cluster: actors hold engines, tasks are cases.
 
-Ray starts the actors, starts them again when they or their machine die, and says when that
-happens; the cases they had are then given to others. Every machine needs the same version of this
+Ray starts the actors, restarts them when they or their machine die, and reports that; the cases
+they had are then given to others. Every machine needs the same version of this
 package and sees the model, the inputs and the output folder under the same paths.
 """
 
@@ -21,23 +21,27 @@ from typing import Any
 from tlp_runtime.cohort.backend import Backend
 from tlp_runtime.cohort.job import Job, Outcome
 from tlp_runtime.cohort.pipeline import AHEAD, Pipeline
+from tlp_runtime.engines.base import Opening
 from tlp_runtime.engines.devices import CPU_ENGINES, choose_all, open_all
-from tlp_runtime.engines.select import Opening
+from tlp_runtime.engines.registry import AUTO, find_engine
 from tlp_runtime.errors import (
     DependencyMissing,
     DeviceUnavailable,
     EngineError,
+    Install,
+    SetOption,
     TLPError,
     first_line,
 )
 from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.warnings import WORKER_LOST, Warn
 
 logger = logging.getLogger(__name__)
 
 MOST_DEATHS = 3
 """Actors that may die with a case before it is taken to be the reason."""
 _MORE_CALLS = (AHEAD + 1) * CPU_ENGINES + 4
-"""Calls that an actor takes at once, besides one a worker."""
+"""Calls that an actor takes at once, in addition to one per worker."""
 _POLL_S = 0.2
 _STOP_S = 60.0
 _CONNECT_S = 10.0
@@ -52,12 +56,13 @@ class Setup:
     model
         The bundle's folder.
     workers
-        Threads that read, and threads that write, an actor; None takes one a core of its share.
+        Threads of an actor that read, and as many that write; None takes one per core of its
+        share.
     """
 
     model: Path
-    engine: str = "auto"
-    device: str = "auto"
+    engine: str = AUTO
+    device: str = AUTO
     batch: int = 4
     threads: int | None = None
     build: bool = True
@@ -130,6 +135,8 @@ class Cluster(Backend):
     ----------
     address
         ``auto`` finds the cluster that this machine belongs to.
+    warn
+        As of :class:`~tlp_runtime.cohort.backend.Backend`.
 
     Attributes
     ----------
@@ -146,7 +153,8 @@ class Cluster(Backend):
         An actor cannot open its engine.
     """
 
-    def __init__(self, address: str, setup: Setup) -> None:
+    def __init__(self, address: str, setup: Setup, *, warn: Warn | None = None) -> None:
+        super().__init__(warn)
         self._ray = _connect(address)
         self._setup = setup
         self._queue: deque[_Entry] = deque()
@@ -227,7 +235,8 @@ class Cluster(Backend):
                 listed = ", ".join(f"{value} on {host}" for value, host in found.items())
                 raise DeviceUnavailable(
                     f"the machines of the Ray cluster differ in {what} ({listed}), and so would "
-                    "outputs. Install the same everywhere; name one --engine."
+                    "outputs",
+                    fix=("Install the same everywhere.", SetOption("engine", "one of them")),
                 )
         self.engine = str(about[0]["engine"])
         self.room = sum(actor.room for actor in self._actors)
@@ -293,9 +302,11 @@ class Cluster(Backend):
 
     def _died(self, actor: _Actor, entry: _Entry, error: Exception) -> None:
         if actor.room:
-            logger.warning(
-                "a worker died; its cases go to the others, and Ray starts it again: %s",
-                first_line(error),
+            self.warnings.add(
+                WORKER_LOST.warning(
+                    "a worker died; its cases go to the others, and Ray restarts it: "
+                    f"{first_line(error)}"
+                )
             )
             actor.room = 0
             actor.coming = actor.handle.about.options(max_task_retries=-1).remote()
@@ -316,7 +327,7 @@ class Cluster(Backend):
         try:
             self._answer(actor)
         except TLPError as error:
-            logger.warning("a worker is given up: %s", error)
+            self.warnings.add(WORKER_LOST.warning(f"a worker is given up: {error}"))
             self._actors.remove(actor)
             if not self._actors:
                 raise
@@ -342,7 +353,8 @@ def _connect(address: str) -> Any:
         import ray.util.scheduling_strategies
     except ImportError as error:
         raise DependencyMissing(
-            f"--ray {address} needs Ray. Install it with: pip install 'tlp-mri[ray]'"
+            "a run on a cluster needs Ray, which is not installed",
+            fix=Install(("tlp-mri[ray]",)),
         ) from error
     host, _, port = address.rpartition(":")
     try:
@@ -351,8 +363,8 @@ def _connect(address: str) -> Any:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise DeviceUnavailable(
-            f"--ray {address}: there is no Ray cluster to be reached ({first_line(error)}). Start "
-            "one with ray start --head, and ray start --address HOST:PORT on further machines."
+            f"no Ray cluster can be reached at {address} ({first_line(error)})",
+            fix="Start one with Ray's own command: a head node first, then further machines.",
         ) from error
     return ray
 
@@ -364,14 +376,15 @@ def _shares(nodes: Sequence[Mapping[str, Any]], setup: Setup) -> list[tuple[str,
         for node in nodes
         if node["Alive"]
     ]
-    on_gpu = setup.engine != "ort-cpu" and setup.device != "cpu" and any(g for _, _, g in alive)
+    may = setup.engine == AUTO or find_engine(setup.engine).on_gpu
+    on_gpu = may and setup.device != "cpu" and any(gpus for _, _, gpus in alive)
     if on_gpu:
         return [(node, max(1, cpus // gpus), 1) for node, cpus, gpus in alive for _ in range(gpus)]
     return [(node, cpus, 0) for node, cpus, _ in alive if cpus]
 
 
 def _ours(error: Exception) -> TLPError:
-    """The error within one of Ray's, where it is one of ours."""
+    """Our own error inside one of Ray's, where there is one."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, TLPError):
         return cause

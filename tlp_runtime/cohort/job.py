@@ -5,51 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tlp_runtime.cohort.cases import Case
+from tlp_runtime.cohort.cases import CohortCase
 from tlp_runtime.cohort.journal import Finished
 from tlp_runtime.engines.base import Engine
 from tlp_runtime.errors import InputError
 from tlp_runtime.files.atomic import make_folder
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.io.nifti import sidecar
-from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.synthesis.request import Request
 from tlp_runtime.synthesis.result import Synthesis
-from tlp_runtime.synthesis.synthesizer import Inputs, Request
+from tlp_runtime.warnings import TLPWarning
 
 Status = Literal["done", "unchanged", "failed"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What holds for every case and shows in its output.
-
-    Parameters
-    ----------
-    prompt_labels
-        What labels mean, if not as in BraTS.
-    resample, all_slices
-        As of :class:`~tlp_runtime.synthesis.synthesizer.Request`.
-    int16
-        As of :func:`~tlp_runtime.io.nifti.write_volume`.
-    """
-
-    prompt_labels: Sequence[str] = ()
-    resample: bool = False
-    all_slices: bool = False
-    int16: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "prompt_labels": list(self.prompt_labels),
-            "resample": self.resample,
-            "all_slices": self.all_slices,
-            "dtype": "int16" if self.int16 else "float32",
-        }
 
 
 @dataclass(frozen=True)
@@ -59,14 +30,16 @@ class Job:
     Parameters
     ----------
     folder
-        Of the run's outputs, absolute.
+        The folder of the run's outputs, absolute.
+    int16
+        As of :func:`~tlp_runtime.io.nifti.write_volume`.
     finished
-        As the journal has it; None of a case that was not done.
+        What the journal says of it; None of a case that was not done.
     """
 
-    case: Case
+    case: CohortCase
     folder: Path
-    options: Options
+    int16: bool = False
     finished: Finished | None = None
 
     @property
@@ -74,33 +47,33 @@ class Job:
         """The file to write."""
         return self.folder / self.case.output
 
-    def request(self, spec: ModelSpec) -> Request:
-        """What is to be synthesized, of the images that the model takes.
+    def request(self, inputs: Sequence[str]) -> Request:
+        """What is to be synthesized from the images that the model takes.
 
         Raises
         ------
         InputError
-            The case is known not to be whole, or lacks an image.
+            Nothing can be asked of the case, or it lacks an image.
         """
-        case, options = self.case, self.options
-        missing = [name for name in spec.inputs if name not in case.images]
-        if case.problem is not None or missing:
-            lacks = f"it has no {' and no '.join(missing)}, which the model needs."
-            raise InputError(f"{case.name}: {case.problem or lacks}")
-        return Request(
-            images={name: case.images[name] for name in spec.inputs},
-            prompt=case.prompt,
-            prompt_labels=options.prompt_labels,
-            brain_mask=case.brain_mask,
-            resample=options.resample,
-            all_slices=options.all_slices,
-        )
+        request = self.case.request
+        if isinstance(request, InputError):
+            raise request
+        missing = [name for name in inputs if name not in request.images]
+        if missing:
+            raise InputError(
+                f"{self.case.name}: it has no {' and no '.join(missing)}, which the model needs."
+            )
+        return replace(request, images={name: request.images[name] for name in inputs})
 
-    def is_done(self, key: str) -> bool:
-        """Whether the output is there as an earlier run wrote it, from the same things."""
+    def is_done(self, key: str, *, strict: bool) -> bool:
+        """Whether the output is there as an earlier run wrote it, from the same things.
+
+        A strict run does not accept an output with a warning about its scan.
+        """
         return (
             self.finished is not None
             and self.finished.key == key
+            and not (strict and self.finished.doubtful)
             and self.output.is_file()
             and sidecar(self.output).is_file()
             and sha256(self.output) == self.finished.sha256
@@ -112,7 +85,7 @@ class Job:
         record = result.save(
             self.output,
             overwrite=True,
-            int16=self.options.int16,
+            int16=self.int16,
             dated=False,
             extra=self.case.extra,
         )
@@ -126,15 +99,15 @@ class Outcome:
     Parameters
     ----------
     key
-        Of what it was made from; None where that could not be read.
+        The key of what it was made from; None where that could not be read.
     sha256
-        Of the output.
+        The hash of the output.
     worker
         The device that ran it.
     error, message
-        The kind of error and its reason, of a case that failed.
+        The kind of error and its text, of a case that failed.
     warnings
-        What was said about the case.
+        About the case and its run.
     """
 
     case: str
@@ -146,24 +119,38 @@ class Outcome:
     worker: str | None = None
     error: str | None = None
     message: str | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[TLPWarning, ...] = ()
 
 
-def key_of(inputs: Inputs, engine: Engine, options: Options) -> str:
+def options_of(request: Request, *, int16: bool) -> dict[str, Any]:
+    """The options that show in an output, as plain values."""
+    return {
+        "prompt_labels": list(request.prompt_labels),
+        "resample": request.resample,
+        "all_slices": request.all_slices,
+        "dtype": "int16" if int16 else "float32",
+    }
+
+
+def key_of(request: Request, engine: Engine, *, int16: bool) -> str:
     """A hash of what an output is made from: inputs, model, engine, options.
 
-    Versions of the software are left out, so that an update does not do everything again.
+    Versions of the software are left out, so that an update does not repeat everything.
+
+    Parameters
+    ----------
+    request
+        With its files in memory.
     """
-    sources = {**inputs.images, "prompt": inputs.labels, "brain_mask": inputs.brain_mask}
     content = {
         "inputs": {
             name: volume.origin.sha256
-            for name, volume in sources.items()
-            if volume is not None and volume.origin is not None
+            for name, volume in request.volumes.items()
+            if volume.origin is not None
         },
         "model": engine.bundle.onnx_sha256,
         "engine": engine.name,
-        "options": options.to_dict(),
+        "options": options_of(request, int16=int16),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

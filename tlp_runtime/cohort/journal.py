@@ -1,11 +1,12 @@
 """The journal of a run over many cases: what is done, and what was made of it.
 
-One JSON object a line, on the disk before the next case counts as finished. ::
+One JSON object per line, on the disk before the next case counts as finished. ::
 
-    {"event": "run", "schema": 1, "time": …, "command": …, "model": …, "cases": 64}
+    {"event": "run", "schema": 2, "time": …, "command": …, "model": …, "cases": 64}
     {"event": "planned", "case": "a", "output": "a_synth-t1ce.nii.gz"}
     {"event": "done", "case": "a", "key": …, "sha256": …, "slices": 139, "seconds": {…}, …}
     {"event": "failed", "case": "b", "error": "InputMissing", "message": …}
+    {"event": "warning", "code": "engine-lost", "kind": "operational", "text": …}
     {"event": "end", "done": 63, "unchanged": 0, "failed": 1}
 
 An output that was planned here belongs to this journal and may be replaced by a later run.
@@ -14,9 +15,8 @@ An output that was planned here belongs to this journal and may be replaced by a
 from __future__ import annotations
 
 import json
-import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,13 +24,15 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from tlp_runtime.errors import NoSpace, OutputError
+from tlp_runtime.errors import ChooseAnother, NoSpace, OutputError
 from tlp_runtime.files.atomic import make_folder, output_error
+from tlp_runtime.warnings import JOURNAL_CUT, TLPWarning
 
-logger = logging.getLogger(__name__)
-
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+"""Schemas this version reads; in 1 the warnings of a case were sentences."""
 NAME = "journal.jsonl"
+_ELSEWHERE = ChooseAnother("out", "output folder")
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,16 @@ class Finished:
     Parameters
     ----------
     key
-        Of its inputs, the model and the options, see :func:`~tlp_runtime.cohort.job.key_of`.
+        What it was made from, as a hash: :func:`~tlp_runtime.cohort.job.key_of`.
     sha256
-        Of the output as it was written.
+        The hash of the output as it was written.
+    doubtful
+        Whether there was a warning about its scan.
     """
 
     key: str
     sha256: str
+    doubtful: bool = False
 
 
 class Journal:
@@ -58,6 +63,8 @@ class Journal:
         The cases done by earlier runs.
     planned
         The output that every case of earlier runs was given.
+    warnings
+        About the journal itself.
 
     Raises
     ------
@@ -69,13 +76,15 @@ class Journal:
         self.path = path
         self.finished: dict[str, Finished] = {}
         self.planned: dict[str, str] = {}
+        self.warnings: list[TLPWarning] = []
         make_folder(path.parent)
         self._lock = FileLock(path.with_name(f".{path.name}.lock"))
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise OutputError(
-                f"{path.parent}: another run is writing here. Wait for it, or choose another --out."
+                f"{path.parent}: another run is writing here",
+                fix=("Wait for it.", _ELSEWHERE),
             ) from error
         except OSError as error:
             raise output_error(path, error) from error
@@ -108,7 +117,8 @@ class Journal:
         except OSError as error:
             raise NoSpace(
                 f"{self.path}: cannot be written ({error.strerror}). Cases that were finished are "
-                "kept; mend that and run the same command again."
+                "kept",
+                fix="Make room, then run the same command again.",
             ) from error
 
     def _replay(self) -> int:
@@ -126,23 +136,29 @@ class Journal:
             except (ValueError, KeyError, TypeError) as error:
                 if whole + len(line) == len(content):
                     # A run was killed while it wrote this one.
-                    logger.warning("%s: its last line is cut short and dropped.", self.path)
+                    self.warnings.append(
+                        JOURNAL_CUT.warning(
+                            f"{self.path}: its last line is cut short and was dropped."
+                        )
+                    )
                     break
                 raise OutputError(
-                    f"{self.path}: line {number} is no line of a journal ({error!r}). Move the "
-                    "journal away, or choose another --out."
+                    f"{self.path}: line {number} is not a line of a journal ({error!r})",
+                    fix=("Move the journal away.", _ELSEWHERE),
                 ) from error
             whole += len(line)
         return whole
 
     def _learn(self, entry: Mapping[str, Any]) -> None:
         event = entry["event"]
-        if event == "run" and entry["schema"] != SCHEMA:
-            raise ValueError(f"schema {entry['schema']}, this version reads {SCHEMA}")
+        if event == "run" and entry["schema"] not in READABLE:
+            raise ValueError(f"schema {entry['schema']}, this version reads {READABLE}")
         if event == "planned":
             self.planned[entry["case"]] = entry["output"]
         elif event == "done":
-            self.finished[entry["case"]] = Finished(entry["key"], entry["sha256"])
+            self.finished[entry["case"]] = Finished(
+                entry["key"], entry["sha256"], _is_doubtful(entry.get("warnings", ()))
+            )
         elif event == "failed":
             self.finished.pop(entry["case"], None)
 
@@ -161,3 +177,8 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _is_doubtful(warnings: Sequence[Any]) -> bool:
+    """Whether a case's warnings were about its scan; those of schema 1 were, nearly all."""
+    return any(isinstance(one, str) or one["kind"] == "input" for one in warnings)

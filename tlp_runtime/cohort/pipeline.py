@@ -1,9 +1,9 @@
-"""Files and engines side by side: while one case is run, others are read and written.
+"""Files and engines at the same time: while one case is run, others are read and written.
 
 ::
 
     readers   read, check, prepare          threads
-    engines   batches that cases share      one thread an engine, one queue for all
+    engines   batches that cases share      one thread per engine, one queue for all
     writers   restore, deflate, write       threads
 
 Threads serve, since nearly all of the work (inflating, NumPy on whole volumes, the engine itself)
@@ -29,9 +29,11 @@ from tlp_runtime.cohort.backend import Backend
 from tlp_runtime.cohort.job import Job, Outcome, key_of
 from tlp_runtime.engines.base import Engine
 from tlp_runtime.errors import EngineError, NoSpace, TLPError
-from tlp_runtime.remarks import Remarks
-from tlp_runtime.synthesis.batches import Batcher, Stack, Work
-from tlp_runtime.synthesis.synthesizer import Ready, finish, make_ready, read
+from tlp_runtime.synthesis.batches import Batcher, SliceWork, Work
+from tlp_runtime.synthesis.prepare import PreparedCase, prepare
+from tlp_runtime.synthesis.request import read
+from tlp_runtime.synthesis.result import Synthesis
+from tlp_runtime.warnings import ENGINE_LOST, TLPWarning, Warn
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +70,32 @@ class Span:
 
 @dataclass(eq=False)
 class _Entry:
-    """A case on its way through."""
+    """A case on its way through.
+
+    Attributes
+    ----------
+    prepared
+        Settled by a reader: None of a case whose outcome is settled already.
+    warnings
+        Those that arose so far, so that a case that fails keeps them.
+    """
 
     job: Job
-    outcome: Future[Outcome]
-    ready: Future[Ready | None] = field(init=False)
+    outcome: Future[Outcome] = field(default_factory=Future)
+    prepared: Future[PreparedCase | None] = field(default_factory=Future)
     key: str = ""
-    remarks: list[str] = field(default_factory=list)
+    warnings: list[TLPWarning] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Flight:
+    """A case that an engine is running."""
+
+    entry: _Entry
+    prepared: PreparedCase
+    work: SliceWork
+    engine_s: float = 0.0
 
 
 class Pipeline(Backend):
@@ -83,13 +104,15 @@ class Pipeline(Backend):
     Parameters
     ----------
     engines
-        Of one model. They share the jobs; one that fails leaves its jobs to the others.
+        Engines of one model. They share the jobs; one that fails leaves its jobs to the others.
     batch
-        Slices a run.
+        Slices per run.
     workers
         Threads that read, and threads that write.
+    warn
+        As of :class:`~tlp_runtime.cohort.backend.Backend`.
     on_span
-        Told of every piece of work, by the thread that did it.
+        Called with every piece of work, by the thread that did it.
     """
 
     def __init__(
@@ -98,8 +121,10 @@ class Pipeline(Backend):
         *,
         batch: int,
         workers: int,
+        warn: Warn | None = None,
         on_span: Callable[[Span], None] | None = None,
     ) -> None:
+        super().__init__(warn)
         self.engines = tuple(engines)
         self.room = workers + (AHEAD + 1) * len(engines)
         self._on_span = on_span or (lambda span: None)
@@ -111,7 +136,6 @@ class Pipeline(Backend):
         self._broken: TLPError | None = None
         self._running = len(engines)
         self._written = itertools.count(1)
-        self._remarks = Remarks()
         self._switch_before = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
         self._threads = [
@@ -125,8 +149,8 @@ class Pipeline(Backend):
 
     def submit(self, job: Job) -> Future[Outcome]:
         """Start on a job."""
-        entry = _Entry(job, Future())
-        entry.ready = self._readers.submit(self._read, entry)
+        entry = _Entry(job)
+        self._readers.submit(self._read, entry)
         with self._changed:
             if self._broken is not None:
                 entry.outcome.set_exception(self._broken)
@@ -154,54 +178,56 @@ class Pipeline(Backend):
             thread.join()
         self._readers.shutdown(cancel_futures=self._stopping)
         self._writers.shutdown()
-        self._remarks.close()
         sys.setswitchinterval(self._switch_before)
         for engine in self.engines:
             engine.close()
 
-    def _read(self, entry: _Entry) -> Ready | None:
-        """A case that can be run; None of one whose outcome is settled."""
-        if self._stopping:
-            return None
+    def _read(self, entry: _Entry) -> None:
+        """Settle ``entry.prepared``."""
+        prepared = None
+        try:
+            if not self._stopping:
+                prepared = self._prepared(entry)
+        except Exception as error:
+            entry.outcome.set_result(_failed(entry, error))
+        finally:
+            entry.prepared.set_result(prepared)
+
+    def _prepared(self, entry: _Entry) -> PreparedCase | None:
+        """A case that can be run; None of one that is done already, whose outcome is then set."""
         engine, job = self.engines[0], entry.job
-        spec = engine.spec
-        with self._remarks.of(entry.remarks):
-            try:
-                with self._spanned("read", job):
-                    inputs = read(job.request(spec), spec)
-                    entry.key = key_of(inputs, engine, job.options)
-                    if job.is_done(entry.key):
-                        entry.outcome.set_result(Outcome(job.case.name, "unchanged", entry.key))
-                        return None
-                with self._spanned("prepare", job):
-                    return make_ready(inputs, spec)
-            except Exception as error:
-                entry.outcome.set_result(_failed(entry, error))
+        with self._spanned("read", entry):
+            request = read(job.request(engine.spec.inputs))
+            entry.key = key_of(request, engine, int16=job.int16)
+            if job.is_done(entry.key, strict=request.strict):
+                entry.outcome.set_result(Outcome(job.case.name, "unchanged", entry.key))
                 return None
+        with self._spanned("prepare", entry):
+            return prepare(request, engine.spec, warn=entry.warnings.append)
 
     def _run(self, engine: Engine, batch: int) -> None:
-        """One engine's thread: stacks in, stacks out, until there are no more."""
-        mine: dict[int, tuple[_Entry, Ready, Stack]] = {}
+        """One engine's thread: slices in, slices out, until there are no more."""
+        mine: dict[int, _Flight] = {}
         thread = threading.current_thread().name
         try:
-            for ran in Batcher(engine, batch).run(self._stacks(mine)):
+            for ran in Batcher(engine, batch).run(self._works(mine)):
                 self._on_span(Span("engine", None, thread, ran.began, ran.ended))
                 if self._stopping:
                     break
                 for work in ran.works:
-                    entry, ready, stack = mine[id(work)]
-                    share = ran.seconds / len(ran.works)
-                    ready.seconds["engine"] = ready.seconds.get("engine", 0.0) + share
-                    if not stack.left:
+                    flight = mine[id(work)]
+                    flight.engine_s += ran.seconds / len(ran.works)
+                    flight.entry.warnings += ran.warnings
+                    if not flight.work.left:
                         del mine[id(work)]
-                        self._writers.submit(self._write, entry, ready, stack, engine)
+                        self._writers.submit(self._write, flight, engine)
         except Exception as error:
-            self._lost(engine, [entry for entry, _, _ in mine.values()], error)
+            self._lost(engine, [flight.entry for flight in mine.values()], error)
             return
         with self._changed:
             self._running -= 1
 
-    def _stacks(self, mine: dict[int, tuple[_Entry, Ready, Stack]]) -> Iterator[Work | None]:
+    def _works(self, mine: dict[int, _Flight]) -> Iterator[Work | None]:
         """The next cases of the queue; None while there is none."""
         while True:
             with self._changed:
@@ -209,11 +235,11 @@ class Pipeline(Backend):
             if self._stopping:
                 return
             if entry is not None:
-                ready = entry.ready.result()
-                if ready is not None:
-                    stack = Stack(ready.prepared)
-                    mine[id(stack)] = (entry, ready, stack)
-                    yield stack
+                prepared = entry.prepared.result()
+                if prepared is not None:
+                    work = SliceWork.of_case(prepared)
+                    mine[id(work)] = _Flight(entry, prepared, work)
+                    yield work
                 continue
             yield None  # runs what is left of the cases before
             with self._changed:
@@ -221,19 +247,25 @@ class Pipeline(Backend):
                 if not self._queue:
                     return
 
-    def _write(self, entry: _Entry, ready: Ready, stack: Stack, engine: Engine) -> None:
-        job = entry.job
-        with self._remarks.of(entry.remarks):
-            try:
-                with self._spanned("write", job):
-                    result = finish(ready, stack, engine)
-                    digest = job.save(result)
-            except NoSpace as error:
-                entry.outcome.set_exception(error)
-                return
-            except Exception as error:
-                entry.outcome.set_result(_failed(entry, error))
-                return
+    def _write(self, flight: _Flight, engine: Engine) -> None:
+        entry, job = flight.entry, flight.entry.job
+        try:
+            with self._spanned("write", entry):
+                result = Synthesis.of(
+                    flight.prepared,
+                    flight.work,
+                    engine,
+                    engine_s=flight.engine_s,
+                    warnings=entry.warnings[len(flight.prepared.warnings) :],
+                )
+                digest = job.save(result)
+        except NoSpace as error:
+            entry.outcome.set_exception(error)
+            return
+        except Exception as error:
+            entry.outcome.set_result(_failed(entry, error))
+            return
+        seconds = {**result.seconds, "write": entry.seconds["write"] - result.seconds["restore"]}
         entry.outcome.set_result(
             Outcome(
                 job.case.name,
@@ -241,9 +273,9 @@ class Pipeline(Backend):
                 key=entry.key,
                 sha256=digest,
                 slices=result.slices_run,
-                seconds={name: round(value, 4) for name, value in result.seconds.items()},
+                seconds={name: round(value, 4) for name, value in seconds.items()},
                 worker=engine.device,
-                warnings=tuple(entry.remarks),
+                warnings=result.warnings,
             )
         )
         if next(self._written) % TRIM_EVERY == 0:
@@ -257,10 +289,15 @@ class Pipeline(Backend):
             if self._running:
                 self._queue.extendleft(reversed(entries))
                 self._changed.notify_all()
-                logger.warning(
-                    "%s on %s failed and is given up; %d go on: %s",
-                    engine.name, engine.device, self._running, known,
-                )  # fmt: skip
+                self.warnings.add(
+                    ENGINE_LOST.warning(
+                        f"{engine.name} on {engine.device} failed and is given up; "
+                        f"{self._running} go on: {known}",
+                        engine=engine.name,
+                        device=engine.device,
+                        left=self._running,
+                    )
+                )
                 return
             self._broken = known
             entries += self._queue
@@ -270,12 +307,14 @@ class Pipeline(Backend):
                 entry.outcome.set_exception(known)
 
     @contextmanager
-    def _spanned(self, stage: str, job: Job) -> Iterator[None]:
-        """Tell how long what follows took."""
+    def _spanned(self, stage: str, entry: _Entry) -> Iterator[None]:
+        """Measure what follows."""
         began = time.perf_counter()
         yield
+        ended = time.perf_counter()
+        entry.seconds[stage] = ended - began
         thread = threading.current_thread().name
-        self._on_span(Span(stage, job.case.name, thread, began, time.perf_counter()))
+        self._on_span(Span(stage, entry.job.case.name, thread, began, ended))
 
 
 def _give_back_memory() -> None:
@@ -296,7 +335,7 @@ def _failed(entry: _Entry, error: Exception) -> Outcome:
         key=entry.key or None,
         error=type(error).__name__,
         message=message,
-        warnings=tuple(entry.remarks),
+        warnings=tuple(entry.warnings),
     )
 
 

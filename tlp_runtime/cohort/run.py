@@ -1,4 +1,4 @@
-"""A run over many cases: journal, work, and what to say in the end."""
+"""A run over many cases: journal, work, and its summary."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from tlp_runtime.cohort.backend import Backend
-from tlp_runtime.cohort.cases import Case
-from tlp_runtime.cohort.job import Job, Options, Outcome
+from tlp_runtime.cohort.cases import CohortCase
+from tlp_runtime.cohort.job import Job, Outcome, options_of
 from tlp_runtime.cohort.journal import NAME, SCHEMA, Journal
-from tlp_runtime.errors import OutputError, TLPError
+from tlp_runtime.errors import ChooseAnother, OutputError, SetOption, TLPError
 from tlp_runtime.files.atomic import clear_temporaries
 from tlp_runtime.io.nifti import sidecar
 from tlp_runtime.synthesis.provenance import now
+from tlp_runtime.warnings import TLPWarning, Warn
 
 _SHOWN = 5
 
@@ -29,9 +30,9 @@ class Summary:
     Parameters
     ----------
     failed
-        Each case's reason.
+        The message of each case that failed.
     warned
-        Cases that something was said about; the journal has it.
+        Cases with a warning about their scan; the journal has them.
     """
 
     cases: int
@@ -42,7 +43,7 @@ class Summary:
 
     def count(self, outcome: Outcome) -> None:
         """Take a case in."""
-        self.warned += bool(outcome.warnings)
+        self.warned += any(warning.kind == "input" for warning in outcome.warnings)
         if outcome.status == "failed":
             self.failed[outcome.case] = str(outcome.message)
         elif outcome.status == "done":
@@ -61,27 +62,32 @@ class Summary:
 
 
 def run_cohort(
-    cases: Sequence[Case],
+    cases: Sequence[CohortCase],
     folder: Path,
     backend: Backend,
-    options: Options,
     *,
+    int16: bool = False,
     about: dict[str, Any],
+    warn: Warn | None = None,
     journal_name: str = NAME,
     overwrite: bool = False,
     on_outcome: Callable[[Outcome, Summary], None] | None = None,
 ) -> Summary:
     """Run every case that is not done yet, and keep the journal.
 
-    A case that fails is journaled with its reason and the others go on. Whatever ends the run
-    early, files being written are finished first, and the journal is told of every finished case.
+    A case that fails is journaled with its message and the others go on. Whatever ends the run
+    early, files being written are finished first, and every finished case is journaled.
 
     Parameters
     ----------
     folder
-        Of the outputs and of the journal.
+        Where the outputs and the journal go.
+    int16
+        As of :func:`~tlp_runtime.io.nifti.write_volume`.
     about
         Model and engine, for the journal.
+    warn
+        Called with each warning about the journal.
     overwrite
         Replace outputs that are there and not of this journal.
     on_outcome
@@ -100,14 +106,28 @@ def run_cohort(
     with Journal(folder / journal_name) as journal:
         new = _claim(cases, folder, journal, overwrite=overwrite)
         run = {"event": "run", "schema": SCHEMA, "time": now(), **about}
-        run |= {"options": options.to_dict(), "cases": len(cases)}
+        asked = next((case.asked for case in cases if case.asked is not None), None)
+        options = None if asked is None else options_of(asked, int16=int16)
+        run |= {"options": options, "cases": len(cases)}
         planned = [{"event": "planned", "case": one.name, "output": one.output} for one in new]
-        journal.write(run, *planned)
-        jobs = (Job(case, folder, options, journal.finished.get(case.name)) for case in cases)
+        if warn is not None:
+            for warning in journal.warnings:
+                warn(warning)
+        journal.write(run, *planned, *map(_warning_line, journal.warnings))
+        jobs = (Job(case, folder, int16, journal.finished.get(case.name)) for case in cases)
         pending: set[Future[Outcome]] = set()
+        journaled = 0
+
+        def journal_warnings() -> None:
+            """Journal what the backend has warned of since the last call."""
+            nonlocal journaled
+            warnings = tuple(backend.warnings)[journaled:]
+            journaled += len(warnings)
+            journal.write(*map(_warning_line, warnings))
 
         def settle(futures: Iterable[Future[Outcome]]) -> None:
-            """Journal finished cases; one line each, one wait for the disk for all."""
+            """Journal finished cases: one line each, one wait for the disk for all."""
+            journal_warnings()
             outcomes, errors = [], []
             for future in futures:
                 try:
@@ -134,12 +154,15 @@ def run_cohort(
             with contextlib.suppress(TLPError):  # the error that came first is the one to report
                 settle(future for future in pending if future.done() and not future.cancelled())
             raise
+        journal_warnings()
         ends = {"event": "end", "time": now(), "done": summary.done}
         journal.write({**ends, "unchanged": summary.unchanged, "failed": len(summary.failed)})
     return summary
 
 
-def _claim(cases: Sequence[Case], folder: Path, journal: Journal, *, overwrite: bool) -> list[Case]:
+def _claim(
+    cases: Sequence[CohortCase], folder: Path, journal: Journal, *, overwrite: bool
+) -> list[CohortCase]:
     """Sweep up after a killed run, and return the cases whose outputs the journal does not know.
 
     Raises :class:`OutputError` when such an output is there, unless it may be replaced.
@@ -156,8 +179,11 @@ def _claim(cases: Sequence[Case], folder: Path, journal: Journal, *, overwrite: 
             more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
             raise OutputError(
                 f"{folder}: {', '.join(path.name for path in there[:_SHOWN])}{more} are there "
-                "already, and not by a run that the journal knows. Choose another --out, or give "
-                "--overwrite to replace them."
+                "already, and not by a run that the journal knows",
+                fix=(
+                    ChooseAnother("out", "output folder"),
+                    SetOption("overwrite", purpose="to replace them"),
+                ),
             )
     for place in {(folder / case.output).parent for case in cases}:
         clear_temporaries(place)
@@ -172,4 +198,10 @@ def _line(outcome: Outcome) -> dict[str, Any]:
     else:
         line |= {"key": outcome.key, "sha256": outcome.sha256, "slices": outcome.slices}
         line |= {"seconds": dict(outcome.seconds), "worker": outcome.worker}
-    return line | ({"warnings": list(outcome.warnings)} if outcome.warnings else {})
+    warnings = [warning.to_dict() for warning in outcome.warnings]
+    return line | ({"warnings": warnings} if warnings else {})
+
+
+def _warning_line(warning: TLPWarning) -> dict[str, Any]:
+    """What the journal keeps of a warning about the run as a whole."""
+    return {"event": "warning", "time": now(), **warning.to_dict()}

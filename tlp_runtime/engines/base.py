@@ -7,16 +7,42 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import EngineError
+from tlp_runtime.errors import DeviceError, EngineError, MemoryExhausted
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.warnings import Warn, WarningLog
+
+if TYPE_CHECKING:
+    from tlp_runtime.engines.tensorrt.build import BuildProgress
 
 Slices = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How an engine is to be opened.
+
+    Parameters
+    ----------
+    threads
+        CPU threads of an engine on the CPU; None takes one per core.
+    build
+        Whether a TensorRT engine may be built where none fits.
+    progress
+        Follows a build.
+    warn
+        Called with each operational warning the moment it arises.
+    """
+
+    threads: int | None = None
+    build: bool = True
+    progress: BuildProgress | None = None
+    warn: Warn | None = None
 
 
 @dataclass(frozen=True)
@@ -28,7 +54,7 @@ class RunTime:
     total_s
         From the call to the answer, on the host's clock.
     upload_s, compute_s, download_s
-        Of the device alone, by its own events; None where engine and host are one.
+        Times of the device alone, by its own events; None where engine and host are one.
     """
 
     total_s: float
@@ -37,13 +63,27 @@ class RunTime:
     download_s: float | None = None
 
 
+def warnings_of(opening: Opening | None) -> WarningLog:
+    """An empty log that passes each warning to the listener of ``opening``."""
+    return WarningLog(None if opening is None else opening.warn)
+
+
 class Engine(ABC):
     """A network ready to run. A context manager.
+
+    A subclass is one kind of engine; :func:`tlp_runtime.engines.registry.register` makes it known
+    to the command line, the doctor, the benchmarks and the automatic choice.
 
     Attributes
     ----------
     name
-        ``ort-cpu``, ``ort-cuda``, …: the names of tables, JSON and ``--engine``.
+        What tables, JSON and users call it, such as ``ort-cpu``.
+    on_gpu
+        Whether it runs on an NVIDIA GPU; else it runs on the CPU.
+    automatic
+        Whether it may be chosen where no engine is named.
+    builds
+        Whether it needs an engine file that may have to be built first.
     device
         ``cpu`` or ``cuda:<index>``: where it really runs.
     library
@@ -52,17 +92,52 @@ class Engine(ABC):
         Whether runs called from several threads proceed side by side; else they take turns.
     opening
         Seconds spent before the first run: ``open``, and ``build`` if an engine had to be built.
+    warnings
+        Operational warnings so far, those of the bundle included.
     """
 
-    name: str
+    name: ClassVar[str]
+    on_gpu: ClassVar[bool] = False
+    automatic: ClassVar[bool] = False
+    builds: ClassVar[bool] = False
     device: str
     library: str
     concurrent: bool = True
     accepts: tuple[Any, ...] = (np.ndarray,)
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, warnings: WarningLog | None = None) -> None:
         self.bundle = bundle
         self.opening: dict[str, float] = {}
+        self.warnings = WarningLog() if warnings is None else warnings
+        for warning in bundle.warnings:
+            self.warnings.add(warning)
+
+    @classmethod
+    def unavailable(cls, index: int = 0) -> DeviceError | MemoryExhausted | None:
+        """Why it cannot run on this machine, as a problem with its fixes; None if it can.
+
+        Parameters
+        ----------
+        index
+            The GPU; without meaning for engines on the CPU.
+        """
+        return None
+
+    @classmethod
+    def open(cls, bundle: Bundle, *, index: int = 0, opening: Opening | None = None) -> Self:
+        """Load ``bundle``.
+
+        Parameters
+        ----------
+        index
+            The GPU; without meaning for engines on the CPU.
+
+        Raises
+        ------
+        DeviceError, MemoryExhausted, ModelDamaged
+            It cannot be loaded.
+        """
+        return cls(bundle, warnings_of(opening))
 
     @property
     def spec(self) -> ModelSpec:
@@ -70,7 +145,7 @@ class Engine(ABC):
         return self.bundle.spec
 
     def run(self, tensors: Mapping[str, Any]) -> Slices:
-        """Synthesise a batch.
+        """Synthesize a batch.
 
         Parameters
         ----------
@@ -94,7 +169,7 @@ class Engine(ABC):
         return image
 
     def run_batches(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[Slices]:
-        """Run one batch after another; engines on a GPU copy beside computing.
+        """Run one batch after another; engines on a GPU copy while they compute.
 
         As :meth:`run`, for each, in their order.
         """

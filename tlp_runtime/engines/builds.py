@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -28,13 +27,15 @@ from tlp_runtime.errors import (
     DependencyMissing,
     DeviceUnavailable,
     EngineError,
+    Install,
     MemoryExhausted,
     OutputError,
+    RunTask,
+    SetOption,
 )
 from tlp_runtime.files.atomic import atomic_file, atomic_folder, make_folder, write_text
 from tlp_runtime.models.bundle import ENGINES, Bundle
-
-logger = logging.getLogger(__name__)
+from tlp_runtime.warnings import BUILD_AWAITED, CACHE_NOT_KEPT, ENGINE_BUILT, Warn
 
 Opened = TypeVar("Opened")
 
@@ -49,7 +50,7 @@ class Obtained(Generic[Opened]):
 
 
 def pick_flavour(gpu: Gpu | None) -> FlavourName:
-    """What ``--engine trt`` builds with: the flavour that is installed and suits the GPU.
+    """What ``the flavour ``trt`` builds with: the flavour that is installed and suits the GPU.
 
     With both installed, enterprise TensorRT where there is a GPU (it runs on all of them and times
     its kernels on this one), TensorRT-RTX where there is none (it alone builds without one).
@@ -62,8 +63,11 @@ def pick_flavour(gpu: Gpu | None) -> FlavourName:
     found = installed()
     if not found:
         raise DependencyMissing(
-            "no TensorRT is installed. For engines for GeForce, RTX and A100 GPUs install: "
-            "pip install 'tlp-mri[trt-rtx]'; for others: pip install 'tlp-mri[trt]'"
+            "no TensorRT is installed",
+            fix=(
+                Install(("tlp-mri[trt-rtx]",), purpose="for GeForce, RTX and A100 GPUs"),
+                Install(("tlp-mri[trt]",), purpose="for other GPUs"),
+            ),
         )
     if len(found) == 1:
         return next(iter(found))
@@ -85,12 +89,13 @@ def build_engine(
     binding: TensorRT,
     gpu: Gpu | None,
     *,
+    warn: Warn,
     root: Path | None = None,
     progress: BuildProgress | None = None,
 ) -> StoredEngine:
     """Build ``bundle``'s graph and keep the engine under its fingerprint.
 
-    An engine of that fingerprint that is there already is built anew: engine bytes are not
+    An engine of that fingerprint that is there already is built again: engine bytes are not
     deterministic, and a rebuild is what was asked for. An interrupt leaves nothing.
 
     Parameters
@@ -110,10 +115,14 @@ def build_engine(
         The folder cannot be written.
     """
     if gpu is None and (binding.flavour == "trt" or "current" in options.targets):
-        what = "--target current" if binding.flavour == "trt-rtx" else binding.product
+        what = "the target 'current'" if binding.flavour == "trt-rtx" else binding.product
         raise DeviceUnavailable(
-            f"{what} builds on the GPU that the engine is for, and there is none here. Build on "
-            "such a machine, or with TensorRT-RTX: pip install 'tlp-mri[trt-rtx]', --engine trt-rtx"
+            f"{what} builds on the GPU that the engine is for, and there is none here",
+            fix=(
+                "Build on such a machine, or with TensorRT-RTX.",
+                Install(("tlp-mri[trt-rtx]",)),
+                SetOption("engine", "trt-rtx"),
+            ),
         )
     identity = plans.identity(bundle, binding, options, gpu)
     name = plans.fingerprint(identity)
@@ -129,7 +138,7 @@ def build_engine(
         progress=progress,
     )
     seconds = time.perf_counter() - began
-    require_precision(result.layers, bundle.precision)
+    require_precision(result.layers, bundle.precision, warn=warn)
     folder = (root or bundle.path / ENGINES) / name
     sidecar = {
         **identity,
@@ -148,7 +157,7 @@ def build_engine(
         (temporary / plans.LOG_FILE).write_text("\n".join(result.log) + "\n", encoding="utf-8")
         write_text(temporary / plans.SIDECAR_FILE, json.dumps(sidecar, indent=2) + "\n")
     if timings is not None and result.timing_cache:
-        keep(timings, result.timing_cache)
+        keep(timings, result.timing_cache, warn=warn)
     return StoredEngine.open(folder)
 
 
@@ -158,6 +167,7 @@ def obtain(
     gpu: Gpu,
     attempt: Callable[[TensorRT, bytes], Opened],
     *,
+    warn: Warn,
     build: bool = True,
     binding: TensorRT | None = None,
     progress: BuildProgress | None = None,
@@ -192,34 +202,45 @@ def obtain(
         why = f"{bundle.name} has no {product} engine."
     if not build:
         raise EngineError(
-            f"{why} Building one was refused (--no-build). Run without it, or build one here with "
-            f"tlp export --engine {flavour}."
+            f"{why} Building one was refused",
+            fix=(
+                SetOption("build", "", "to build it at the first run"),
+                RunTask("export", (("engine", flavour),), "to build it now"),
+            ),
         )
     options = EngineOptions() if nearest is None else nearest.options
     if flavour == "trt-rtx" and options.targets:
         options = replace(options, targets=())
     name = plans.fingerprint(plans.identity(bundle, binding, options, gpu))
     root = make_folder(plans.engines_folder())
-    with _held(root / f"{name}.lock"):
+    with _held(root / f"{name}.lock", warn=warn):
         found, _, _ = _open_first(bundle, binding, gpu, attempt)  # another process may have built
         if found is not None:
             return found
-        logger.warning("%s Building one; this is done once, and can take minutes.", why)
+        warn(
+            ENGINE_BUILT.warning(
+                f"{why} Building one; this is done once, and can take minutes.", fingerprint=name
+            )
+        )
         try:
-            stored = build_engine(bundle, options, binding, gpu, root=root, progress=progress)
+            stored = build_engine(
+                bundle, options, binding, gpu, warn=warn, root=root, progress=progress
+            )
         except EngineError as error:
-            raise EngineError(f"{why} Building one failed: {error}") from error
+            raise EngineError(
+                f"{why} Building one failed: {error.problem}", fix=error.fixes
+            ) from error
         return Obtained(attempt(binding, stored.read()), stored, stored.sidecar["seconds"])
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Hold a file lock, saying so if it must be waited for."""
+def _held(path: Path, *, warn: Warn) -> Iterator[None]:
+    """Hold a file lock, with a warning if another process holds it."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.warning("Another process is building this engine; waiting for it.")
+        warn(BUILD_AWAITED.warning("Another process is building this engine; waiting for it."))
         lock.acquire()
     try:
         yield
@@ -227,14 +248,14 @@ def _held(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def keep(path: Path, content: bytes) -> None:
+def keep(path: Path, content: bytes, *, warn: Warn) -> None:
     """Write a cache file, whole or not at all. A cache that cannot be kept is only slower."""
     try:
         make_folder(path.parent)
         with atomic_file(path, overwrite=True) as temporary:
             temporary.write_bytes(content)
     except OutputError as error:
-        logger.warning("%s It is made anew each time.", error)
+        warn(CACHE_NOT_KEPT.warning(f"{error.problem} It is made again each time."))
 
 
 def _open_first(
@@ -270,7 +291,7 @@ def _timing_cache(binding: TensorRT, gpu: Gpu | None) -> Path | None:
 
 
 def _cuda_versions() -> dict[str, str] | None:
-    """Of the driver and of the runtime library; None where CUDA cannot be asked."""
+    """CUDA versions of driver and runtime library; None where CUDA cannot be asked."""
     try:
         driver, runtime = Cuda().versions()
     except (DependencyMissing, DeviceUnavailable, EngineError, MemoryExhausted):

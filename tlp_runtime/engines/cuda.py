@@ -15,10 +15,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import DependencyMissing, DeviceUnavailable, EngineError, MemoryExhausted
+from tlp_runtime.errors import (
+    Advice,
+    ChooseAnother,
+    DependencyMissing,
+    DeviceError,
+    DeviceUnavailable,
+    EngineError,
+    Install,
+    MemoryExhausted,
+    SetOption,
+)
 
 _NO_DRIVER = ("cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaErrorStubLibrary")
 _MEMORY = ("cudaErrorMemoryAllocation",)
+
+CHECK_DRIVER = Advice("Check the driver with nvidia-smi.")
+NEWER_DRIVER = Advice("Install a newer NVIDIA driver.")
 
 
 @dataclass(frozen=True)
@@ -81,7 +94,8 @@ class Cuda:
             message = f"{name}: {status.name} ({said})"
             if status.name in _NO_DRIVER:
                 raise DeviceUnavailable(
-                    f"CUDA finds no usable GPU: {message}. Check the driver with nvidia-smi."
+                    f"CUDA finds no usable GPU: {message}.",
+                    fix="Check the driver with nvidia-smi.",
                 )
             if status.name in _MEMORY:
                 raise MemoryExhausted(f"CUDA is out of memory: {message}.")
@@ -102,15 +116,20 @@ class Cuda:
             return ()
         return tuple(self._gpu(index) for index in range(count))
 
-    def why_none(self) -> str:
+    def driver_is_too_old(self) -> bool:
+        """Whether the driver is of an older CUDA than the runtime library."""
+        driver, runtime = self.versions()
+        return 0 < int(driver.split(".")[0]) < int(runtime.split(".")[0])
+
+    def no_gpu(self) -> DeviceUnavailable:
         """Why :meth:`gpus` is empty."""
         driver, runtime = self.versions()
-        if 0 < int(driver.split(".")[0]) < int(runtime.split(".")[0]):
-            return (
-                f"the NVIDIA driver (CUDA {driver}) is too old for CUDA {runtime}: install a newer "
-                "driver"
+        if self.driver_is_too_old():
+            return DeviceUnavailable(
+                f"the NVIDIA driver (CUDA {driver}) is too old for CUDA {runtime}",
+                fix=NEWER_DRIVER,
             )
-        return "the NVIDIA driver shows no GPU (see nvidia-smi)"
+        return DeviceUnavailable("the NVIDIA driver shows no GPU", fix=CHECK_DRIVER)
 
     def _gpu(self, index: int) -> Gpu:
         properties = self.call("cudaGetDeviceProperties", index)
@@ -239,17 +258,34 @@ def require_gpu(cuda: Cuda, index: int) -> Gpu:
     if index >= len(gpus):
         there = ", ".join(f"cuda:{gpu.index} ({gpu.name})" for gpu in gpus) or "none"
         raise DeviceUnavailable(
-            f"device cuda:{index} was asked for; CUDA sees {there}. Check the driver with "
-            "nvidia-smi, or run with --device cpu."
+            f"the device cuda:{index} was asked for; CUDA sees {there}",
+            fix=(CHECK_DRIVER, SetOption("device", "cpu", "to run without a GPU")),
         )
     return gpus[index]
+
+
+def gpu_problem(index: int) -> DeviceError | MemoryExhausted | None:
+    """Why the GPU of that index cannot be used by this process; None if it can."""
+    try:
+        cuda = Cuda()
+        gpus = cuda.gpus()
+        if not gpus:
+            return cuda.no_gpu()
+    except (DeviceError, MemoryExhausted) as error:
+        return error
+    if index < len(gpus):
+        return None
+    there = ", ".join(f"cuda:{gpu.index}" for gpu in gpus)
+    return DeviceUnavailable(
+        f"there is no cuda:{index}, only {there}", fix=ChooseAnother("device", "device")
+    )
 
 
 def _bindings() -> Any:
     if importlib.util.find_spec("cuda") is None or not importlib.util.find_spec("cuda.bindings"):
         raise DependencyMissing(
-            "cuda-bindings is not installed, by which GPUs are used. Install it with: "
-            "pip install 'cuda-bindings>=13'"
+            "cuda-bindings is not installed, which is required to use a GPU",
+            fix=Install(("cuda-bindings>=13",)),
         )
     from cuda.bindings import runtime
 

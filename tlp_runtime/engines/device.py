@@ -20,9 +20,10 @@ import numpy as np
 from tlp_runtime.engines.base import Engine, RunTime, Slices
 from tlp_runtime.engines.cuda import Cuda, DeviceMemory, PinnedMemory
 from tlp_runtime.engines.device_array import DeviceArray, is_device_array, stream_handle
-from tlp_runtime.errors import EngineError, MemoryExhausted, TLPError
+from tlp_runtime.errors import EngineError, MemoryExhausted, RunTask, SetOption, TLPError
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.spec.model import OUTPUT_NAME
+from tlp_runtime.warnings import WarningLog
 
 SLOTS = 2
 FLOAT32 = 4
@@ -72,11 +73,14 @@ class DeviceEngine(Engine):
         The GPU.
     """
 
+    on_gpu = True
     concurrent = False
     accepts = (np.ndarray, DeviceArray)
 
-    def __init__(self, bundle: Bundle, cuda: Cuda, index: int) -> None:
-        super().__init__(bundle)
+    def __init__(
+        self, bundle: Bundle, cuda: Cuda, index: int, warnings: WarningLog | None = None
+    ) -> None:
+        super().__init__(bundle, warnings)
         self._cuda, self._index = cuda, index
         self.device = f"cuda:{index}"
         self._lock = threading.Lock()
@@ -96,7 +100,7 @@ class DeviceEngine(Engine):
         Parameters
         ----------
         addresses
-            Of the inputs and the output, on the device.
+            Addresses of the inputs and the output, on the device.
         shape
             (B, 1, H, W) of each.
         slot
@@ -115,7 +119,7 @@ class DeviceEngine(Engine):
         """Drop what remembers addresses (CUDA graphs): of one slot, or all."""
 
     def run_batches(self, batches: Iterable[Mapping[str, Any]]) -> Generator[Slices]:
-        """Run one batch after another, copies beside compute.
+        """Run one batch after another; copies overlap with compute.
 
         As :meth:`Engine.run`, for each; besides NumPy arrays it takes any array with
         ``__cuda_array_interface__``, which is copied within the device. No other run can start
@@ -166,7 +170,7 @@ class DeviceEngine(Engine):
         out
             As large, written.
         stream
-            Of PyTorch, CuPy, PyCUDA or cuda-python, or a handle.
+            A stream of PyTorch, CuPy, PyCUDA or cuda-python, or a handle.
 
         Raises
         ------
@@ -184,8 +188,9 @@ class DeviceEngine(Engine):
             )
         if self._padded(shape[0]) != shape[0]:
             raise EngineError(
-                f"{self.name}: a batch of {shape[0]} is in no profile of this engine, and arrays "
-                "of yours cannot be padded. Export one with a --batch that holds it."
+                f"{self.name}: a batch of {shape[0]} is in no profile of this engine, and the "
+                "caller's arrays cannot be padded",
+                fix=RunTask("export", (("batch", f"1,{shape[0]},{shape[0]}"),), "for such batches"),
             )
         handle = stream_handle(stream)
         addresses = {name: array.address for name, array in given.items()}
@@ -244,8 +249,12 @@ class DeviceEngine(Engine):
             cuda.record(events["download ends"], self._download)
         except MemoryExhausted as error:
             raise MemoryExhausted(
-                f"{self.name}: out of GPU memory with a batch of {shape[0]} slices. Give a smaller "
-                f"--batch, or free memory on {self.device}. ({error})"
+                f"{self.name}: out of GPU memory with a batch of {shape[0]} slices "
+                f"({error.problem.rstrip('.')})",
+                fix=(
+                    SetOption("batch", "a smaller number"),
+                    f"Or free memory on {self.device}.",
+                ),
             ) from error
         slot.given, slot.shape = shape[0], padded
         return slot

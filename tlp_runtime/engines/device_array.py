@@ -58,7 +58,8 @@ class DeviceArray:
         if strides is not None and tuple(strides) != contiguous:
             raise EngineError(
                 f"{name}: the device array has strides {tuple(strides)}, expected C-contiguous "
-                f"{contiguous}. Make it contiguous first."
+                f"{contiguous}.",
+                fix="Make it contiguous first.",
             )
         address, read_only = interface["data"]
         if writable and read_only:

@@ -1,14 +1,16 @@
-"""The engines of a run on one machine: one a GPU, or as many as the cores of its CPU feed."""
+"""The engines of a run on one machine: one per GPU, or as many as the cores of its CPU feed."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
-from tlp_runtime.engines.base import Engine
+from tlp_runtime.engines.base import Engine, Opening
 from tlp_runtime.engines.cuda import Cuda
-from tlp_runtime.engines.select import Choice, Opening, choose, missing
-from tlp_runtime.errors import UsageError
+from tlp_runtime.engines.registry import find_engine
+from tlp_runtime.engines.select import Choice, choose
+from tlp_runtime.errors import SetOption, UsageError
 from tlp_runtime.models.bundle import Bundle
 
 CPU_ENGINES = 4
@@ -39,14 +41,15 @@ def choose_all(engine: str = "auto", device: str = "auto") -> list[Choice]:
     if len(named) > 1:
         choices = [choose(engine, name) for name in named]
         if len({choice.cuda_index for choice in choices}) < len(choices):
-            raise UsageError(f"--device {device}: names a device twice.")
+            raise UsageError(f"devices {device}: one is named twice.")
         if any(choice.cuda_index is None for choice in choices):
-            raise UsageError(f"--device {device}: a CPU and GPUs do not share a run.")
+            raise UsageError(f"devices {device}: a CPU and GPUs do not share a run.")
         if len({choice.name for choice in choices}) > 1:
             engines = ", ".join(f"{c.name} on cuda:{c.cuda_index}" for c in choices)
             raise UsageError(
-                f"--device {device}: the fastest engines differ ({engines}), and so would their "
-                "outputs. Give one --engine."
+                f"devices {device}: the fastest engines differ ({engines}), and so would their "
+                "outputs",
+                fix=SetOption("engine", "one of them"),
             )
         return choices
     first = choose(engine, device)
@@ -55,7 +58,7 @@ def choose_all(engine: str = "auto", device: str = "auto") -> list[Choice]:
     others = [
         Choice(first.name, gpu.index, first.reason)
         for gpu in Cuda().gpus()
-        if gpu.index != first.cuda_index and missing(first.name, gpu.index) is None
+        if gpu.index != first.cuda_index and find_engine(first.name).unavailable(gpu.index) is None
     ]
     return [first, *others]
 
@@ -68,7 +71,7 @@ def open_all(
     cpus: int | None = None,
     cases: int | None = None,
 ) -> list[Engine]:
-    """Load a model into one engine a GPU, or into several on the CPU that share its cores.
+    """Load a model into one engine per GPU, or into several on the CPU that share its cores.
 
     On a CPU several engines of few threads run more slices than one of many.
 
@@ -86,7 +89,7 @@ def open_all(
         if opening.threads is not None:
             count = max(1, cpus // opening.threads)
         threads = opening.threads or max(1, cpus // count)
-        opening = Opening(threads, opening.build, opening.progress)
+        opening = replace(opening, threads=threads)
         choices = [choices[0]] * count
     choices = choices[: cases or len(choices)]
     engines: list[Engine] = []

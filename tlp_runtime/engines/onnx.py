@@ -7,18 +7,24 @@ import re
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from tlp_runtime.engines.base import Engine, Slices
+from tlp_runtime.engines.base import Engine, Opening, Slices, warnings_of
 from tlp_runtime.errors import (
     DependencyConflict,
     DependencyMissing,
+    DeviceError,
     EngineError,
+    Install,
     MemoryExhausted,
     ModelDamaged,
+    RunTask,
+    SetOption,
+    first_line,
 )
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
+from tlp_runtime.warnings import WarningLog
 
 SPEC_KEY = "tlp.spec"
 """Key of the ONNX metadata that holds the model specification."""
@@ -42,14 +48,20 @@ def require_onnxruntime() -> str:
             continue
     if not found:
         raise DependencyMissing(
-            "ONNX Runtime is not installed. Install one flavour: pip install 'tlp-mri[cpu]' for "
-            "CPUs, or pip install 'tlp-mri[gpu]' for NVIDIA GPUs (which also runs on the CPU)."
+            "ONNX Runtime is not installed",
+            fix=(
+                Install(("tlp-mri[cpu]",), purpose="for CPUs"),
+                Install(("tlp-mri[gpu]",), purpose="for NVIDIA GPUs (it also runs on the CPU)"),
+            ),
         )
     if len(found) == 2:
+        both = ("onnxruntime", "onnxruntime-gpu")
         raise DependencyConflict(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other. Run: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'tlp-mri[cpu]' or "
-            "pip install 'tlp-mri[gpu]'."
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
+            fix=(
+                Install(("tlp-mri[cpu]",), remove=both, purpose="for CPUs"),
+                Install(("tlp-mri[gpu]",), remove=both, purpose="for NVIDIA GPUs"),
+            ),
         )
     return " ".join(next(iter(found.items())))
 
@@ -60,19 +72,39 @@ class OnnxEngine(Engine):
     Parameters
     ----------
     threads
-        Of one run; None leaves it to ONNX Runtime (one a core).
+        Threads of one run; None leaves it to ONNX Runtime (one per core).
+    warnings
+        Takes operational warnings.
     """
 
-    name = "ort-cpu"
+    name: ClassVar[str] = "ort-cpu"
+    automatic = True
     device = "cpu"
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
-        super().__init__(bundle)
+    @classmethod
+    def unavailable(cls, index: int = 0) -> DeviceError | None:
+        """Why it cannot run: ONNX Runtime is missing, or installed twice."""
+        try:
+            require_onnxruntime()
+        except DeviceError as error:
+            return error
+        return None
+
+    @classmethod
+    def open(cls, bundle: Bundle, *, index: int = 0, opening: Opening | None = None) -> Self:
+        """Load ``bundle``; threads are those of ``opening``."""
+        threads = None if opening is None else opening.threads
+        return cls(bundle, threads=threads, warnings=warnings_of(opening))
+
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, warnings: WarningLog | None = None
+    ) -> None:
+        super().__init__(bundle, warnings)
         self.library = require_onnxruntime()
         if bundle.precision == "bf16":
             raise EngineError(
-                f"{bundle.path}: is bf16, which ONNX Runtime cannot run on a CPU. Export it with "
-                "--precision fp32 or int8 for CPUs."
+                f"{bundle.path}: the bundle is bf16, which ONNX Runtime cannot run on a CPU",
+                fix=RunTask("export", (("precision", "fp32"),), "for CPUs (or int8)"),
             )
         import onnxruntime as ort
 
@@ -87,7 +119,7 @@ class OnnxEngine(Engine):
             )
         except Exception as error:
             raise EngineError(
-                f"{bundle.onnx}: {self.library} cannot load it: {reason(error)}"
+                f"{bundle.onnx}: {self.library} cannot load it: {first_line(error)}"
             ) from error
         check_graph(self._session, bundle)
         self.opening["open"] = time.perf_counter() - began
@@ -97,7 +129,7 @@ class OnnxEngine(Engine):
             (image,) = self._session.run([OUTPUT_NAME], dict(tensors))
         except Exception as error:
             batch = next(iter(tensors.values())).shape[0]
-            raise failure(self.name, batch, error) from error
+            raise run_error(self.name, batch, error) from error
         return image  # type: ignore[no-any-return]
 
     def close(self) -> None:
@@ -112,27 +144,26 @@ def check_graph(session: Any, bundle: Bundle) -> None:
     spec = bundle.spec
     if text is None or ModelSpec.from_json(text) != spec:
         raise ModelDamaged(
-            f"{bundle.onnx}: its specification is not the bundle's. Export it again."
+            f"{bundle.onnx}: its specification is not the bundle's.",
+            fix="Export it again.",
         )
     if inputs != tuple(sorted(spec.tensor_names)) or outputs != (OUTPUT_NAME,):
         raise ModelDamaged(
             f"{bundle.onnx}: has inputs {inputs} and outputs {outputs}, expected "
-            f"{spec.tensor_names} and {OUTPUT_NAME}. Export it again."
+            f"{spec.tensor_names} and {OUTPUT_NAME}.",
+            fix="Export it again.",
         )
 
 
-def failure(name: str, batch: int, error: Exception) -> EngineError | MemoryExhausted:
-    """What became of a run, told apart by ONNX Runtime's words."""
-    text = reason(error)
+def run_error(name: str, batch: int, error: Exception) -> EngineError | MemoryExhausted:
+    """The error of a failed run.
+
+    ONNX Runtime has no type of its own for a lack of memory, so that its text has to decide.
+    """
+    text = first_line(error)
     if re.search(r"failed to allocate|bad_alloc|out of memory|alloc.*memory", text, re.IGNORECASE):
         return MemoryExhausted(
-            f"{name}: out of memory with a batch of {batch} slices. Give a smaller --batch. "
-            f"({text})"
+            f"{name}: out of memory with a batch of {batch} slices ({text})",
+            fix=SetOption("batch", "a smaller number"),
         )
     return EngineError(f"{name}: the run failed: {text}")
-
-
-def reason(error: Exception) -> str:
-    """The first line of what ONNX Runtime says."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

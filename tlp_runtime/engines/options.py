@@ -9,8 +9,8 @@ from typing import Any
 from tlp_runtime.errors import UsageError
 from tlp_runtime.spec.model import ModelSpec
 
-Shape = tuple[int, ...]
-Shapes = tuple[Shape, Shape, Shape]
+TensorShape = tuple[int, ...]
+ProfileShapes = tuple[TensorShape, TensorShape, TensorShape]
 """Smallest, usual and largest."""
 
 HARDWARE = ("none", "same-cc", "ampere+")
@@ -26,17 +26,17 @@ class BatchProfile:
 
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.optimum <= self.maximum:
-            raise UsageError(f"--batch {self}: expected 1 <= MIN <= OPT <= MAX.")
+            raise UsageError(f"batch profile {self}: expected 1 <= MIN <= OPT <= MAX.")
 
     @classmethod
     def parse(cls, text: str) -> BatchProfile:
         """Read ``MIN,OPT,MAX``. Raises :class:`UsageError`."""
         parts = text.split(",")
         if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-            raise UsageError(f"--batch {text}: expected MIN,OPT,MAX such as 1,4,16.")
+            raise UsageError(f"batch profile {text}: expected MIN,OPT,MAX such as 1,4,16.")
         return cls(*(int(part) for part in parts))
 
-    def shapes(self, spec: ModelSpec) -> Shapes:
+    def shapes(self, spec: ModelSpec) -> ProfileShapes:
         """The smallest, usual and largest (B, 1, H, W) of an input of the network."""
         crop, sizes = (spec.crop.height, spec.crop.width), spec.sizes
         low, high = (crop, crop) if sizes is None else (sizes.smallest, sizes.largest)
@@ -79,13 +79,13 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         if not self.profiles:
-            raise UsageError("--batch: expected at least one MIN,OPT,MAX.")
+            raise UsageError("batch profiles: expected at least one MIN,OPT,MAX.")
         if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise UsageError(f"--workspace {self.workspace_mib}: expected at least 1 MiB.")
+            raise UsageError(f"workspace of {self.workspace_mib} MiB: expected at least 1 MiB.")
         if self.level is not None and not 0 <= self.level <= 5:
-            raise UsageError(f"--builder-level {self.level}: expected 0 to 5.")
+            raise UsageError(f"builder level {self.level}: expected 0 to 5.")
         if self.hardware not in HARDWARE:
-            raise UsageError(f"--hardware {self.hardware}: expected one of {', '.join(HARDWARE)}.")
+            raise UsageError(f"hardware {self.hardware!r}: expected one of {', '.join(HARDWARE)}.")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EngineOptions:
@@ -94,6 +94,6 @@ class EngineOptions:
         rest = {name: value for name, value in values.items() if name != "profiles"}
         return cls(profiles=profiles, **(rest | {"targets": tuple(rest["targets"])}))
 
-    def shapes(self, spec: ModelSpec) -> list[dict[str, Shapes]]:
+    def shapes(self, spec: ModelSpec) -> list[dict[str, ProfileShapes]]:
         """For each profile, of each of ``spec``'s inputs."""
         return [dict.fromkeys(spec.tensor_names, profile.shapes(spec)) for profile in self.profiles]

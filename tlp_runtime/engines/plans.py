@@ -1,6 +1,6 @@
 """Built engines on disk: options, sidecar, fingerprint, and whether one may be used here.
 
-An engine lies in a folder named after its fingerprint, in the bundle (``tlp export`` puts it
+An engine lies in a folder named after its fingerprint, in the bundle (the export puts it
 there) or under ``TLP_HOME`` (where a run builds one that it lacks)::
 
     generator.engine   TensorRT's bytes

@@ -1,4 +1,4 @@
-"""Outputs that are whole or absent: a temporary name in the same folder, flushed, then renamed."""
+"""Outputs that are whole or absent: written under a temporary name, flushed, then renamed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tlp_runtime.errors import NoSpace, OutputError
+from tlp_runtime.errors import ChooseAnother, NoSpace, OutputError, SetOption
+
+_REPLACE = (SetOption("overwrite", purpose="to replace it"), ChooseAnother("out", "name"))
 
 
 def require_writable(path: Path, *, overwrite: bool) -> None:
@@ -25,15 +27,17 @@ def require_writable(path: Path, *, overwrite: bool) -> None:
     folder = path.parent
     if not folder.is_dir():
         raise OutputError(
-            f"{path}: the folder {folder} does not exist or is not a folder. Create it first."
+            f"{path}: the folder {folder} does not exist or is not a folder.",
+            fix="Create it first.",
         )
     if os.path.lexists(path) and not overwrite:
-        raise OutputError(f"{path}: exists already. Give --overwrite to replace it.")
+        raise OutputError(f"{path}: exists already", fix=_REPLACE)
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, expected a file name.")
     if path.exists() and not path.stat().st_mode & 0o222:
         raise OutputError(
-            f"{path}: is read-only and is not replaced. Allow writing to it, or move it away."
+            f"{path}: is read-only and is not replaced.",
+            fix="Allow writing to it, or move it away.",
         )
     probe = _temporary(path)
     try:
@@ -78,7 +82,7 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary folder beside ``path``; rename it to ``path`` on success.
+    """Give a temporary folder next to ``path``; rename it to ``path`` on success.
 
     Raises
     ------
@@ -86,7 +90,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         The parent cannot be written to, or ``path`` exists and may not be replaced.
     """
     if os.path.lexists(path) and not overwrite:
-        raise OutputError(f"{path}: exists already. Choose another name or give --overwrite.")
+        raise OutputError(f"{path}: exists already", fix=_REPLACE)
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,8 +149,8 @@ def output_error(path: Path, error: OSError) -> OutputError:
     }
     if error.errno in whole_disk:
         return NoSpace(
-            f"{path}: cannot be written: {whole_disk[error.errno]}. Nothing was damaged; make room "
-            "or choose another place, and run the command again."
+            f"{path}: cannot be written: {whole_disk[error.errno]}. Nothing was damaged",
+            fix="Make room or choose another place, then try again.",
         )
     reason = {
         errno.EACCES: "permission denied",

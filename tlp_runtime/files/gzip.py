@@ -80,8 +80,8 @@ def _inflate_within(content: bytes, limit: int) -> bytes:
             held += len(out[-1])
             if held > limit:
                 raise InputTooLarge(
-                    f"unpacks to more than the {limit / 2**20:.0f} MiB that are allowed. Give a "
-                    "smaller file, or allow more."
+                    f"unpacks to more than the {limit / 2**20:.0f} MiB that are allowed.",
+                    fix="Give a smaller file, or allow more.",
                 )
             ended = member.eof
             position += len(chunk) - len(member.unused_data)

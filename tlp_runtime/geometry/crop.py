@@ -52,14 +52,16 @@ def require_model_grid(volume: Volume, crop: CropSpec) -> None:
         raise GeometryError(
             f"{volume.name}: spacing {spacing_text(grid.spacing_mm)} mm, axes turned by "
             f"{grid.angle_to(_ideal(crop)):.2f} degrees; expected the model's grid, "
-            f"{spacing_text(crop.spacing_mm)} mm and axes along the world's. Resample it first."
+            f"{spacing_text(crop.spacing_mm)} mm and axes along the world's.",
+            fix="Resample it first.",
         )
     columns, rows, _ = grid.shape
     if rows < crop.rows[1] or columns < crop.columns[1]:
         raise GeometryError(
             f"{volume.name}: axial slices of {columns} x {rows} voxels do not hold the model's "
-            f"crop (columns {crop.columns[0]}..{crop.columns[1] - 1}, rows {crop.rows[0]}.."
-            f"{crop.rows[1] - 1}). Pad or resample it to the BraTS grid, 240 x 240."
+            f"crop (columns {crop.columns[0]}..{crop.columns[1] - 1}, rows "
+            f"{crop.rows[0]}..{crop.rows[1] - 1}).",
+            fix="Pad or resample it to the BraTS grid, 240 x 240.",
         )
 
 

@@ -44,8 +44,8 @@ class Grid:
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or 0 in self.shape:
             raise GeometryError(
-                f"shape {shape_text(self.shape)}, expected one 3-D volume. "
-                "Extract a single volume first."
+                f"shape {shape_text(self.shape)}, expected one 3-D volume.",
+                fix="Extract a single volume first.",
             )
         affine = np.asarray(self.affine, dtype=np.float64)
         if (
@@ -54,8 +54,8 @@ class Grid:
             or abs(np.linalg.det(affine[:3, :3])) < 1e-9
         ):
             raise GeometryError(
-                f"its affine does not place voxels in space:\n{affine}\n"
-                "Repair the sform or qform of the file."
+                f"its affine does not place voxels in space:\n{affine}",
+                fix="Repair the sform or qform of the file.",
             )
         object.__setattr__(self, "affine", affine)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -13,8 +12,7 @@ from numpy.typing import NDArray
 from tlp_runtime.geometry.crop import axes_ras, on_lattice
 from tlp_runtime.geometry.grid import Grid
 from tlp_runtime.spec.model import CropSpec, ModelSpec
-
-logger = logging.getLogger(__name__)
+from tlp_runtime.warnings import LARGER_THAN_CROP, Warn
 
 OVERLAP = 32
 """Voxels that neighbouring windows share at least."""
@@ -74,7 +72,7 @@ class Extent:
 
     @classmethod
     def of(cls, inside: NDArray[np.bool_], grid: Grid, crop: CropSpec) -> Extent:
-        """Of the voxels of ``inside`` on ``grid``; of the whole grid when there is none."""
+        """The extent of the voxels in ``inside``; of the whole grid when there is none."""
         points = grid.world(_outermost(inside)) if inside.any() else grid.corners_ras
         along = points @ axes_ras(crop)
         half = np.abs(grid.affine[:3, :3].T @ axes_ras(crop)).sum(axis=0) / 2
@@ -93,13 +91,13 @@ def published(grid: Grid, crop: CropSpec) -> Placement:
     )
 
 
-def place(grid: Grid, brain: Extent, spec: ModelSpec, name: str) -> Placement:
-    """Lay the model's grid and windows about a brain.
+def place(grid: Grid, brain: Extent, spec: ModelSpec, name: str, warn: Warn) -> Placement:
+    """Lay the model's grid and windows around a brain.
 
     A scan whose voxels are the model's is used voxel by voxel: by the published crop where the
     brain lies inside it, else by a window centred on the brain. Any other scan is to be
-    interpolated. A brain larger than the crop is reported and gets one larger window if the model
-    takes it, else several that overlap.
+    interpolated. A brain larger than the crop raises a warning and gets one larger window if the
+    model takes it, else several that overlap.
 
     Parameters
     ----------
@@ -108,7 +106,9 @@ def place(grid: Grid, brain: Extent, spec: ModelSpec, name: str) -> Placement:
     brain
         Its box along the model's axes.
     name
-        The scan, for the report.
+        The scan, for the warning.
+    warn
+        Called when the brain is larger than the crop.
     """
     crop = spec.crop
     spacing = np.array(crop.spacing_mm)
@@ -123,7 +123,7 @@ def place(grid: Grid, brain: Extent, spec: ModelSpec, name: str) -> Placement:
         size = last - first + 1
     else:
         size = np.ceil((brain.high - brain.low) / spacing - 1e-6).astype(int)
-    window, corners, extent = _windows(int(size[1]), int(size[0]), spec, name)
+    window, corners, extent = _windows(int(size[1]), int(size[0]), spec, name, warn)
     height, width = extent
     if exact:
         left, top = (
@@ -154,7 +154,7 @@ def shared_part(
 
 
 def _windows(
-    rows: int, columns: int, spec: ModelSpec, name: str
+    rows: int, columns: int, spec: ModelSpec, name: str, warn: Warn
 ) -> tuple[tuple[int, int], tuple[tuple[int, int], ...], tuple[int, int]]:
     """Size of a window, their corners, and the (height, width) they cover together."""
     crop = (spec.crop.height, spec.crop.width)
@@ -165,19 +165,25 @@ def _windows(
         max(crop[0], ceil(rows / step) * step),
         max(crop[1], ceil(columns / step) * step),
     )
-    message = "%s: its brain is %d x %d voxels of the model's grid, the crop holds %d x %d: "
-    if spec.takes(*larger):
-        logger.warning(
-            message + "run in one window of %d x %d.", name, rows, columns, *crop, *larger
+
+    def report(what: str, windows: int) -> None:
+        warn(
+            LARGER_THAN_CROP.warning(
+                f"{name}: its brain is {rows} x {columns} voxels of the model's grid, the crop "
+                f"holds {crop[0]} x {crop[1]}: run in {what}.",
+                rows=rows,
+                columns=columns,
+                windows=windows,
+            )
         )
+
+    if spec.takes(*larger):
+        report(f"one window of {larger[0]} x {larger[1]}", 1)
         return larger, ((0, 0),), larger
     tops, height = _spread(rows, crop[0])
     lefts, width = _spread(columns, crop[1])
     corners = tuple((top, left) for top in tops for left in lefts)
-    logger.warning(
-        message + "run in %d overlapping windows a slice.",
-        name, rows, columns, *crop, len(corners),
-    )  # fmt: skip
+    report(f"{len(corners)} overlapping windows per slice", len(corners))
     return crop, corners, (height, width)
 
 

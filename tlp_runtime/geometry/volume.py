@@ -10,8 +10,9 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import GeometryError
+from tlp_runtime.errors import GeometryError, GivenFixes
 from tlp_runtime.geometry.grid import Grid, difference, shape_text
+from tlp_runtime.warnings import TLPWarning
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Origin:
     Parameters
     ----------
     sha256
-        Of the file; of a series, of the hashes of its files in the order of their names.
+        Hash of the file; of a series, hash of its files' hashes in the order of their names.
     """
 
     path: str
@@ -45,6 +46,8 @@ class Volume:
         What to call it in messages, usually the file's path.
     origin
         Where it was read from; None for a volume made in memory.
+    warnings
+        What is doubtful about the file it was read from.
 
     Raises
     ------
@@ -57,12 +60,13 @@ class Volume:
     header: nib.Nifti1Header | None = field(default=None, repr=False, compare=False)
     name: str = "volume"
     origin: Origin | None = field(default=None, repr=False, compare=False)
+    warnings: tuple[TLPWarning, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         try:
             grid = Grid(self.data.shape, self.affine)
         except GeometryError as error:
-            raise GeometryError(f"{self.name}: {error}") from None
+            raise GeometryError(f"{self.name}: {error.problem}", fix=error.fixes) from None
         object.__setattr__(self, "affine", grid.affine)
 
     @property
@@ -132,13 +136,15 @@ def _translation(offset: NDArray[np.int_]) -> NDArray[np.float64]:
     return matrix
 
 
-def require_same_grid(reference: Volume, other: Volume, remedy: str = "Resample one.") -> None:
+def require_same_grid(
+    reference: Volume, other: Volume, fix: GivenFixes = "Resample one to the grid of the other."
+) -> None:
     """Raise unless both lie on one grid, whatever the order of their axes.
 
     Parameters
     ----------
-    remedy
-        What the message tells the user to do.
+    fix
+        What the user can do.
 
     Raises
     ------
@@ -148,5 +154,5 @@ def require_same_grid(reference: Volume, other: Volume, remedy: str = "Resample 
     differs = difference(reference.grid, other.grid)
     if differs is not None:
         raise GeometryError(
-            f"{other.name}: lies on another grid than {reference.name}: {differs}. {remedy}"
+            f"{other.name}: lies on another grid than {reference.name}: {differs}", fix=fix
         )

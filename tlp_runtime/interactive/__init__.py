@@ -1,1 +1,1 @@
-"""One case under a pen: what was drawn is run again, nothing else."""
+"""One interactive case: what was drawn is run again, nothing else."""

@@ -13,7 +13,7 @@ from tlp_runtime.errors import ModelMismatch
 from tlp_runtime.geometry.placement import shared_part
 from tlp_runtime.geometry.resample import FittedSplines
 from tlp_runtime.geometry.volume import Volume
-from tlp_runtime.synthesis.prepare import Prepared, splines_back
+from tlp_runtime.synthesis.prepare import PreparedCase, splines_back
 
 Image = Literal["plain", "synthesis"]
 IMAGES: tuple[Image, ...] = ("plain", "synthesis")
@@ -23,7 +23,7 @@ SHOWN = "RAS"
 """Axis order of everything that is shown: that of viewers, so that nothing is turned there."""
 
 INTERPOLATING_SHARE = 0.2
-"""Of the time, at most, that interpolation of unfinished work may take."""
+"""Largest share of the time that interpolation of unfinished work may take."""
 
 AT_ONCE = 8
 """Slices that are interpolated before somebody may ask for others."""
@@ -66,7 +66,7 @@ class Canvas(Protocol):
         """Memory it holds."""
 
 
-def canvas(prepared: Prepared, reaches: NDArray[np.int_]) -> Canvas:
+def canvas(prepared: PreparedCase, reaches: NDArray[np.int_]) -> Canvas:
     """The one that suits how a case lies before the network.
 
     Parameters
@@ -92,7 +92,7 @@ def canvas(prepared: Prepared, reaches: NDArray[np.int_]) -> Canvas:
 class Exact:
     """For scans whose voxels are the model's: slices are copied into place."""
 
-    def __init__(self, prepared: Prepared, reaches: NDArray[np.int_]) -> None:
+    def __init__(self, prepared: PreparedCase, reaches: NDArray[np.int_]) -> None:
         offset = prepared.placement.offset
         assert offset is not None
         here, there = shared_part(offset, prepared.placement.grid.shape, prepared.oriented.shape)
@@ -130,13 +130,13 @@ class Exact:
 
 
 class Interpolated:
-    """For other scans: splines are fitted anew, and evaluated slice by slice, as for a file.
+    """For other scans: splines are fitted again, and evaluated slice by slice, as for a file.
 
     The slice that is looked at comes first, then its neighbours; whatever turns out not to have
     changed is not reported.
     """
 
-    def __init__(self, prepared: Prepared, reaches: NDArray[np.int_]) -> None:
+    def __init__(self, prepared: PreparedCase, reaches: NDArray[np.int_]) -> None:
         columns, rows, slices = prepared.placement.grid.shape
         self._splines = splines_back(prepared)
         self._slices = {image: np.zeros((slices, rows, columns), np.float32) for image in IMAGES}
@@ -193,7 +193,7 @@ class Interpolated:
 
 
 def _blank(
-    prepared: Prepared,
+    prepared: PreparedCase,
 ) -> tuple[dict[Image, NDArray[np.float32]], dict[Image, NDArray[np.float32]]]:
     """Images of 0 in the axis order that is shown, and the same memory in the model's."""
     grid = prepared.reference.grid.reoriented(SHOWN)

@@ -5,37 +5,34 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import TLPError
+from tlp_runtime.errors import TLPError, Unfinished
 from tlp_runtime.geometry.grid import Grid
-from tlp_runtime.geometry.placement import Placement
 from tlp_runtime.geometry.volume import Volume, require_same_grid
 from tlp_runtime.interactive.canvas import IMAGES, SHOWN, Image, canvas
-from tlp_runtime.interactive.parts import OEDEMA, TUMOUR, Box, SliceState, Unfinished, Update
+from tlp_runtime.interactive.parts import OEDEMA, TUMOUR, MaskBox, SliceState, Update
 from tlp_runtime.interactive.queue import EngineQueue, Level, Ticket
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
-from tlp_runtime.synthesis.batches import Stack
-from tlp_runtime.synthesis.prepare import Prepared, label_sources
+from tlp_runtime.synthesis.batches import SliceWork
+from tlp_runtime.synthesis.prepare import PreparedCase, label_sources
 from tlp_runtime.values.prompt import encode, with_labels
 
 
 class InteractiveCase:
-    """A prepared case that is run anew where its prompt changes, and nowhere else.
+    """A prepared case that is run again where its prompt changes, and nowhere else.
 
     Thread-safe. Everything a user sees and draws lies on one grid, :attr:`grid`.
 
     Parameters
     ----------
     prepared
-        The case; a prompt in it is left out, :meth:`replace_mask` sets one.
-    images
-        The modalities as they were read, on one grid.
+        The case, its images on one grid; a prompt in it is left out, :meth:`replace_mask` sets one.
     queue
         Runs the slices.
     notify
@@ -45,8 +42,10 @@ class InteractiveCase:
     ----------
     grid
         The reference's voxels with axes in RAS order; nothing is interpolated.
-    sources, images
-        The modalities as they were read, and on that grid.
+    prepared
+        The case without a prompt.
+    images
+        The modalities on that grid.
     mask
         (I, J, K) uint8, first axis fastest: 0, 1 tumour, 2 oedema.
     revision
@@ -59,23 +58,22 @@ class InteractiveCase:
 
     def __init__(
         self,
-        prepared: Prepared,
-        images: Mapping[str, Volume],
+        prepared: PreparedCase,
         spec: ModelSpec,
         queue: EngineQueue,
         notify: Callable[[], None] = lambda: None,
     ) -> None:
         self.reference = prepared.reference
         self.grid: Grid = self.reference.grid.reoriented(SHOWN)
-        self.sources = dict(images)
-        self.images = {name: volume.reoriented(SHOWN) for name, volume in images.items()}
+        scans = prepared.request.scans
+        self.images = {name: scan.volume.reoriented(SHOWN) for name, scan in scans.items()}
         self.queue = queue
         self.mask = np.zeros(self.grid.shape, np.uint8, order="F")
         self.revision = self.serial = 0
         self._spec = spec
         self._notify = notify
         self._tensors = {n: t for n, t in prepared.tensors.items() if n != PROMPT_NAME}
-        self._prepared = replace(prepared, tensors={})
+        self.prepared = prepared
         self._values = np.array([0, spec.prompt.tumour_value, spec.prompt.oedema_value], np.float32)
         self._sources = label_sources(self.grid, prepared, spec)
         self._reaches = _reaches(self._sources, self.grid)
@@ -104,7 +102,7 @@ class InteractiveCase:
     @property
     def interpolated(self) -> bool:
         """Whether the scan is not on the model's own grid."""
-        return self._prepared.placement.offset is None
+        return self.prepared.placement.offset is None
 
     @property
     def nbytes(self) -> int:
@@ -112,16 +110,11 @@ class InteractiveCase:
         arrays = (
             *self._tensors.values(),
             *(volume.data for volume in self.images.values()),
-            self._prepared.oriented.data,
+            self.prepared.oriented.data,
             self._sources,
             self.mask,
         )
         return self._canvas.nbytes + sum(int(array.nbytes) for array in arrays)
-
-    @property
-    def placement(self) -> Placement:
-        """How it lies before the network."""
-        return self._prepared.placement
 
     def shown(self, image: Image) -> NDArray[np.float32]:
         """A copy of one image as it is now: (I, J, K) float32 on :attr:`grid`."""
@@ -150,7 +143,11 @@ class InteractiveCase:
                 with self._lock:
                     left = self._left()
                     if left:
-                        raise Unfinished(left)
+                        raise Unfinished(
+                            f"{left} slices are still to be run",
+                            fix="Wait for the last stroke's answer to end; where none is under "
+                            "way, an empty stroke goes on.",
+                        )
                     if not self._unprompted and not self._canvas.behind:
                         data = self._canvas.shown[image].copy(order="F")
                         return self._as_file(data, image), self._drawn()
@@ -167,7 +164,7 @@ class InteractiveCase:
         """Images of slices still to be run."""
         return sum(len(state.wanted) for state in self._slices.values())
 
-    def draw(self, box: Box, labels: NDArray[np.uint8], *, first: int | None = None) -> int:
+    def draw(self, box: MaskBox, labels: NDArray[np.uint8], *, first: int | None = None) -> int:
         """Put values into the mask and run the slices whose prompt this changes.
 
         Parameters
@@ -204,7 +201,7 @@ class InteractiveCase:
     def replace_mask(self, labels: Volume, meaning: Iterable[str] = ()) -> int:
         """Take a label map for the whole mask, as :func:`mask_of` does."""
         mask = mask_of(labels, self.reference, self._spec, meaning)
-        return self.draw(Box((0, 0, 0), self.grid.shape), mask)
+        return self.draw(MaskBox((0, 0, 0), self.grid.shape), mask)
 
     def go_on(self, first: int | None = None) -> None:
         """Run what is still to be run, the slice ``first`` before the others."""
@@ -297,19 +294,20 @@ class InteractiveCase:
         self.queue.submit(tickets)
         self._notify()
 
-    def _maker(self, z: int, image: Image) -> Callable[[], Stack]:
-        """What makes a slice's work, of the prompt as it is when its turn comes."""
+    def _maker(self, z: int, image: Image) -> Callable[[], SliceWork]:
+        """What makes a slice's work, with the prompt as it is when its turn comes."""
 
-        def make() -> Stack:
+        def make() -> SliceWork:
             labels = self._slices[z].labels
             prompt = self._values[labels if image == "synthesis" else np.zeros_like(labels)]
             tensors = {name: array[z : z + 1] for name, array in self._tensors.items()}
-            one = replace(
-                self._prepared,
-                tensors={**tensors, PROMPT_NAME: prompt[None]},
-                brain=np.ones(1, np.bool_),
+            placement = self.prepared.placement
+            return SliceWork(
+                {**tensors, PROMPT_NAME: prompt[None]},
+                window=placement.window,
+                corners=placement.corners,
+                weights=placement.weights if len(placement.corners) > 1 else None,
             )
-            return Stack(one)
 
         return make
 
@@ -351,8 +349,8 @@ class InteractiveCase:
             if ticket.error is not None:
                 self._error = ticket.error
                 continue
-            assert isinstance(ticket.work, Stack)
-            taken.append((z, image, ticket.work.slices[0]))
+            assert isinstance(ticket.work, SliceWork)
+            taken.append((z, image, ticket.work.images[0]))
             state.done.add(image)
             if image == "plain" and not state.prompted:
                 self._unprompted.add(z)

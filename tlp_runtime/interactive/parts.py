@@ -1,4 +1,4 @@
-"""What an interactive case is told and tells: boxes of its mask, updates, the state of a slice."""
+"""What an interactive case takes and gives: boxes of its mask, updates, the state of a slice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TUMOUR, OEDEMA = 1, 2
 
 
 @dataclass(frozen=True)
-class Box:
+class MaskBox:
     """A part of the shown grid: its first voxel, and how many along each axis."""
 
     start: tuple[int, int, int]
@@ -53,22 +53,6 @@ class Box:
             raise ContentError(
                 f"the mask holds {labels.max()}; expected 0, {TUMOUR} tumour or {OEDEMA} oedema."
             )
-
-
-class Unfinished(TLPError):
-    """A synthesis that nobody should keep yet.
-
-    Parameters
-    ----------
-    left
-        Images of slices still to be run.
-    """
-
-    def __init__(self, left: int) -> None:
-        super().__init__(
-            f"{left} slices are still to be run. Wait for the last stroke's answer to end; where "
-            "none is under way, an empty stroke goes on."
-        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,7 @@ class SliceState:
     done
         Images that are up to date.
     tickets
-        Of images under way.
+        Tickets of images under way.
     """
 
     labels: NDArray[np.uint8]

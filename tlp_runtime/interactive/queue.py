@@ -1,4 +1,4 @@
-"""One queue an engine: what somebody waits for first, in batches that cases share."""
+"""One queue per engine: what somebody waits for first, in batches that cases share."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tlp_runtime.engines.base import Engine
 from tlp_runtime.errors import EngineError, TLPError
 from tlp_runtime.synthesis.batches import Batcher, Work
+from tlp_runtime.warnings import TLPWarning, WarningLog
 
 logger = logging.getLogger(__name__)
 
@@ -133,12 +134,13 @@ class EngineQueue:
     Parameters
     ----------
     batch
-        Pieces a run at most. Halved, with a warning, when the device's memory runs out.
+        Pieces per run at most. Halved, with a warning, when the device's memory runs out.
     """
 
     def __init__(self, engine: Engine, *, batch: int) -> None:
         self.engine = engine
         self._batch = batch
+        self._warnings = WarningLog()
         self._batcher = Batcher(engine, batch)
         self._waiting: list[tuple[Level, int, Ticket]] = []
         self._numbers = itertools.count()
@@ -147,6 +149,11 @@ class EngineQueue:
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def warnings(self) -> tuple[TLPWarning, ...]:
+        """Those of the engine, then those of its runs."""
+        return (*self.engine.warnings, *self._warnings)
 
     @property
     def waiting(self) -> int:
@@ -194,6 +201,8 @@ class EngineQueue:
         while not self._closed:
             try:
                 for ran in self._batcher.run(self._works()):
+                    for warning in ran.warnings:
+                        self._warnings.add(warning)
                     self._finish(ticket for ticket in ran.works if isinstance(ticket, Ticket))
             except TLPError as error:
                 self._fail(error)

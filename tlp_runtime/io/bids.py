@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlp_runtime.errors import InputError, InputMissing, OutputError
+from tlp_runtime.errors import ChooseAnother, InputError, InputMissing, OutputError
 from tlp_runtime.files.atomic import make_folder, write_text
 
 VERSION = "1.10.0"
@@ -23,7 +23,9 @@ LINK = "raw"
 
 _T1W = re.compile(r"(sub-[a-zA-Z0-9]+(?:_[a-z]+-[a-zA-Z0-9]+)*)_T1w\.nii(\.gz)?")
 _LEFT_OUT = ("ce", "desc", "space")
-"""Entities of images that are no plain T1 of the scanner: contrast given, derived, moved."""
+"""Entities of images that are not a plain T1 of the scanner: contrast given, derived, moved."""
+
+_ELSEWHERE = ChooseAnother("derivatives", "folder", "for the derivatives")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class BidsScan:
     entities
         The name's entities in their order, such as ``sub-01_ses-1_run-2``.
     folder
-        Of the image, relative to the dataset.
+        Folder of the image, relative to the dataset.
     """
 
     entities: str
@@ -80,9 +82,9 @@ def find_scans(root: Path) -> list[BidsScan]:
         No ``dataset_description.json``: not a BIDS dataset.
     """
     if not root.is_dir():
-        raise InputMissing(f"{root}: is no folder, expected a BIDS dataset.")
+        raise InputMissing(f"{root}: is not a folder, expected a BIDS dataset.")
     if not (root / DESCRIPTION_FILE).is_file():
-        raise InputError(f"{root}: has no {DESCRIPTION_FILE}, so it is no BIDS dataset.")
+        raise InputError(f"{root}: has no {DESCRIPTION_FILE}, so it is not a BIDS dataset.")
     scans = []
     for file in sorted([*root.glob("sub-*/anat/sub-*_T1w.nii*"),
                         *root.glob("sub-*/ses-*/anat/sub-*_T1w.nii*")]):  # fmt: skip
@@ -151,7 +153,7 @@ def start_derivatives(folder: Path, root: Path, version: str) -> None:
         The folder lies at the raw dataset itself, holds another dataset, or cannot be written.
     """
     if folder.resolve() == root.resolve():
-        raise OutputError(f"{folder}: is the raw dataset; choose another folder for derivatives.")
+        raise OutputError(f"{folder}: is the raw dataset", fix=_ELSEWHERE)
     description = folder / DESCRIPTION_FILE
     if description.exists():
         try:
@@ -161,8 +163,8 @@ def start_derivatives(folder: Path, root: Path, version: str) -> None:
             raise OutputError(f"{description}: cannot be read ({error!r}).") from error
         if "tlp-mri" not in makers:
             raise OutputError(
-                f"{folder}: holds another dataset (made by {', '.join(sorted(makers))}); choose "
-                "another folder."
+                f"{folder}: holds another dataset (made by {', '.join(sorted(makers))})",
+                fix=_ELSEWHERE,
             )
         return
     make_folder(folder)
@@ -179,6 +181,6 @@ def start_derivatives(folder: Path, root: Path, version: str) -> None:
     write_text(
         folder / "README",
         "Synthetic contrast-enhanced T1 images, made by tlp-mri from plain scans. They were not\n"
-        "acquired, no contrast agent was given, and they are not for diagnosis. The JSON beside\n"
+        "acquired, no contrast agent was given, and they are not for diagnosis. The JSON next to\n"
         "each image says from which files, by which model and with which prompt it was made.\n",
     )

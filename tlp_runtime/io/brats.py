@@ -1,4 +1,4 @@
-"""The BraTS folder layout: one folder a case, one NIfTI a modality."""
+"""The BraTS folder layout: one folder per case, one NIfTI per modality."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def find_cases(data: Path, arrays: Iterable[str]) -> list[CaseFiles]:
     Raises
     ------
     InputMissing
-        ``data`` is no folder or holds no case.
+        ``data`` is not a folder or holds no case.
     InputError
         Cases with missing or several matching files; every one is named.
     """
@@ -75,7 +75,7 @@ def case_folders(data: Path) -> list[tuple[str, Mapping[str, list[Path]]]]:
     Raises
     ------
     InputMissing
-        ``data`` is no folder or holds no such folder.
+        ``data`` is not a folder or holds no such folder.
     """
     if not data.is_dir():
         raise InputMissing(f"{data}: is not a folder, expected one with BraTS case folders.")

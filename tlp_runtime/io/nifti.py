@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,8 +30,7 @@ from tlp_runtime.files.atomic import atomic_file
 from tlp_runtime.files.gzip import GZIP_MAGIC, deflate, inflate
 from tlp_runtime.geometry.grid import Grid
 from tlp_runtime.geometry.volume import Origin, Volume
-
-logger = logging.getLogger(__name__)
+from tlp_runtime.warnings import FORMS_DIFFER, TLPWarning
 
 SUFFIXES = (".nii.gz", ".nii")
 FORMS_TOLERANCE_MM = 0.5
@@ -41,16 +39,13 @@ SCANNER = 1
 """NIfTI's code of scanner coordinates."""
 _COMMENT = 6
 
-# A header nibabel repairs while it reads is reported by our own checks, not on its log.
-logging.getLogger("nibabel").setLevel(logging.CRITICAL)
-
 
 def read_volume(path: Path | str) -> Volume:
     """Read a 3-D NIfTI-1 or NIfTI-2 image, voxels scaled as its header says.
 
     Trailing axes of length 1 are dropped; an output on this grid has them again. The sform places
     the voxels, where there is none the qform; where both are given and disagree by more than
-    half a millimetre a warning says by how much.
+    half a millimetre the volume has a warning.
 
     Raises
     ------
@@ -108,13 +103,13 @@ def parse_volume(content: bytes, name: str, *, limit: int) -> Volume:
             try:
                 unpacked = inflate(content, limit)
             except InputTooLarge as error:
-                raise InputTooLarge(f"{name}: {error}") from None
+                raise InputTooLarge(f"{name}: {error.problem}", fix=error.fixes) from None
         image = _parsed(unpacked, name)
         voxels = math.prod(int(n) for n in image.header.get_data_shape())
         if voxels * 8 > limit:
             raise InputTooLarge(
-                f"{name}: has {voxels:.3g} voxels, {limit // 8:.3g} are allowed. "
-                "Cut or resample it."
+                f"{name}: has {voxels:.3g} voxels, {limit // 8:.3g} are allowed.",
+                fix="Cut or resample it.",
             )
         return _volume(image, content, name)
 
@@ -126,7 +121,8 @@ def _told(name: str) -> Iterator[None]:
         yield
     except (HeaderDataError, ImageDataError) as error:
         raise InputUnreadable(
-            f"{name}: its NIfTI header makes no sense ({first_line(error)}). Convert it again."
+            f"{name}: its NIfTI header makes no sense ({first_line(error)}).",
+            fix="Convert it again.",
         ) from error
     except ImageFileError as error:
         raise InputUnreadable(
@@ -134,12 +130,13 @@ def _told(name: str) -> Iterator[None]:
         ) from error
     except (EOFError, OSError, ValueError) as error:
         raise InputUnreadable(
-            f"{name}: is damaged or cut short ({first_line(error)}). Copy or convert it again."
+            f"{name}: is damaged or cut short ({first_line(error)}).",
+            fix="Copy or convert it again.",
         ) from error
 
 
 def _volume(image: nib.Nifti1Image, content: bytes, name: str) -> Volume:
-    _require_place(image.header, name)
+    warnings = _require_place(image.header, name)
     data = np.asanyarray(image.dataobj)
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
@@ -151,6 +148,7 @@ def _volume(image: nib.Nifti1Image, content: bytes, name: str) -> Volume:
         header=image.header,
         name=name,
         origin=Origin(name, hashlib.sha256(content).hexdigest()),
+        warnings=warnings,
     )
 
 
@@ -164,19 +162,23 @@ def _parsed(content: bytes, name: str) -> nib.Nifti1Image:
     )
 
 
-def _require_place(header: nib.Nifti1Header, name: str) -> None:
-    """Refuse headers that leave open where the voxels lie; warn of two answers."""
+def _require_place(header: nib.Nifti1Header, name: str) -> tuple[TLPWarning, ...]:
+    """Refuse headers that leave open where the voxels lie; warn where they give two answers."""
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     if not sform and not qform:
         raise GeometryError(
             f"{name}: neither sform nor qform is set (both codes are 0), so left and right are "
-            "unknown. Convert the scan again, or set the code once you have checked its "
-            "orientation (nifti_tool -mod_hdr -mod_field sform_code 1, or fslorient)."
+            "unknown.",
+            fix=(
+                "Convert the scan again, or set the code once you have checked its orientation "
+                "(nifti_tool -mod_hdr -mod_field sform_code 1, or fslorient)."
+            ),
         )
     unit = header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
         raise GeometryError(
-            f"{name}: its header gives lengths in {unit}, expected mm. Convert it first."
+            f"{name}: its header gives lengths in {unit}, expected mm.",
+            fix="Convert it first.",
         )
     if sform and qform:
         shape = header.get_data_shape()[:3]
@@ -185,15 +187,21 @@ def _require_place(header: nib.Nifti1Header, name: str) -> None:
             raise GeometryError(
                 f"{name}: sform and qform disagree on which way the axes run ({a.orientation} "
                 f"against {b.orientation}): programs would show left and right, or more, "
-                "exchanged. Remove the wrong one (fslorient -copysform2qform or -copyqform2sform)."
+                "exchanged.",
+                fix="Remove the wrong one (fslorient -copysform2qform or -copyqform2sform).",
             )
         apart = float(np.abs(a.corners_ras - b.corners_ras).max())
         if apart > FORMS_TOLERANCE_MM:
-            logger.warning(
-                "%s: sform and qform place its corners up to %.2f mm apart (axes turned by %.2f "
-                "degrees); the sform is used.",
-                name, apart, a.angle_to(b),
-            )  # fmt: skip
+            angle = a.angle_to(b)
+            return (
+                FORMS_DIFFER.warning(
+                    f"{name}: sform and qform place its corners up to {apart:.2f} mm apart (axes "
+                    f"turned by {angle:.2f} degrees); the sform is used.",
+                    distance_mm=round(apart, 3),
+                    angle_degrees=round(angle, 3),
+                ),
+            )
+    return ()
 
 
 def write_volume(
@@ -274,7 +282,7 @@ def nifti_bytes(
 
 
 def _header(volume: Volume) -> nib.Nifti1Header:
-    """Of an output on the volume's grid, in this machine's byte order."""
+    """Header of an output on the volume's grid, in this machine's byte order."""
     if volume.header is None:
         image = nib.Nifti1Image(np.empty(volume.shape, np.uint8), volume.affine)
         image.set_sform(volume.affine, SCANNER)
@@ -289,7 +297,7 @@ def _header(volume: Volume) -> nib.Nifti1Header:
         header[field] = volume.header[field]
     header["cal_min"] = header["cal_max"] = 0
     header["intent_code"] = 0
-    header["vox_offset"] = 0  # to be worked out anew
+    header["vox_offset"] = 0  # to be computed again
     header["magic"] = header.single_magic
     header.extensions.clear()
     return header
@@ -319,7 +327,7 @@ def stem(path: Path) -> str:
 
 
 def sidecar(path: Path) -> Path:
-    """The JSON beside an image, or beside the folder of a series."""
+    """The JSON next to an image, or next to the folder of a series."""
     return path.with_name(f"{stem(path) if path.suffix else path.name}.json")
 
 

@@ -38,13 +38,13 @@ def read_scan(path: Path, series_uid: str | None = None) -> Scan:
         As :func:`~tlp_runtime.io.nifti.read_volume` and
         :func:`~tlp_runtime.io.dicom.series.read_series`.
     UsageError
-        A series of a file that is no DICOM.
+        A series was named, but the file is not DICOM.
     """
     if is_dicom(path):
         series = read_series(path, series_uid)
         return Scan(series.volume, series)
     if series_uid is not None:
-        raise UsageError(f"series {series_uid} was named, but {path} is no DICOM folder or file.")
+        raise UsageError(f"series {series_uid} was named, but {path} is not DICOM.")
     return Scan(read_volume(path))
 
 

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tlp_runtime.errors import ModelDamaged, ModelMissing
+from tlp_runtime.errors import ModelDamaged, ModelMissing, RunTask
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.warnings import TLPWarning, WarningLog
 
 MANIFEST_MAJOR = 1
 
@@ -46,11 +47,14 @@ class Bundle:
     ----------
     manifest
         The parsed ``manifest.json``.
+    warnings
+        What a newer version wrote and this one ignores.
     """
 
     path: Path
     spec: ModelSpec
     manifest: Mapping[str, Any]
+    warnings: tuple[TLPWarning, ...] = ()
 
     @property
     def name(self) -> str:
@@ -69,7 +73,7 @@ class Bundle:
 
     @property
     def precision(self) -> Precision:
-        """Of the convolutions; sums over many values are fp32 in every bundle."""
+        """Precision of the convolutions; reductions are fp32 in every bundle."""
         precision: Precision = self.manifest["precision"]
         return precision
 
@@ -88,21 +92,27 @@ class Bundle:
         """
         if not (path / MANIFEST).is_file():
             raise ModelMissing(
-                f"{path}: is no model bundle (it has no {MANIFEST}). Make one with tlp export."
+                f"{path}: is not a model bundle: {MANIFEST} is missing",
+                fix=RunTask("export", purpose="to make one"),
             )
         manifest = _read_manifest(path / MANIFEST)
         for name in FILES:
             file = path / name
             if not file.is_file():
-                raise ModelDamaged(f"{path}: {name} is missing. Copy the bundle again, whole.")
+                raise ModelDamaged(
+                    f"{path}: {name} is missing.",
+                    fix="Copy the bundle again, whole.",
+                )
             found, expected = sha256(file), manifest["files"][name]
             if found != expected:
                 raise ModelDamaged(
                     f"{path}: {name} was altered or damaged: SHA-256 {found[:16]}…, the manifest "
-                    f"says {str(expected)[:16]}…. Copy or export the bundle again."
+                    f"says {str(expected)[:16]}….",
+                    fix="Copy or export the bundle again.",
                 )
-        spec = ModelSpec.from_json((path / SPEC).read_text(encoding="utf-8"))
-        return cls(path, spec, manifest)
+        heard = WarningLog()
+        spec = ModelSpec.from_json((path / SPEC).read_text(encoding="utf-8"), warn=heard.add)
+        return cls(path, spec, manifest, tuple(heard))
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -112,16 +122,17 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         complete = set(FILES) <= set(manifest["files"]) and manifest["precision"] in PRECISIONS
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelDamaged(
-            f"{path}: cannot be read ({error!r}). Export the model again."
+            f"{path}: cannot be read ({error!r}).",
+            fix="Export the model again.",
         ) from error
     if major != MANIFEST_MAJOR:
         raise ModelDamaged(
-            f"{path}: schema {major}, this version reads {MANIFEST_MAJOR}. Install a matching "
-            "tlp-mri, or export the model again."
+            f"{path}: schema {major}, this version reads {MANIFEST_MAJOR}.",
+            fix="Install a matching tlp-mri, or export the model again.",
         )
     if not complete:
         raise ModelDamaged(
-            f"{path}: lacks file hashes, or a precision among {', '.join(PRECISIONS)}. Export the "
-            "model again."
+            f"{path}: lacks file hashes, or a precision among {', '.join(PRECISIONS)}.",
+            fix="Export the model again.",
         )
     return dict(manifest)

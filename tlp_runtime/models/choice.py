@@ -6,7 +6,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlp_runtime.errors import ModelDamaged, ModelMismatch, ModelMissing
+from tlp_runtime.errors import (
+    ChooseAnother,
+    ModelDamaged,
+    ModelMismatch,
+    ModelMissing,
+    RunTask,
+    SetOption,
+)
 from tlp_runtime.files.atomic import make_folder, write_text
 from tlp_runtime.models.bundle import MANIFEST, Bundle
 from tlp_runtime.models.store import Register, home
@@ -18,19 +25,22 @@ def models() -> Register:
 
 
 def models_folder() -> Path:
-    """Where bundles exported without ``--out`` lie."""
+    """Where bundles exported without a folder of their own lie."""
     return home() / "models"
 
 
 def default_name() -> str | None:
-    """The model that ``tlp models default`` set."""
+    """The name of the default model; None where none was set."""
     file = _default_file()
     if not file.is_file():
         return None
     try:
         return str(json.loads(file.read_text(encoding="utf-8"))["name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelDamaged(f"{file}: cannot be read ({error!r}). Set the default again.") from error
+        raise ModelDamaged(
+            f"{file}: cannot be read ({error!r}).",
+            fix="Set the default again.",
+        ) from error
 
 
 def set_default(name: str | None) -> None:
@@ -66,7 +76,8 @@ def find_bundle(model: str | None, inputs: Sequence[str] | None) -> tuple[Bundle
         if inputs is not None and not _fits(bundle, inputs):
             raise ModelMismatch(
                 f"model {bundle.name} takes {_join(bundle.spec.inputs)} (and a prompt), but "
-                f"{_join(inputs)} was given. Give the inputs it takes, or another --model."
+                f"{_join(inputs)} was given",
+                fix=("Give the inputs it takes.", ChooseAnother("model", "model")),
             )
         return bundle, "as asked"
     entries = list(models())
@@ -83,12 +94,19 @@ def find_bundle(model: str | None, inputs: Sequence[str] | None) -> tuple[Bundle
         seen.append(f"{entry.name} ({_join(bundle.spec.inputs)})")
     if not seen:
         raise ModelMissing(
-            "no model is registered. Make one with tlp train and tlp export, or name a bundle "
-            "with --model."
+            "no model is registered",
+            fix=(
+                RunTask("train", purpose="to train one"),
+                RunTask("export", purpose="to make a bundle of it"),
+                SetOption("model", "a bundle's folder", "to use that one"),
+            ),
         )
     raise ModelMismatch(
-        f"no registered model takes {_join(inputs or ())}; there are: {', '.join(seen)}. Give the "
-        "inputs one of them takes, or name a bundle with --model."
+        f"no registered model takes {_join(inputs or ())}; there are: {', '.join(seen)}",
+        fix=(
+            "Give the inputs one of them takes.",
+            SetOption("model", "a bundle's folder", "to use that one"),
+        ),
     )
 
 

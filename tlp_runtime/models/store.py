@@ -75,8 +75,8 @@ class Register:
                 entries.append(Entry(file.stem, Path(record["path"]), int(record["order"])))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise ModelDamaged(
-                    f"{file}: is not a register entry ({error}). Remove the file and register "
-                    "again."
+                    f"{file}: is not a register entry ({error}).",
+                    fix="Remove the file and register again.",
                 ) from error
         return iter(sorted(entries, key=lambda entry: (entry.order, entry.name)))
 

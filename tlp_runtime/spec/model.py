@@ -7,15 +7,13 @@ about a model is ever guessed from its tensors.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, get_args
 
 from tlp_runtime.errors import SpecError
 from tlp_runtime.spec.reader import build
-
-logger = logging.getLogger(__name__)
+from tlp_runtime.warnings import SPEC_NEWER, Warn
 
 SCHEMA_MAJOR = 1
 SCHEMA_MINOR = 2
@@ -193,9 +191,9 @@ class BrightnessSpec:
     modality
         The input they are of.
     percentiles
-        Of the scaled brain voxels of one volume.
+        Percentiles of the scaled brain voxels of one volume.
     mean, spread
-        Of each percentile over the training volumes: mean and standard deviation.
+        Mean and standard deviation of each percentile over the training volumes.
     """
 
     modality: str
@@ -326,8 +324,13 @@ class ModelSpec:
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
+    def from_dict(cls, data: Mapping[str, Any], *, warn: Warn | None = None) -> ModelSpec:
         """Read what :meth:`to_dict` wrote, here or in another version.
+
+        Parameters
+        ----------
+        warn
+            Called when keys of a newer minor version are ignored.
 
         Raises
         ------
@@ -350,23 +353,28 @@ class ModelSpec:
         spec = build(cls, body, "", extra)
         if extra and not newer:
             raise SpecError(
-                f"model spec: unknown keys {', '.join(sorted(extra))}; schema {SCHEMA_MAJOR}."
-                f"{SCHEMA_MINOR} does not have them. Export the model again."
+                f"model spec: unknown keys {', '.join(sorted(extra))}; schema "
+                f"{SCHEMA_MAJOR}.{SCHEMA_MINOR} does not have them.",
+                fix="Export the model again.",
             )
-        if extra:
-            logger.warning(
-                "model spec comes from a newer version; ignored: %s", ", ".join(sorted(extra))
+        if extra and warn is not None:
+            keys = ", ".join(sorted(extra))
+            warn(
+                SPEC_NEWER.warning(
+                    f"the model specification comes from a newer version; ignored: {keys}",
+                    keys=keys,
+                )
             )
         return spec
 
     @classmethod
-    def from_json(cls, text: str) -> ModelSpec:
+    def from_json(cls, text: str, *, warn: Warn | None = None) -> ModelSpec:
         """Read what :meth:`to_json` wrote. Raises :class:`SpecError`."""
         try:
             data = json.loads(text)
         except ValueError as error:
             raise SpecError(f"model spec: not JSON ({error})") from error
-        return cls.from_dict(data)
+        return cls.from_dict(data, warn=warn)
 
 
 def _check_schema(schema: Any) -> bool:
@@ -380,6 +388,7 @@ def _check_schema(schema: Any) -> bool:
     if schema["major"] != SCHEMA_MAJOR:
         raise SpecError(
             f"model spec: schema {schema['major']}.{schema['minor']}, this version reads "
-            f"{SCHEMA_MAJOR}.x. Install a matching tlp-mri, or export the model again."
+            f"{SCHEMA_MAJOR}.x.",
+            fix="Install a matching tlp-mri, or export the model again.",
         )
     return bool(schema["minor"] > SCHEMA_MINOR)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,16 +13,15 @@ from numpy.typing import NDArray
 
 from tlp_runtime.engines.base import Engine, Slices
 from tlp_runtime.errors import MemoryExhausted, UsageError
-from tlp_runtime.synthesis.prepare import Prepared
+from tlp_runtime.synthesis.prepare import PreparedCase
 from tlp_runtime.values.intensity import to_unit
-
-logger = logging.getLogger(__name__)
+from tlp_runtime.warnings import BATCH_HALVED, TLPWarning
 
 Place = tuple[NDArray[np.intp], slice, slice]
 
 
 class Work(Protocol):
-    """Numbered pieces for the network, all of one size.
+    """What a :class:`Batcher` runs: numbered pieces, all of one size.
 
     Attributes
     ----------
@@ -46,100 +44,101 @@ class Work(Protocol):
         """Take the network's (n, height, width) answers from ``first`` on, in [-1, 1]."""
 
 
-class Stack:
-    """One case: its slices to run, in every window of its placement, and what became of them.
+class SliceWork:
+    """Slices to run, each in one window or several, and what became of them.
+
+    Parameters
+    ----------
+    tensors
+        (Z, Y, X) float32 for each of the model's inputs.
+    numbers
+        The slices to run; None runs all.
+    window
+        (height, width) of what the network is given at once; None gives it whole slices.
+    corners
+        (row, column) of each window in a slice.
+    weights
+        (windows, height, width): each window's share of the result; None where there is one.
+    unit
+        Whether ``images`` are in [0, 1], as a volume holds them; else in the network's [-1, 1].
 
     Attributes
     ----------
-    slices
-        (Z, Y, X) float32 in [0, 1]; 0 where nothing was run.
+    images
+        (Z, Y, X) float32; 0 where nothing was run.
     left
         Pieces without an answer yet.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
-        self.prepared = prepared
-        self.slices = np.zeros_like(next(iter(prepared.tensors.values())))
-        self._run = np.flatnonzero(prepared.brain)
-        corners = prepared.placement.corners
-        self._weights = prepared.placement.weights if len(corners) > 1 else None
+    def __init__(
+        self,
+        tensors: Mapping[str, NDArray[np.float32]],
+        *,
+        numbers: NDArray[np.intp] | None = None,
+        window: tuple[int, int] | None = None,
+        corners: Sequence[tuple[int, int]] = ((0, 0),),
+        weights: NDArray[np.float32] | None = None,
+        unit: bool = True,
+    ) -> None:
+        self._tensors = tensors
+        self.images = np.zeros_like(next(iter(tensors.values())))
+        slices, height, width = self.images.shape
+        self._numbers = np.arange(slices) if numbers is None else numbers
+        self._window = window or (height, width)
+        self._corners = corners
+        self._weights = weights
+        self._unit = unit
         self.left = self.count
+
+    @classmethod
+    def of_case(cls, prepared: PreparedCase) -> SliceWork:
+        """The slices of a case that hold brain, in the windows of its placement."""
+        placement = prepared.placement
+        return cls(
+            prepared.tensors,
+            numbers=np.flatnonzero(prepared.brain),
+            window=placement.window,
+            corners=placement.corners,
+            weights=placement.weights if len(placement.corners) > 1 else None,
+        )
 
     @property
     def count(self) -> int:
         """Slices to run, times windows."""
-        return len(self._run) * len(self.prepared.placement.corners)
+        return len(self._numbers) * len(self._corners)
 
     @property
     def window(self) -> tuple[int, int]:
         """(height, width) of what the network is given."""
-        return self.prepared.placement.window
+        return self._window
 
     def fill(self, first: int, into: Mapping[str, NDArray[np.float32]]) -> None:
         """Copy the inputs of pieces from ``first`` on into (n, height, width) arrays."""
         for _, where, rows in self._places(first, len(next(iter(into.values())))):
             for name, array in into.items():
-                array[rows] = self.prepared.tensors[name][where]
+                array[rows] = self._tensors[name][where]
 
     def put(self, first: int, images: NDArray[np.float32]) -> None:
         """Take the network's (n, height, width) answers from ``first`` on, in [-1, 1]."""
         for window, where, rows in self._places(first, len(images)):
+            values = to_unit(images[rows]) if self._unit else images[rows]
             if self._weights is None:
-                self.slices[where] = to_unit(images[rows])
+                self.images[where] = values
             else:
-                self.slices[where] += to_unit(images[rows]) * self._weights[window]
+                self.images[where] += values * self._weights[window]
         self.left -= len(images)
 
     def _places(self, first: int, count: int) -> Iterator[tuple[int, Place, slice]]:
         """Window by window: its number, where the pieces lie in (Z, Y, X), and which they are."""
-        height, width = self.window
+        height, width = self._window
         done = 0
         while done < count:
-            window, number = divmod(first + done, len(self._run))
-            which = self._run[number : number + count - done]
-            top, left = self.prepared.placement.corners[window]
+            window, number = divmod(first + done, len(self._numbers))
+            which = self._numbers[number : number + count - done]
+            top, left = self._corners[window]
             where = (which, slice(top, top + height), slice(left, left + width))
             yield window, where, slice(done, done + len(which))
             done += len(which)
-
-
-class Sheaf:
-    """Prepared slices of no particular case.
-
-    Parameters
-    ----------
-    tensors
-        (N, height, width) float32 for each of the model's inputs.
-
-    Attributes
-    ----------
-    images
-        (N, height, width), in [-1, 1].
-    """
-
-    def __init__(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
-        self._tensors = tensors
-        self.images = np.empty_like(next(iter(tensors.values())))
-
-    @property
-    def count(self) -> int:
-        """N."""
-        return len(self.images)
-
-    @property
-    def window(self) -> tuple[int, int]:
-        """(height, width)."""
-        _, height, width = self.images.shape
-        return height, width
-
-    def fill(self, first: int, into: Mapping[str, NDArray[np.float32]]) -> None:
-        """Copy the inputs of slices from ``first`` on into (n, height, width) arrays."""
-        for name, array in into.items():
-            array[...] = self._tensors[name][first : first + len(array)]
-
-    def put(self, first: int, images: NDArray[np.float32]) -> None:
-        """Take the network's answers."""
-        self.images[first : first + len(images)] = images
 
 
 @dataclass(frozen=True)
@@ -151,26 +150,29 @@ class Ran:
     count
         Pieces.
     began, ended
-        When the engine had the batch and the answer before it was taken, and when its own answer
-        came: ``time.perf_counter``.
+        ``time.perf_counter`` when the engine had both the batch and the answer before it, and
+        when its own answer came.
     works
         Whose pieces these were, each once.
+    warnings
+        What went wrong before this run succeeded.
     """
 
     count: int
     began: float
     ended: float
     works: tuple[Work, ...]
+    warnings: tuple[TLPWarning, ...] = ()
 
     @property
     def seconds(self) -> float:
-        """From the one to the other."""
+        """Duration in seconds."""
         return self.ended - self.began
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Pieces in a row of one work."""
+    """Consecutive pieces of one work."""
 
     work: Work
     first: int
@@ -183,12 +185,12 @@ class Batcher:
     Parameters
     ----------
     batch
-        Pieces a run. Halved, with a warning, when the device's memory runs out.
+        Pieces per run. Halved, with a warning, when the device's memory runs out.
     """
 
     def __init__(self, engine: Engine, batch: int) -> None:
         if batch < 1:
-            raise UsageError(f"--batch {batch}: expected at least 1.")
+            raise UsageError(f"a batch of {batch}: expected at least 1.")
         self.engine = engine
         self.batch = batch
         self._waiting: deque[_Run] = deque()
@@ -212,6 +214,7 @@ class Batcher:
         """
         source = iter(works)
         self._ended, ended = False, 0.0
+        warnings: tuple[TLPWarning, ...] = ()
         while not self._ended or self._waiting:
             try:
                 for images in self.engine.run_batches(self._feeds(source)):
@@ -222,7 +225,8 @@ class Batcher:
                         run.work.put(run.first, images[done : done + run.count, 0])
                         done += run.count
                     works_of = tuple(dict.fromkeys(run.work for run in runs))
-                    yield Ran(done, began, ended, works_of)
+                    yield Ran(done, began, ended, works_of, warnings)
+                    warnings = ()
             except MemoryExhausted as error:
                 if self.batch == 1:
                     raise
@@ -231,7 +235,12 @@ class Batcher:
                     run for runs, _ in reversed(self._flying) for run in reversed(runs)
                 )
                 self._flying.clear()
-                logger.warning("%s Going on with batches of %d.", error, self.batch)
+                warnings += (
+                    BATCH_HALVED.warning(
+                        f"{error.problem.rstrip('.')}. Going on with batches of {self.batch}.",
+                        batch=self.batch,
+                    ),
+                )
 
     def _feeds(self, source: Iterator[Work | None]) -> Iterator[dict[str, Slices]]:
         """Batches until works, or works for now, are at their end."""

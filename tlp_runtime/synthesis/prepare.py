@@ -2,127 +2,166 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import ContentError, GeometryError
+from tlp_runtime.errors import ContentError, GeometryError, ModelMismatch, SetOption
 from tlp_runtime.geometry.crop import require_model_grid
 from tlp_runtime.geometry.grid import Grid, difference
 from tlp_runtime.geometry.placement import Extent, Placement, place, published, shared_part
 from tlp_runtime.geometry.resample import InsideSplines, filled, resampled, resampled_labels
 from tlp_runtime.geometry.volume import Volume, require_same_grid
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
+from tlp_runtime.synthesis.request import Request, read
 from tlp_runtime.values import checks
-from tlp_runtime.values import prompt as prompts
 from tlp_runtime.values.intensity import background, limits, require_numbers, scale_between
-from tlp_runtime.values.prompt import Prompt
+from tlp_runtime.values.prompt import encode, with_labels
+from tlp_runtime.warnings import BACKGROUND_SHIFTED, TLPWarning, Warn, WarningLog, require_no_doubt
 
-logger = logging.getLogger(__name__)
-
-ONE_GRID = "Both must lie on one grid: give --resample to bring it over by their world frame."
+_ONE_GRID = SetOption("resample", purpose="to bring it over by the world frame of both")
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A case as the network sees it.
+class PreparedCase:
+    """A case as the network sees it, and what undoes that.
 
     Parameters
     ----------
+    request
+        What was asked, its files in memory.
     reference
         The volume whose grid the output takes: the T1, else the T2, as it was given.
     oriented
         The same in the model's axis order, background 0, nothing outside the brain mask.
     placement
-        The model's grid about it.
+        The model's grid around it.
     tensors
         (Z, Y, X) float32 on that grid for each of the model's inputs, prompt included.
     brain
         (Z,) whether a slice holds brain in any of the images, and is therefore run.
     inside
-        (Z, Y, X) where the reference is brain, for what must be interpolated back; None else.
+        (Z, Y, X) where the reference is brain, for what must be interpolated back; None otherwise.
+    warnings
+        About the scan, in the order in which they arose.
+    seconds
+        Wall time of ``read`` and ``prepare``.
     """
 
+    request: Request
     reference: Volume
     oriented: Volume
     placement: Placement
     tensors: Mapping[str, NDArray[np.float32]]
     brain: NDArray[np.bool_]
     inside: NDArray[np.bool_] | None = None
+    warnings: tuple[TLPWarning, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-def prepare(
-    images: Mapping[str, Volume],
-    spec: ModelSpec,
-    *,
-    prompt: Prompt | None = None,
-    brain_mask: Volume | None = None,
-    resample: bool = False,
-    all_slices: bool = False,
-) -> Prepared:
+def prepare(request: Request, spec: ModelSpec, *, warn: Warn | None = None) -> PreparedCase:
     """Check one case and bring it to the network's grid, crop and scale.
 
     Parameters
     ----------
-    brain_mask
-        Voxels that are not 0 are brain, all others are taken as background.
-    resample
-        Bring images, mask and labels that lie on other grids than the first image over to it.
-    all_slices
-        Have every slice run, those without brain too.
+    request
+        Its files are read if they were not.
+    warn
+        Called with each warning the moment it arises.
 
     Raises
     ------
-    GeometryError, ContentError, UsageError
-        Grids that differ without ``resample`` or do not overlap; voxels or labels that cannot be
-        used.
+    ModelMismatch
+        Other modalities than the model takes.
+    InputError
+        A missing or damaged file; grids that differ without ``resample`` or do not overlap;
+        voxels or labels that cannot be used; a warning, where the request is strict.
     """
-    first = images[spec.inputs[0]]
-    prompt = prompt or Prompt()
-    for other in (*images.values(), brain_mask, prompt.labels):
-        if other is not None and not resample:
-            require_same_grid(first, other, ONE_GRID)
-    cleaned = {name: _cleaned(volume, brain_mask, spec) for name, volume in images.items()}
+    require_modalities(request.images, spec)
+    request = read(request)
+    began = time.perf_counter()
+    heard = WarningLog(warn)
+    volumes, first = request.volumes, request.scans[spec.inputs[0]].volume
+    for volume in volumes.values():
+        for warning in volume.warnings:
+            heard.add(warning)
+    for other in volumes.values():
+        if not request.resample:
+            require_same_grid(first, other, _ONE_GRID)
+    mask = volumes.get("brain_mask")
+    cleaned = {name: _cleaned(volumes[name], mask, spec, heard.add) for name in spec.inputs}
     oriented = cleaned[spec.inputs[0]]
     for name, volume in cleaned.items():
         inside = volume.data != 0
-        checks.check_extent(inside, volume.grid.spacing_mm, volume.name)
-        checks.check_contrast(volume.data[::2, ::2, ::2][inside[::2, ::2, ::2]], name, volume.name)
+        checks.check_extent(inside, volume.grid.spacing_mm, volume.name, heard.add)
+        sparse = volume.data[::2, ::2, ::2][inside[::2, ::2, ::2]]
+        checks.check_contrast(sparse, name, volume.name, heard.add)
     # Of the reference alone: what another image shows beyond it has no place in the output.
     brain = Extent.of(oriented.data != 0, oriented.grid, spec.crop)
-    placement = place(oriented.grid, brain, spec, first.name)
-    prepared = _on(placement, first, cleaned, prompt, spec, judge=True)
-    return replace(prepared, brain=prepared.brain | all_slices)
+    placement = place(oriented.grid, brain, spec, first.name, heard.add)
+    tensors, held, within = _on(placement, first, cleaned, request, spec, warn=heard.add)
+    if request.strict:
+        require_no_doubt(heard)
+    return PreparedCase(
+        request=request,
+        reference=first,
+        oriented=oriented,
+        placement=placement,
+        tensors=tensors,
+        brain=held | request.all_slices,
+        inside=within,
+        warnings=tuple(heard),
+        seconds={"read": request.read_s, "prepare": time.perf_counter() - began},
+    )
 
 
-def prepare_published(
-    images: Mapping[str, Volume], spec: ModelSpec, *, prompt: Prompt | None = None
-) -> Prepared:
+def prepare_published(request: Request, spec: ModelSpec) -> PreparedCase:
     """As :func:`prepare`, by the published crop whatever lies outside it: for evaluation.
+
+    Nothing is resampled and nothing is judged, so that there are no warnings.
 
     Raises
     ------
     GeometryError, ContentError
         A scan that is not on the model's own grid, or grids that differ.
     """
-    prompt = prompt or Prompt()
-    reference = images[spec.inputs[0]]
-    for volume in (*images.values(), prompt.labels):
-        if volume is not None:
-            require_same_grid(reference, volume)
-    for volume in images.values():
-        require_numbers(volume.data, volume.name)
+    require_modalities(request.images, spec)
+    request = read(request)
+    began = time.perf_counter()
+    volumes, reference = request.volumes, request.scans[spec.inputs[0]].volume
+    for volume in volumes.values():
+        require_same_grid(reference, volume)
+    for name in spec.inputs:
+        require_numbers(volumes[name].data, volumes[name].name)
     require_model_grid(reference, spec.crop)
-    oriented = {name: _oriented(volume, spec) for name, volume in images.items()}
+    oriented = {name: _oriented(volumes[name], spec) for name in spec.inputs}
     placement = published(oriented[spec.inputs[0]].grid, spec.crop)
-    return _on(placement, reference, oriented, prompt, spec, judge=False)
+    tensors, held, within = _on(placement, reference, oriented, request, spec, warn=None)
+    return PreparedCase(
+        request=request,
+        reference=reference,
+        oriented=oriented[spec.inputs[0]],
+        placement=placement,
+        tensors=tensors,
+        brain=held,
+        inside=within,
+        seconds={"read": request.read_s, "prepare": time.perf_counter() - began},
+    )
 
 
-def restore(slices: NDArray[np.float32], prepared: Prepared) -> Volume:
+def require_modalities(given: Collection[str], spec: ModelSpec) -> None:
+    """Raise :class:`ModelMismatch` unless the model's modalities are given and no other."""
+    if set(given) != set(spec.inputs):
+        raise ModelMismatch(
+            f"this model takes {' and '.join(spec.inputs)}; got {' and '.join(given) or 'nothing'}."
+        )
+
+
+def restore(slices: NDArray[np.float32], prepared: PreparedCase) -> Volume:
     """Put (Z, Y, X) slices of the placement back on the reference's own grid; 0 elsewhere."""
     oriented, placement = prepared.oriented, prepared.placement
     if placement.offset is None:
@@ -134,7 +173,7 @@ def restore(slices: NDArray[np.float32], prepared: Prepared) -> Volume:
     return replace(oriented, data=data).restored_to(prepared.reference)
 
 
-def splines_back(prepared: Prepared) -> InsideSplines:
+def splines_back(prepared: PreparedCase) -> InsideSplines:
     """What interpolates slices of an interpolated case back to its scan, in the model's axes."""
     oriented, placement = prepared.oriented, prepared.placement
     assert prepared.inside is not None
@@ -152,13 +191,17 @@ def _oriented(volume: Volume, spec: ModelSpec) -> Volume:
     return replace(turned, affine=np.round(turned.affine, 6))
 
 
-def _cleaned(volume: Volume, brain_mask: Volume | None, spec: ModelSpec) -> Volume:
+def _cleaned(volume: Volume, brain_mask: Volume | None, spec: ModelSpec, warn: Warn) -> Volume:
     """In the model's axis order, voxels finite, background 0, and nothing outside the mask."""
     require_numbers(volume.data, volume.name)
     data = volume.data
     around = background(data)
     if around != 0:
-        logger.warning("%s: its background is %g; taken as 0.", volume.name, around)
+        warn(
+            BACKGROUND_SHIFTED.warning(
+                f"{volume.name}: its background is {around:g}; taken as 0.", background=around
+            )
+        )
         data = data.astype(np.float64) - around
     if brain_mask is not None:
         require_numbers(brain_mask.data, brain_mask.name)
@@ -184,12 +227,18 @@ def _on(
     placement: Placement,
     original: Volume,
     images: Mapping[str, Volume],
-    prompt: Prompt,
+    request: Request,
     spec: ModelSpec,
     *,
-    judge: bool,
-) -> Prepared:
-    """Bring images and prompt to the placement's grid and scale them."""
+    warn: Warn | None,
+) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_], NDArray[np.bool_] | None]:
+    """Bring images and prompt to the placement's grid and scale them.
+
+    Returns
+    -------
+    tensors, brain, inside
+        As of :class:`PreparedCase`.
+    """
     reference = images[spec.inputs[0]]
     tensors: dict[str, NDArray[np.float32]] = {}
     brain = np.zeros(placement.grid.shape[2], dtype=np.bool_)
@@ -200,20 +249,21 @@ def _on(
         if not held.any():
             raise GeometryError(
                 f"{volume.name}: does not overlap the brain of {reference.name}. Do they share a "
-                "world frame? Register one to the other first."
+                "world frame?",
+                fix="Register one to the other first.",
             )
         # Of the scan's own voxels where it was interpolated: that must not move the level.
         own = slices if _as_it_is(volume, reference, placement) else volume.data
         between = limits(own, spec.intensity, volume.name)
         tensors[name] = scale_between(slices, between, spec.intensity)
-        if spec.brightness and judge:
+        if spec.brightness and warn is not None:
             found = checks.brightness(tensors[name][::2, ::2, ::2], held[::2, ::2, ::2])
-            checks.check_brightness(found, spec.brightness[number], volume.name)
+            checks.check_brightness(found, spec.brightness[number], volume.name, warn)
         brain |= held.any(axis=(1, 2))
         if placement.offset is None and volume is reference:
             inside = held
-    tensors[PROMPT_NAME] = _prompted(prompt, original, placement, spec)
-    return Prepared(original, reference, placement, tensors, brain, inside)
+    tensors[PROMPT_NAME] = _prompted(request, original, placement, spec)
+    return tensors, brain, inside
 
 
 def _brought(volume: Volume, reference: Volume, placement: Placement) -> NDArray[Any]:
@@ -236,42 +286,43 @@ def _as_it_is(volume: Volume, reference: Volume, placement: Placement) -> bool:
 
 
 def _prompted(
-    prompt: Prompt, reference: Volume, placement: Placement, spec: ModelSpec
+    request: Request, reference: Volume, placement: Placement, spec: ModelSpec
 ) -> NDArray[np.float32]:
     """The prompt's values as (Z, Y, X) slices of the placement."""
     columns, rows, slices = placement.grid.shape
     values = np.zeros((slices, rows, columns), np.float32)
     marked = False
-    if prompt.labels is not None:
-        labels = prompt.labels
-        code = prompts.with_labels(spec.prompt, prompt.meaning)
+    labels = request.volumes.get("prompt")
+    if labels is not None:
+        code = with_labels(spec.prompt, request.prompt_labels)
         # Encoded whole, so that an unknown label outside the crop is refused too.
-        encoded = replace(labels, data=prompts.encode(labels.data, code, labels.name))
+        encoded = replace(labels, data=encode(labels.data, code, labels.name))
         marked = bool(encoded.data.any())
         if _as_it_is(labels, reference, placement):
             values = _brought(_oriented(encoded, spec), reference, placement)
         else:
             values = resampled_labels(_oriented(encoded, spec), placement.grid).transpose(2, 1, 0)
-    for shape in prompt.shapes:
+    for shape in request.shapes:
         drawn = shape.drawn(placement.grid, reference.grid).transpose(2, 1, 0)
         marked = True
         value = spec.prompt.tumour_value if shape.kind == "tumour" else spec.prompt.oedema_value
         # Tumour overwrites oedema, whichever was given first.
         values = np.where(drawn & (values != spec.prompt.tumour_value), np.float32(value), values)
     if marked and not values.any():
-        name = prompt.labels.name if prompt.labels is not None else "the prompt's shapes"
+        name = labels.name if labels is not None else "the prompt's shapes"
         low, high = (f(placement.grid.corners_ras, axis=0) for f in (np.min, np.max))
         spans = ", ".join(
             f"{axis} {a:.0f} to {b:.0f}" for axis, a, b in zip("xyz", low, high, strict=True)
         )
         raise ContentError(
             f"{name}: the prompt lies wholly outside the part of the image the model sees ({spans} "
-            "mm RAS). Draw it on the brain."
+            "mm RAS).",
+            fix="Draw it on the brain.",
         )
     return np.ascontiguousarray(values)
 
 
-def label_sources(grid: Grid, prepared: Prepared, spec: ModelSpec) -> NDArray[np.int32]:
+def label_sources(grid: Grid, prepared: PreparedCase, spec: ModelSpec) -> NDArray[np.int32]:
     """Where each voxel of the placement takes its label from, of a map on the reference's voxels.
 
     Prompting by ``labels.ravel(order="F")[sources - 1]`` gives what :func:`prepare` gives of the

@@ -1,9 +1,9 @@
-"""Where a synthesis came from: written beside every output, in short into its header too."""
+"""Where a synthesis came from: written next to every output, in short into its header too."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -12,6 +12,8 @@ from tlp_runtime.engines.base import Engine
 from tlp_runtime.geometry.placement import Placement
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.synthesis.request import Request
+from tlp_runtime.warnings import TLPWarning
 
 SCHEMA = 1
 DESCRIPTION = "SYNTHETIC T1ce by TLP, not acquired, no contrast agent; not for diagnosis"
@@ -19,24 +21,27 @@ LIBRARIES = ("tlp-mri", "numpy", "scipy", "nibabel", "pydicom", "highdicom")
 
 
 def describe(
-    images: Mapping[str, Volume],
-    *,
-    labels: Volume | None,
-    meaning: Sequence[str],
-    shapes: Sequence[str],
-    brain_mask: Volume | None,
-    all_slices: bool,
-    placement: Placement,
-    engine: Engine,
+    request: Request, placement: Placement, engine: Engine, warnings: Iterable[TLPWarning]
 ) -> dict[str, Any]:
-    """Plain values that say how an image was made; nothing in it changes from run to run."""
-    sources = {**images, "prompt": labels, "brain_mask": brain_mask}
-    prompted = labels is not None or bool(shapes)
+    """Plain values that say how an image was made; they do not change from run to run.
+
+    Parameters
+    ----------
+    request
+        What was asked, its files in memory.
+    """
+    volumes = request.volumes
+    sources = {name: volumes[name] for name in (*engine.spec.inputs, "prompt", "brain_mask")
+               if name in volumes}  # fmt: skip
+    prompt = {
+        "labels": list(request.prompt_labels),
+        "shapes": [str(shape) for shape in request.shapes],
+    }
     return {
         "schema": SCHEMA,
         "description": DESCRIPTION,
-        "inputs": {name: _source(v) for name, v in sources.items() if v is not None},
-        "prompt": {"labels": list(meaning), "shapes": list(shapes)} if prompted else None,
+        "inputs": {name: _source(volume) for name, volume in sources.items()},
+        "prompt": prompt if "prompt" in volumes or request.shapes else None,
         "model": model_record(engine),
         "engine": engine_record(engine),
         "software": software(),
@@ -46,8 +51,9 @@ def describe(
             "affine": placement.grid.affine.tolist(),
             "window": list(placement.window),
             "windows": [list(corner) for corner in placement.corners],
-            "all_slices": all_slices,
+            "all_slices": request.all_slices,
         },
+        "warnings": [warning.to_dict() for warning in warnings],
     }
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tlp_runtime.engines.base import Engine
+from tlp_runtime.errors import ChooseAnother, SetOption, UsageError
 from tlp_runtime.files.atomic import require_writable, write_text
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.nifti import require_nifti_name, sidecar, write_volume
-from tlp_runtime.synthesis.prepare import Prepared
-from tlp_runtime.synthesis.provenance import DESCRIPTION, in_short, now
+from tlp_runtime.synthesis.batches import SliceWork
+from tlp_runtime.synthesis.prepare import PreparedCase, restore
+from tlp_runtime.synthesis.provenance import DESCRIPTION, describe, in_short, now
+from tlp_runtime.warnings import TLPWarning
 
 
 @dataclass(frozen=True)
@@ -30,25 +33,70 @@ class Synthesis:
         float32 in [0, 1] on the reference's grid; exactly 0 outside the placement and in slices
         without brain, and outside the brain too if it was interpolated.
     slices
-        (Z, Y, X) float32: the same on the model's grid, as ``prepared.placement`` lays it.
+        (Z, Y, X) float32: the same on the model's grid, in the placement of ``prepared``.
     slices_run
         How many slices the network ran, each in all windows of the placement.
     seconds
-        Wall time of each stage: ``read``, ``prepare``, ``engine``, ``restore``, and ``write``
-        once saved.
+        Wall time of each stage: ``read``, ``prepare``, ``engine``, ``restore``.
     batches
         (slices, seconds) of each engine run.
+    run_warnings
+        Operational warnings of the case's own runs.
+    warnings
+        Those of the prepared case, of the engine, and of its runs.
     record
-        How it was made, as plain values: inputs and their hashes, model, engine, versions.
+        How it was made, as plain values: inputs and their hashes, model, engine, versions,
+        warnings.
     """
 
     volume: Volume
-    prepared: Prepared
+    prepared: PreparedCase
     slices: NDArray[np.float32] = field(repr=False)
     slices_run: int
-    seconds: dict[str, float]
+    seconds: Mapping[str, float]
     batches: tuple[tuple[int, float], ...] = field(default=(), repr=False)
+    run_warnings: tuple[TLPWarning, ...] = ()
+    warnings: tuple[TLPWarning, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        prepared: PreparedCase,
+        work: SliceWork,
+        engine: Engine,
+        *,
+        engine_s: float,
+        batches: Iterable[tuple[int, float]] = (),
+        warnings: Iterable[TLPWarning] = (),
+    ) -> Self:
+        """Put the slices that were run back on the grid of the case.
+
+        Parameters
+        ----------
+        work
+            The case's slices, all of them answered.
+        engine_s
+            Wall time of the engine.
+        warnings
+            Those of its runs.
+        """
+        began = time.perf_counter()
+        volume = restore(work.images, prepared)
+        seconds = {**prepared.seconds, "engine": engine_s, "restore": time.perf_counter() - began}
+        own = tuple(warnings)
+        every = (*prepared.warnings, *engine.warnings, *own)
+        return cls(
+            volume=volume,
+            prepared=prepared,
+            slices=work.images,
+            slices_run=int(prepared.brain.sum()),
+            seconds=seconds,
+            batches=tuple(batches),
+            run_warnings=own,
+            warnings=every,
+            record=describe(prepared.request, prepared.placement, engine, every),
+        )
 
     def save(
         self,
@@ -60,7 +108,7 @@ class Synthesis:
         command: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Write the volume as NIfTI and its provenance as JSON of the same stem beside it.
+        """Write the volume as NIfTI, and next to it its provenance as JSON with the same stem.
 
         The header's ``descrip`` says that the image is synthetic, a comment extension holds the
         provenance in short.
@@ -88,46 +136,85 @@ class Synthesis:
         """
         path = require_nifti_name(path)
         require_writable(sidecar(path), overwrite=overwrite)
-        with self.timed("write"):
-            digest = write_volume(
-                self.volume,
-                path,
-                description=DESCRIPTION,
-                comment=in_short(self.record),
-                int16=int16,
-                overwrite=overwrite,
-            )
-        name = str(path) if dated else path.name
-        made = {**(extra or {}), "output": name, "output_sha256": digest}
-        return self.save_record(path, made, overwrite=overwrite, dated=dated, command=command)
-
-    def timed(self, stage: str) -> AbstractContextManager[None]:
-        """Count what follows as a stage in ``seconds``."""
-        return timed(self.seconds, stage)
-
-    def save_record(
-        self,
-        output: Path,
-        made: Mapping[str, Any],
-        *,
-        overwrite: bool = False,
-        dated: bool = True,
-        command: str | None = None,
-    ) -> dict[str, Any]:
-        """Write the provenance beside ``output``, after ``made``, and return it.
-
-        Raises :class:`OutputError`.
-        """
-        record = {**made, **self.record, "slices": self.slices_run}
+        began = time.perf_counter()
+        digest = write_volume(
+            self.volume,
+            path,
+            description=DESCRIPTION,
+            comment=in_short(self.record),
+            int16=int16,
+            overwrite=overwrite,
+        )
+        record = {
+            **(extra or {}),
+            "output": str(path) if dated else path.name,
+            "output_sha256": digest,
+            **self.record,
+            "slices": self.slices_run,
+        }
         if dated:
-            record |= {"seconds": self.seconds, "command": command, "time": now()}
-        write_text(sidecar(output), json.dumps(record, indent=2) + "\n", overwrite=overwrite)
+            record |= self._date(began, command)
+        write_text(sidecar(path), json.dumps(record, indent=2) + "\n", overwrite=overwrite)
         return record
 
+    def save_series(
+        self, folder: Path | str, *, overwrite: bool = False, command: str | None = None
+    ) -> dict[str, Any]:
+        """Write a derived DICOM series, and next to its folder the provenance as JSON.
 
-@contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Put the time of what follows into ``seconds``."""
-    began = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - began
+        Parameters
+        ----------
+        folder
+            One MR image per slice of the source series goes there.
+        command
+            The command line, for the record.
+
+        Returns
+        -------
+        What the JSON holds.
+
+        Raises
+        ------
+        UsageError
+            The case was not read from DICOM.
+        OutputError
+            The folder exists and may not be replaced, or cannot be written.
+        """
+        from tlp_runtime.io.dicom.derived import write_derived
+
+        folder = Path(folder)
+        scans = self.prepared.request.scans
+        names = self.record["model"]["spec"]["inputs"]
+        source = scans[names[0]].series
+        if source is None:
+            raise not_dicom(self.prepared.reference.name)
+        began = time.perf_counter()
+        write_derived(
+            self.volume,
+            source,
+            folder,
+            self.record,
+            others=[series for name in names[1:] if (series := scans[name].series) is not None],
+            overwrite=overwrite,
+        )
+        record = {"output": str(folder), **self.record, "slices": self.slices_run}
+        record |= self._date(began, command)
+        write_text(sidecar(folder), json.dumps(record, indent=2) + "\n", overwrite=overwrite)
+        return record
+
+    def _date(self, began: float, command: str | None) -> dict[str, Any]:
+        """What differs from run to run."""
+        seconds = {**self.seconds, "write": time.perf_counter() - began}
+        return {"seconds": seconds, "command": command, "time": now()}
+
+
+def not_dicom(name: str) -> UsageError:
+    """The error of a derived series asked of a case that is not DICOM."""
+    return UsageError(
+        f"a derived series was asked for, but {name} is not DICOM, so there is no patient and "
+        "study that it could belong to",
+        fix=(
+            ChooseAnother("t1", "T1", "that is a DICOM series"),
+            SetOption("out_format", "nifti"),
+        ),
+    )

@@ -21,16 +21,16 @@ def require_numbers(data: NDArray[Any], name: str) -> None:
         data
     ):
         raise ContentError(
-            f"{name}: its voxels are {data.dtype}, expected one real number each. Convert colour "
-            "or complex data to a grey-scale magnitude image first."
+            f"{name}: its voxels are {data.dtype}, expected one real number each.",
+            fix="Convert colour or complex data to a grey-scale magnitude image first.",
         )
     if not np.issubdtype(data.dtype, np.floating):
         return
     bad = int(data.size - np.count_nonzero(np.isfinite(data)))
     if bad:
         raise ContentError(
-            f"{name}: {bad} of {data.size} voxels are NaN or infinite, expected finite values. "
-            "Replace them (background is 0) and try again."
+            f"{name}: {bad} of {data.size} voxels are NaN or infinite, expected finite values.",
+            fix="Replace them (background is 0) and try again.",
         )
 
 

@@ -4,36 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import UnknownLabels, UsageError
-from tlp_runtime.geometry.volume import Volume
+from tlp_runtime.errors import SetOption, UnknownLabels, UsageError
 from tlp_runtime.spec.model import PromptSpec
 from tlp_runtime.values.intensity import require_numbers
-from tlp_runtime.values.shapes import Shape
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What the radiologist marked; nothing at all is a prompt too.
-
-    Parameters
-    ----------
-    labels
-        A label map.
-    meaning
-        What its labels mean, if not as in BraTS: ``tumour=1,4``, ``oedema=2``.
-    shapes
-        Regions drawn by numbers, besides the map.
-    """
-
-    labels: Volume | None = None
-    meaning: tuple[str, ...] = ()
-    shapes: tuple[Shape, ...] = ()
 
 
 def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.float32]:
@@ -56,8 +35,8 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
         raise UnknownLabels(
             f"{name}: labels {shown}{', …' if len(unknown) > 8 else ''} have no meaning here. "
             f"Expected 0 background, {_list(spec.tumour_labels)} tumour, "
-            f"{_list(spec.oedema_labels)} oedema; say what others are, such as "
-            "tumour=1,3 oedema=2 (--prompt-labels)."
+            f"{_list(spec.oedema_labels)} oedema",
+            fix=SetOption("prompt_labels", "tumour=1,3 oedema=2", "or what is true of this map"),
         )
     order: Literal["C", "F"] = "F" if labels.flags.f_contiguous else "C"
     prompt = np.zeros(labels.shape, dtype=np.float32, order=order)

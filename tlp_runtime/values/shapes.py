@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +37,8 @@ class Shape:
     frame: Frame = "ras"
     kind: Kind = "tumour"
 
-    option = ""
-    form = ""
-    count = 0
+    form: ClassVar[str] = ""
+    count: ClassVar[int] = 0
 
     def __str__(self) -> str:
         numbers = ",".join(f"{number:g}" for number in self.numbers)
@@ -70,8 +69,8 @@ class Shape:
             values = ()
         if len(values) != cls.count or not np.isfinite(values).all() or len(words) > 2:
             raise UsageError(
-                f"{cls.option} {text!r}: expected {cls.form}, before it tumour: or oedema:, and "
-                "ras: (world mm, the default), lps: (DICOM's mm) or voxel: (indices)."
+                f"{cls.__name__.lower()} {text!r}: expected {cls.form}, before it tumour: or "
+                "oedema:, and ras: (world mm, the default), lps: (DICOM's mm) or voxel: (indices)."
             )
         shape = cls(values, frame, kind)
         shape.require_volume(text)
@@ -94,13 +93,12 @@ class Shape:
 class Sphere(Shape):
     """A ball; its radius is in millimetres in every frame."""
 
-    option = "--prompt-sphere"
     form = "X,Y,Z,RADIUS_MM"
     count = 4
 
     def require_volume(self, text: str) -> None:
         if self.numbers[3] <= 0:
-            raise UsageError(f"{self.option} {text!r}: the radius is not positive.")
+            raise UsageError(f"sphere {text!r}: the radius is not positive.")
 
     def drawn(self, grid: Grid, reference: Grid) -> NDArray[np.bool_]:
         centre = np.array([self.numbers[:3]])
@@ -116,7 +114,6 @@ class Sphere(Shape):
 class Box(Shape):
     """The box between two opposite corners, along the axes of its frame, both corners included."""
 
-    option = "--prompt-box"
     form = "X1,Y1,Z1,X2,Y2,Z2"
     count = 6
 

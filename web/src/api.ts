@@ -1,5 +1,6 @@
-/** The server's HTTP interface, one method a request. Errors are thrown as one of the classes below. */
+/** The server's HTTP interface, one method per request. Errors are thrown as one of the classes below. */
 
+import { joined } from "./fixes";
 import { Grid, type Box, type Vec3 } from "./grid";
 
 export type ImageName = "t1" | "t2";
@@ -22,6 +23,23 @@ export interface Status {
   notice: string;
 }
 
+/** What to do about a problem, as data: each page and program words it for its own users. */
+export type Fix =
+  | { kind: "advice"; text: string }
+  | { kind: "install"; requirements: string[] }
+  | { kind: "set-option"; option: string; value: string; purpose: string }
+  | { kind: "choose-another"; option: string; what: string; purpose: string }
+  | { kind: "run-task"; task: string };
+
+/** A warning about the scan ("input") or about the run ("operational"). */
+export interface Warning {
+  code: string;
+  kind: "input" | "operational";
+  text: string;
+  numbers: Record<string, number | string>;
+  fixes: Fix[];
+}
+
 export interface Session {
   id: string;
   shape: Vec3;
@@ -31,7 +49,7 @@ export interface Session {
   first: number;
   slices: number;
   interpolated: boolean;
-  warnings: string[];
+  warnings: Warning[];
   revision: number;
   serial: number;
   engine: Engine;
@@ -46,7 +64,7 @@ export interface Folder {
   truncated: boolean;
 }
 
-/** Where a session's images come from; kept, so that the session can be made anew. */
+/** Where a session's images come from; kept, so that the session can be made again. */
 export type Source =
   | { kind: "case" }
   | { kind: "paths"; paths: Partial<Record<ImageName, string>> }
@@ -205,12 +223,13 @@ async function body(response: Response): Promise<ArrayBuffer> {
 }
 
 async function refusal(response: Response): Promise<Refused> {
-  let said: { error?: { kind?: string; message?: string }; revision?: number } = {};
+  let said: { error?: { kind?: string; problem?: string; fixes?: Fix[] }; revision?: number } = {};
   try {
     said = (await response.json()) as typeof said;
   } catch {
     // not JSON: the status line is all there is to say
   }
-  const message = said.error?.message ?? `The server answers ${response.status} ${response.statusText}.`;
+  const problem = said.error?.problem ?? `The server answers ${response.status} ${response.statusText}.`;
+  const message = joined(problem, said.error?.fixes ?? []);
   return new Refused(response.status, said.error?.kind ?? "Error", message, said.revision ?? null);
 }

@@ -19,7 +19,7 @@ import { Tools } from "./tools";
 import { Viewer } from "./viewer";
 
 export interface CaseHost {
-  /** An error beside the loop (saving, loading); "" takes it away. */
+  /** An error outside the loop (saving, loading); "" takes it away. */
   alert(message: string): void;
   graphicsLost(): void;
   openOther(): void;

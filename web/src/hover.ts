@@ -11,7 +11,7 @@ type Pen = CanvasRenderingContext2D;
 /** Half the gap about the crosshair's voxel, in CSS pixels. */
 const GAP = 9;
 
-/** Draws all of it anew. @param mouse where the pointer is, in canvas pixels; null when it is elsewhere */
+/** Draws all of it again. @param mouse where the pointer is, in canvas pixels; null when it is elsewhere */
 export function drawOver(pane: Pane, viewer: Viewer, tools: Tools, mouse: [number, number] | null): void {
   const pen = cleared(pane);
   const scale = pane.gl.width / Math.max(pane.gl.clientWidth, 1);

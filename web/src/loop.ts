@@ -2,7 +2,7 @@
  * The loop of one session: changes of the mask go out one after another, finished slices come back.
  *
  * Only what differs from the server's copy of the mask is sent. Nothing is lost when the server is
- * away: changes wait, the session is made anew if need be, and the whole mask is sent to it.
+ * away: changes wait, the session is made again if need be, and the whole mask is sent to it.
  */
 
 import { type Api, gridOf, Refused, type ResultName, type Session, type Source, Unreachable } from "./api";
@@ -116,7 +116,7 @@ export class Loop {
     return this.unsent !== null || this.wholeMask || this.pumping;
   }
 
-  /** A request beside the loop failed: where the server or the session is gone, the loop sees to it. */
+  /** A request outside the loop failed: where the server or the session is gone, the loop sees to it. */
   noticed(error: unknown): void {
     if (error instanceof Unreachable || (error instanceof Refused && error.sessionGone)) this.broken(error);
   }
@@ -257,7 +257,7 @@ export class Loop {
     this.host.told();
   }
 
-  /** Waits for the server, makes the session anew where it is gone, and goes on. */
+  /** Waits for the server, makes the session again where it is gone, and goes on. */
   private async recover(): Promise<void> {
     while (!this.closed) {
       try {

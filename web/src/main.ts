@@ -2,10 +2,11 @@
 
 import "./style.css";
 
-import { Api, Refused, type Session, type Source, type Status, takeToken } from "./api";
+import { Api, Refused, type Session, type Source, type Status, type Warning, takeToken } from "./api";
 import { Case } from "./case";
 import { listen } from "./commands";
 import { byId, make, messageOf } from "./dom";
+import { joined } from "./fixes";
 import { handle } from "./handle";
 import { showHelp } from "./help";
 import { KEPT_S, leave, takeLeft } from "./left";
@@ -33,8 +34,8 @@ function show(screen: "open" | "work"): void {
   for (const button of document.querySelectorAll<HTMLElement>(".main-only")) button.hidden = screen !== "work";
 }
 
-function warn(warnings: readonly string[]): void {
-  byId("warning-list").replaceChildren(...warnings.map((one) => make("li", {}, one)));
+function warn(warnings: readonly Warning[]): void {
+  byId("warning-list").replaceChildren(...warnings.map((one) => make("li", {}, joined(one.text, one.fixes))));
   byId("warnings").hidden = warnings.length === 0;
 }
 
@@ -72,7 +73,7 @@ function closeCase(): void {
 }
 
 function graphicsLost(): void {
-  alert("The browser has taken the graphics away. Try again loads the page anew; what is drawn is kept.", () => {
+  alert("The browser has taken the graphics away. Try again loads the page again; what is drawn is kept.", () => {
     reloading = true;
     location.reload();
   });

@@ -1,4 +1,4 @@
-/** One image beside the others: a NiiVue instance, its textures, and a 2D canvas for what hovers over it. */
+/** One image next to the others: a NiiVue instance, its textures, and a 2D canvas for what hovers over it. */
 
 import { cmapper, Niivue, NVImage, SHOW_RENDER, SLICE_TYPE } from "@niivue/niivue";
 

@@ -3,7 +3,7 @@
  *
  * `updateGLVolume` and `refreshDrawing` upload the whole volume (36 MB and 9 MB of a BraTS scan) for
  * one changed slice. Both textures are plain: RGBA8 with the colours already applied (unit 0), and R8
- * labels (unit 7). NiiVue binds all its textures anew at each drawScene, so writing between two is safe.
+ * labels (unit 7). NiiVue binds all its textures again at each drawScene, so writing between two is safe.
  */
 
 import type { Niivue } from "@niivue/niivue";

@@ -1,4 +1,4 @@
-"""The bindings themselves: which are installed, one loaded, its log and its failures."""
+"""The bindings: which are installed, loading one, its log and its errors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from tlp_runtime.engines.tensorrt.flavours import FLAVOURS, Enterprise, FlavourName, Own, Rtx
-from tlp_runtime.errors import DependencyMissing, EngineError, MemoryExhausted
+from tlp_runtime.engines.tensorrt.flavours import (
+    FLAVOURS,
+    Enterprise,
+    FlavourAdapter,
+    FlavourName,
+    Rtx,
+)
+from tlp_runtime.errors import DependencyMissing, EngineError, Install, MemoryExhausted
 
 _MODULES: Mapping[FlavourName, str] = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
 _DISTRIBUTIONS: Mapping[FlavourName, tuple[str, ...]] = {
@@ -54,16 +60,15 @@ def load(flavour: FlavourName) -> TensorRT:
     name = _MODULES[flavour]
     if importlib.util.find_spec(name) is None:
         raise DependencyMissing(
-            f"{_product(flavour)} is not installed. Install it with: "
-            f"pip install 'tlp-mri[{flavour}]'"
+            f"{_product(flavour)} is not installed", fix=Install((f"tlp-mri[{flavour}]",))
         )
     try:
         module = importlib.import_module(name)
         _ = module.__version__
     except Exception as error:  # stubs without their libraries, libraries that do not load
         raise DependencyMissing(
-            f"{_product(flavour)} is installed but cannot be imported ({error}). Install it again: "
-            f"pip install --force-reinstall 'tlp-mri[{flavour}]'"
+            f"{_product(flavour)} is installed but cannot be imported ({error})",
+            fix=Install((f"tlp-mri[{flavour}]",), again=True),
         ) from error
     return TensorRT(flavour, module)
 
@@ -80,8 +85,8 @@ class TensorRT:
     ----------
     trt
         The bindings.
-    own
-        What this flavour does in its own way.
+    adapter
+        What this flavour does differently.
     log
         The logger, whose ``lines`` are TensorRT's words since they were last cleared.
     """
@@ -90,14 +95,14 @@ class TensorRT:
         self.flavour = flavour
         self.version = str(module.__version__)
         self.trt = module
-        self.own: Own = Rtx(module) if flavour == "trt-rtx" else Enterprise(module)
+        self.adapter: FlavourAdapter = Rtx(module) if flavour == "trt-rtx" else Enterprise(module)
         numbers = tuple(int(part) for part in re.findall(r"\d+", self.version)[:2])
         first, last = _SUPPORTED[flavour]
         if not first <= numbers < last:
             raise EngineError(
                 f"{self.product} {self.version} is installed; this version of the toolkit knows "
-                f"{'.'.join(map(str, first))} to before {'.'.join(map(str, last))}. Install such "
-                f"a one: pip install 'tlp-mri[{flavour}]'"
+                f"{'.'.join(map(str, first))} to before {'.'.join(map(str, last))}",
+                fix=Install((f"tlp-mri[{flavour}]",)),
             )
         self.log = _log(module)
 
@@ -106,7 +111,7 @@ class TensorRT:
         """The flavour's name for people."""
         return _product(self.flavour)
 
-    def failure(self, what: str, reason: str = "") -> EngineError | MemoryExhausted:
+    def error(self, what: str, reason: str = "") -> EngineError | MemoryExhausted:
         """An error with the last words of TensorRT's log in it."""
         # The last error is mostly an echo of those before it.
         errors = [line for line in self.log.lines if "ERROR" in line.split(" ", 1)[0]]

@@ -1,4 +1,4 @@
-"""An ONNX file to a serialized engine, strongly typed, cancellable, and what was built."""
+"""Building a serialized, strongly typed engine from an ONNX file; builds can be cancelled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tlp_runtime.engines.options import EngineOptions, Shapes
+from tlp_runtime.engines.options import EngineOptions, ProfileShapes
 from tlp_runtime.engines.tensorrt.binding import TensorRT
 from tlp_runtime.engines.tensorrt.layers import Layers, layers_of_log
 from tlp_runtime.engines.tensorrt.names import (
@@ -48,7 +48,7 @@ class NoProgress:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """A serialized engine and what the builder told of it.
+    """A serialized engine and what the builder reported.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class BuildResult:
 def build_plan(
     binding: TensorRT,
     onnx: Path,
-    shapes: Sequence[Mapping[str, Shapes]],
+    shapes: Sequence[Mapping[str, ProfileShapes]],
     options: EngineOptions,
     *,
     timings: bytes = b"",
@@ -81,7 +81,7 @@ def build_plan(
     Parameters
     ----------
     shapes
-        Of every input, for each profile of ``options``.
+        Shapes of every input, for each profile of ``options``.
     timings
         Enterprise: the cache of an earlier build.
 
@@ -96,7 +96,7 @@ def build_plan(
     log.lines.clear()
     builder: Builder = trt.Builder(log)
     if builder is None:
-        raise binding.failure(f"{binding.product} has no builder on this machine")
+        raise binding.error(f"{binding.product} has no builder on this machine")
     flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network: INetworkDefinition = builder.create_network(flag)
     parser: OnnxParser = trt.OnnxParser(network, log)
@@ -115,16 +115,16 @@ def build_plan(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limit)
     if options.level is not None:
         config.builder_optimization_level = options.level
-    binding.own.configure(config, options, timings)
+    binding.adapter.configure(config, options, timings)
     monitor = _monitor(trt, progress or NoProgress())
     config.progress_monitor = monitor
     with monitor.interruptible():
         memory: IHostMemory = builder.build_serialized_network(network, config)
     if memory is None:
-        raise binding.failure(f"{binding.product} did not build the engine")
+        raise binding.error(f"{binding.product} did not build the engine")
     plan, log_lines = bytes(memory), tuple(log.lines)
     layers, source = _layers(binding, plan, log_lines)
-    return BuildResult(plan, log_lines, layers, source, binding.own.timings(config))
+    return BuildResult(plan, log_lines, layers, source, binding.adapter.timings(config))
 
 
 def _layers(binding: TensorRT, plan: bytes, log: Sequence[str]) -> tuple[Layers, str]:

@@ -13,14 +13,14 @@ from tlp_runtime.engines.tensorrt.names import (
     ITimingCache,
     Runtime,
 )
-from tlp_runtime.errors import EngineError
+from tlp_runtime.errors import EngineError, SetOption
 
 FlavourName = Literal["trt", "trt-rtx"]
 FLAVOURS: tuple[FlavourName, ...] = get_args(FlavourName)
 
 
-class Own(ABC):
-    """What a flavour does in its own way."""
+class FlavourAdapter(ABC):
+    """What a flavour does differently."""
 
     captures_itself: bool
     uses_version_compatible: bool
@@ -52,7 +52,7 @@ class Own(ABC):
         """The kernel cache, serialized."""
 
 
-class Enterprise(Own):
+class Enterprise(FlavourAdapter):
     """TensorRT 10.16 and 11.x."""
 
     captures_itself = False
@@ -63,7 +63,11 @@ class Enterprise(Own):
         if options.targets:
             raise EngineError(
                 f"compute capabilities {', '.join(options.targets)}: enterprise TensorRT builds "
-                "for the GPU it runs on. Use --hardware same-cc or ampere+, or TensorRT-RTX."
+                "for the GPU it runs on",
+                fix=(
+                    SetOption("hardware", "same-cc", "for all GPUs of this capability"),
+                    SetOption("engine", "trt-rtx", "to build with TensorRT-RTX"),
+                ),
             )
         level = {
             "none": trt.HardwareCompatibilityLevel.NONE,
@@ -92,7 +96,7 @@ class Enterprise(Own):
         return b""
 
 
-class Rtx(Own):
+class Rtx(FlavourAdapter):
     """TensorRT-RTX 1.7."""
 
     captures_itself = True
@@ -102,8 +106,8 @@ class Rtx(Own):
         trt = self._trt
         if options.hardware != "none" or options.version_compatible:
             raise EngineError(
-                "hardware-compatible and version-compatible engines are of enterprise TensorRT; "
-                "for TensorRT-RTX name --target compute capabilities, or none for all."
+                "hardware- and version-compatible engines exist for enterprise TensorRT only",
+                fix=SetOption("target", "compute capabilities", "or leave it out to build for all"),
             )
         if not options.targets:
             return

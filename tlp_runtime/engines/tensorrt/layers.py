@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from tlp_runtime.errors import EngineError
 from tlp_runtime.models.bundle import Precision
-
-logger = logging.getLogger(__name__)
+from tlp_runtime.warnings import LAYERS_UNKNOWN, Warn
 
 Layers = Mapping[str, Mapping[str, int]]
 """Kinds of layer, and how many of each compute in which type, by the type of their first input."""
@@ -53,11 +51,11 @@ def layers_of_json(text: str) -> Layers:
     return _count(told)
 
 
-def require_precision(layers: Layers, precision: Precision) -> None:
+def require_precision(layers: Layers, precision: Precision, *, warn: Warn) -> None:
     """Most of the built engine's convolutions must compute in the bundle's precision.
 
     Not all: TensorRT may take a cast into a convolution, and int8 leaves those that cost accuracy
-    in float32, for which any int8 will do. Where nothing is told of them, a warning says so.
+    in float32, for which any int8 will do. Where nothing is known about them, there is a warning.
 
     Raises
     ------
@@ -70,14 +68,19 @@ def require_precision(layers: Layers, precision: Precision) -> None:
             for dtype, count in types.items():
                 found[dtype] = found.get(dtype, 0) + count
     if not found:
-        logger.warning("TensorRT does not tell what the engine's convolutions compute in.")
+        warn(
+            LAYERS_UNKNOWN.warning(
+                "TensorRT does not report what the engine's convolutions compute in."
+            )
+        )
         return
     wanted = _WANTED[precision]
     right, total = found.get(wanted, 0), sum(found.values())
     if not right or (precision != "int8" and right <= total / 2):
         raise EngineError(
             f"the built engine is not {precision}: its convolutions compute in {found}, expected "
-            f"{wanted}. Nothing was kept. Report this with the build log."
+            f"{wanted}. Nothing was kept",
+            fix="Report this with the build log.",
         )
 
 

@@ -1,11 +1,11 @@
-"""A serialized engine opened, and run: contexts, memory of our own, streams of the caller's."""
+"""Opening and running a serialized engine, in memory and streams that the caller provides."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tlp_runtime.engines.options import Shape, Shapes
+from tlp_runtime.engines.options import ProfileShapes, TensorShape
 from tlp_runtime.engines.tensorrt.binding import TensorRT
 from tlp_runtime.engines.tensorrt.layers import Layers, layers_of_json
 from tlp_runtime.engines.tensorrt.names import (
@@ -18,7 +18,7 @@ from tlp_runtime.engines.tensorrt.names import (
 
 
 def open_plan(binding: TensorRT, plan: bytes) -> OpenEngine:
-    """Deserialise an engine.
+    """Deserialize an engine.
 
     Raises
     ------
@@ -30,17 +30,17 @@ def open_plan(binding: TensorRT, plan: bytes) -> OpenEngine:
     trt = binding.trt
     binding.log.lines.clear()
     runtime: Runtime = trt.Runtime(binding.log)
-    if binding.own.uses_version_compatible:
+    if binding.adapter.uses_version_compatible:
         runtime.engine_host_code_allowed = True
-    reason = binding.own.refusal(runtime, plan)
+    reason = binding.adapter.refusal(runtime, plan)
     engine: ICudaEngine = None if reason else runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise binding.failure(f"{binding.product} cannot open the engine", reason)
+        raise binding.error(f"{binding.product} cannot open the engine", reason)
     return OpenEngine(binding, runtime, engine)
 
 
 class OpenEngine:
-    """A deserialised engine. Keeps the runtime alive that made it."""
+    """A deserialized engine. Keeps the runtime alive that made it."""
 
     def __init__(self, owner: TensorRT, runtime: Runtime, engine: ICudaEngine) -> None:
         self.owner = owner
@@ -48,7 +48,7 @@ class OpenEngine:
         self._runtime, self._engine = runtime, engine
 
     def tensors(self) -> dict[str, tuple[str, str]]:
-        """Of each input and output: ``INPUT`` or ``OUTPUT``, and its type's name."""
+        """For each input and output: ``INPUT`` or ``OUTPUT``, and the name of its type."""
         engine: ICudaEngine = self._engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         return {
@@ -56,7 +56,7 @@ class OpenEngine:
             for name in names
         }
 
-    def profiles(self, name: str) -> list[Shapes]:
+    def profiles(self, name: str) -> list[ProfileShapes]:
         """Smallest, usual and largest shape of input ``name`` in every profile."""
         engine: ICudaEngine = self._engine
         found = []
@@ -91,10 +91,10 @@ class OpenEngine:
         # Memory of our own, as large as the batch in hand needs, not the largest of the profile.
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         config.set_execution_context_allocation_strategy(strategy)
-        kernels = self.owner.own.prepare_runtime(config, cache)
+        kernels = self.owner.adapter.prepare_runtime(config, cache)
         context: IExecutionContext = engine.create_execution_context(config)
         if context is None or not context.set_optimization_profile_async(profile, stream):
-            raise self.owner.failure(
+            raise self.owner.error(
                 f"{self.owner.product} cannot make a context for profile {profile}"
             )
         return Context(self.owner, context, kernels)
@@ -109,14 +109,14 @@ class Context:
     @property
     def captures_itself(self) -> bool:
         """Whether TensorRT makes the CUDA graphs; else the caller may capture a run."""
-        return self._owner.own.captures_itself
+        return self._owner.adapter.captures_itself
 
-    def needs(self, inputs: Sequence[str], shape: Shape) -> int:
+    def needs(self, inputs: Sequence[str], shape: TensorShape) -> int:
         """Set the shape of every input; returns the bytes of device memory a run takes."""
         context: IExecutionContext = self._context
         for name in inputs:
             if not context.set_input_shape(name, shape):
-                raise self._owner.failure(f"{self._owner.product} refuses {name} of {shape}")
+                raise self._owner.error(f"{self._owner.product} refuses {name} of {shape}")
         return int(context.update_device_memory_size_for_shapes())
 
     def give(self, address: int, size: int) -> None:
@@ -131,8 +131,8 @@ class Context:
         for name, address in addresses.items():
             context.set_tensor_address(name, address)
         if not context.execute_async_v3(stream):
-            raise self._owner.failure(f"{self._owner.product} failed to run")
+            raise self._owner.error(f"{self._owner.product} failed to run")
 
     def cache(self) -> bytes:
         """TensorRT-RTX: the kernels compiled so far; empty otherwise."""
-        return self._owner.own.kernels(self._kernels)
+        return self._owner.adapter.kernels(self._kernels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from tlp_runtime.errors import DependencyMissing
+from tlp_runtime.errors import DependencyMissing, Install
 
 _PREAMBLE = 128
 
@@ -26,5 +26,5 @@ def require_dicom() -> None:
     missing = [name for name in ("pydicom", "highdicom") if importlib.util.find_spec(name) is None]
     if missing:
         raise DependencyMissing(
-            f"DICOM needs {' and '.join(missing)}. Install with: pip install 'tlp-mri[dicom]'"
+            f"reading DICOM needs {' and '.join(missing)}", fix=Install(("tlp-mri[dicom]",))
         )

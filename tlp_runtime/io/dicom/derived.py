@@ -6,7 +6,6 @@ into pixels and no contrast agent can come along.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,13 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from tlp_runtime.errors import GeometryError, OutputError
+from tlp_runtime.errors import ChooseAnother, GeometryError, OutputError
 from tlp_runtime.files.atomic import atomic_folder, require_writable
 from tlp_runtime.geometry.grid import Grid, shape_text
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.dicom.series import DicomSeries
-
-logger = logging.getLogger(__name__)
 
 DESCRIPTION = "SYNTHETIC T1ce (TLP), not for diagnosis"
 """Series description; at most 64 characters."""
@@ -88,8 +85,9 @@ def require_series_folder(folder: Path, *, overwrite: bool) -> None:
             ours = False
         if not ours:
             raise OutputError(
-                f"{folder}: holds {path.name}, which is not of a synthetic series; it would be "
-                "lost. Choose another --out."
+                f"{folder}: holds {path.name}, which is not part of a synthetic series and "
+                "would be lost",
+                fix=ChooseAnother("out", "output folder"),
             )
 
 
@@ -152,12 +150,6 @@ def _common(source: DicomSeries, record: Mapping[str, Any]) -> Any:
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
     header = source.headers[0]
-    if "ContrastBolusAgent" in header and header.ContrastBolusAgent:
-        logger.warning(
-            "%s: its header names a contrast agent (%s); the model expects a scan without. The "
-            "synthesis carries no contrast attributes.",
-            source.volume.name, header.ContrastBolusAgent,
-        )  # fmt: skip
     moment = datetime.now()
     model, versions = record["model"], record["software"]
     image = pydicom.Dataset()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tlp_runtime.errors import ContentError, GeometryError, InputUnreadable
+from tlp_runtime.errors import ContentError, GeometryError, InputUnreadable, SetOption
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.geometry.volume import Origin, Volume
 from tlp_runtime.io.dicom import require_dicom
@@ -32,14 +32,14 @@ def read_segmentation(path: Path | str, code: PromptSpec, *, by_number: bool) ->
     code
         Its first tumour and oedema labels are given to segments by their coded property type.
     by_number
-        Keep the segments' numbers as labels, for ``--prompt-labels`` to say what they mean.
+        Keep the segments' numbers as labels; the user says what they mean.
 
     Raises
     ------
     InputUnreadable
         Not a segmentation, or damaged.
     GeometryError
-        Its frames are no regular volume.
+        Its frames do not form a regular volume.
     ContentError
         Several segments of which one is neither tumour nor oedema by its code.
     """
@@ -51,7 +51,7 @@ def read_segmentation(path: Path | str, code: PromptSpec, *, by_number: bool) ->
         seg = highdicom.seg.segread(path)
     except (RuntimeError, ValueError, AttributeError, KeyError, EOFError, OSError) as error:
         raise InputUnreadable(
-            f"{path}: is no DICOM segmentation that can be read ({error}). Expected a SEG file."
+            f"{path}: is not a DICOM segmentation that can be read ({error}). Expected a SEG file."
         ) from error
     labels = {number: number for number in seg.segment_numbers}
     if not by_number:
@@ -59,7 +59,9 @@ def read_segmentation(path: Path | str, code: PromptSpec, *, by_number: bool) ->
     try:
         placed = seg.get_volume(combine_segments=False)
     except (RuntimeError, ValueError) as error:
-        raise GeometryError(f"{path}: its frames are no regular volume ({error}).") from error
+        raise GeometryError(
+            f"{path}: its frames do not form a regular volume ({error})."
+        ) from error
     parts = placed.array  # (slice, row, column, segment)
     data = np.zeros(parts.shape[:3], np.uint16)
     order = sorted(labels, key=lambda n: labels[n] in code.tumour_labels)  # tumour last: it wins
@@ -88,6 +90,6 @@ def _label(path: Path, seg: object, number: int, code: PromptSpec) -> int:
     )
     raise ContentError(
         f"{path}: segment {number} {description.segment_label!r} is coded as {kind.meaning!r}, "
-        f"neither tumour nor oedema. Segments: {every}. Say what they are by number: "
-        "--prompt-labels 'tumour=… oedema=…'"
+        f"neither tumour nor oedema. Segments: {every}",
+        fix=SetOption("prompt_labels", "tumour=… oedema=…", "to say by number what they are"),
     )

@@ -1,7 +1,7 @@
 """A DICOM series as a volume: one series, one stack of parallel, evenly spaced slices, or refused.
 
 highdicom places and decodes the slices; what is here finds the series and says, before it, in
-which way a series is no volume.
+which way a series is not a volume.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from tlp_runtime.errors import (
     GeometryError,
     InputMissing,
     InputUnreadable,
+    Install,
+    SetOption,
     first_line,
 )
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.geometry.volume import Origin, Volume
 from tlp_runtime.io.dicom import require_dicom
+from tlp_runtime.warnings import CONTRAST_AGENT, TLPWarning
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ class DicomSeries:
     volume
         Its voxels, axes (columns, rows, slices), modality transform applied.
     headers
-        The data sets without their pixels: one a slice, in the order of the volume's third axis;
+        The data sets without their pixels: one per slice, in the order of the volume's third axis;
         of a multi-frame file that one file.
     frames
         Frame number (from 1) of each slice of a multi-frame file; empty of single-frame files.
@@ -95,7 +98,8 @@ def read_series(path: Path | str, uid: str | None = None) -> DicomSeries:
         if len(chosen) > 1:
             raise GeometryError(
                 f"{path}: series {first.SeriesInstanceUID} has {len(chosen)} multi-frame files, "
-                "expected one volume. Give one of the files."
+                "expected one volume.",
+                fix="Give one of the files.",
             )
         return _multi_frame(next(iter(chosen)), first)
     return _single_frames(path, chosen)
@@ -122,11 +126,11 @@ def _image_files(path: Path) -> dict[Path, Any]:
             others += 1
     if not found:
         raise InputMissing(
-            f"{path}: holds no DICOM image ({others} other files). Expected the files of one MR "
-            "series, or one multi-frame file."
+            f"{path}: holds no DICOM image ({others} other files), expected the files of one "
+            "MR series, or one multi-frame file."
         )
     if others:
-        logger.info("%s: %d files are no DICOM images; left out.", path, others)
+        logger.info("%s: %d files are not DICOM images and are left out.", path, others)
     return found
 
 
@@ -144,7 +148,7 @@ def _one_series(path: Path, files: dict[Path, Any], uid: str | None) -> dict[Pat
     )
     wanted = "holds several series" if uid is None else f"holds no series {uid}"
     raise GeometryError(
-        f"{path}: {wanted}; name one with --t1-series or --t2-series UID, of:\n{lines}"
+        f"{path}: {wanted}:\n{lines}", fix=SetOption("series", "UID", "to choose one of them")
     )
 
 
@@ -159,13 +163,13 @@ def _require_grey_mr(file: Path, header: Any) -> None:
     photometric = header.get("PhotometricInterpretation", "")
     if photometric != "MONOCHROME2":
         raise ContentError(
-            f"{file}: photometric interpretation is {photometric}, expected MONOCHROME2. Convert "
-            "it to a grey-scale image in which bright is high."
+            f"{file}: photometric interpretation is {photometric}, expected MONOCHROME2.",
+            fix="Convert it to a grey-scale image in which bright is high.",
         )
     if header.get("BurnedInAnnotation", "NO") == "YES":
         raise ContentError(
-            f"{file}: text is burned into its pixels (BurnedInAnnotation YES). Give the original "
-            "series without it."
+            f"{file}: text is burned into its pixels (BurnedInAnnotation YES).",
+            fix="Give the original series without it.",
         )
 
 
@@ -179,10 +183,11 @@ def _multi_frame(file: Path, header: Any) -> DicomSeries:
         )
     except (RuntimeError, ValueError, AttributeError, KeyError, IndexError) as error:
         raise GeometryError(
-            f"{file}: its {header.NumberOfFrames} frames are no single volume of parallel, evenly "
-            f"spaced slices ({error}). Give the series of one contrast and time point."
+            f"{file}: its {header.NumberOfFrames} frames do not form one volume of parallel, "
+            f"evenly spaced slices ({error}).",
+            fix="Give the series of one contrast and time point.",
         ) from error
-    volume = _volume(placed, file, (file,))
+    volume = _volume(placed, file, (file,), header)
     positions = np.array(
         [
             group.PlanePositionSequence[0].ImagePositionPatient
@@ -208,12 +213,15 @@ def _single_frames(path: Path, chosen: dict[Path, Any]) -> DicomSeries:
         )
     except (RuntimeError, NotImplementedError) as error:
         raise InputUnreadable(
-            f"{path}: its pixels cannot be decoded ({first_line(error)}). If they are compressed, "
-            "install a decoder (pip install pylibjpeg pylibjpeg-openjpeg), or convert the series."
+            f"{path}: its pixels cannot be decoded ({first_line(error)})",
+            fix=(
+                Install(("pylibjpeg", "pylibjpeg-openjpeg"), purpose="if they are compressed"),
+                "Or convert the series.",
+            ),
         ) from error
     except (ValueError, AttributeError, KeyError, EOFError) as error:
-        raise InputUnreadable(f"{path}: is no sound series ({first_line(error)}).") from error
-    volume = _volume(placed, path, tuple(chosen))
+        raise InputUnreadable(f"{path}: is not a sound series ({first_line(error)}).") from error
+    volume = _volume(placed, path, tuple(chosen), headers[0])
     positions = np.array([h.ImagePositionPatient for h in headers], dtype=np.float64)
     order = _slice_index(volume, positions)
     return DicomSeries(volume, tuple(headers[i] for i in np.argsort(order)))
@@ -226,7 +234,8 @@ def _require_volume(path: Path, headers: Sequence[Any]) -> None:
         if lacking:
             raise GeometryError(
                 f"{path}: {lacking} of {len(headers)} images lack {keyword}, so their place is "
-                "unknown. Export the series again with its geometry."
+                "unknown.",
+                fix="Export the series again with its geometry.",
             )
     sizes = {(int(h.Rows), int(h.Columns), *map(float, h.PixelSpacing)) for h in headers}
     if len(sizes) > 1:
@@ -258,7 +267,8 @@ def _require_volume(path: Path, headers: Sequence[Any]) -> None:
         where = ", ".join(f"{along[i]:.1f} to {along[i + 1]:.1f}" for i in uneven[:5])
         raise GeometryError(
             f"{path}: missing or unevenly spaced slices: the usual distance is {typical:.3g} mm, "
-            f"but not at {where} mm along the normal. Export the series again, whole."
+            f"but not at {where} mm along the normal.",
+            fix="Export the series again, whole.",
         )
     ordered = places[np.argsort(places @ normal)]
     drift = np.diff(ordered, axis=0) - np.outer(steps, normal)
@@ -272,7 +282,7 @@ def _require_volume(path: Path, headers: Sequence[Any]) -> None:
         )
 
 
-def _volume(placed: Any, path: Path, files: Sequence[Path]) -> Volume:
+def _volume(placed: Any, path: Path, files: Sequence[Path], header: Any) -> Volume:
     """highdicom's volume, axes (slice, row, column) in LPS, as ours."""
     data, affine = placed.array.transpose(2, 1, 0), (LPS_TO_RAS @ placed.affine)[:, [2, 1, 0, 3]]
     if np.linalg.det(affine[:3, :3]) < 0:  # slices along the normal of the image plane, not against
@@ -287,6 +297,21 @@ def _volume(placed: Any, path: Path, files: Sequence[Path]) -> Volume:
         affine,
         name=str(path),
         origin=Origin(str(path), digest.hexdigest()),
+        warnings=_doubts(path, header),
+    )
+
+
+def _doubts(path: Path, header: Any) -> tuple[TLPWarning, ...]:
+    """What the header of a series' first image leaves in doubt."""
+    agent = str(header.get("ContrastBolusAgent") or "")
+    if not agent:
+        return ()
+    return (
+        CONTRAST_AGENT.warning(
+            f"{path}: its header names a contrast agent ({agent}); the model expects a scan "
+            "without one.",
+            agent=agent,
+        ),
     )
 
 
