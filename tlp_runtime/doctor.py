@@ -46,13 +46,13 @@ State = Literal["ok", "missing", "broken", "unusable"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """One thing that was examined.
 
     Parameters
     ----------
     state
-        ``ok``; ``missing``: not installed; ``broken``: installed, but not to be used; ``unusable``:
-        sound, but not on this machine.
+        ``ok``; ``missing``: not installed; ``broken``: installed, but it cannot be used;
+        ``unusable``: sound, but not on this machine.
     detail
         A version, or the problem.
     fixes
@@ -66,7 +66,7 @@ class Finding:
 
     @classmethod
     def of(cls, name: str, state: State, error: TLPError, before: str = "") -> Finding:
-        """What an error says; ``before`` stands before its problem."""
+        """The finding of an error; ``before`` is put before its problem."""
         return cls(name, state, before + error.problem.rstrip("."), error.fixes)
 
 
@@ -152,7 +152,7 @@ def _machine() -> tuple[Finding, ...]:
 
 
 def _writable(folder: Path) -> bool:
-    """By trying: permissions do not tell of read-only file systems."""
+    """Whether a file can be made there; permissions do not show read-only file systems."""
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:

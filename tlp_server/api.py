@@ -55,7 +55,7 @@ BYTES = {"type": "string", "format": "binary"}
 
 @dataclass(frozen=True)
 class Service:
-    """What the routes work with."""
+    """State that the routes share."""
 
     settings: Settings
     bundle: Bundle
@@ -67,7 +67,7 @@ class Service:
 
 
 def service_of(request: HttpRequest) -> Service:
-    """The application's."""
+    """The service of the application."""
     service: Service = request.app.state.service
     return service
 
@@ -98,7 +98,7 @@ router = APIRouter(
 
 @router.get("/status")
 async def status(service: Served) -> Status:
-    """What runs here."""
+    """Version, model, engines and load of this server."""
     bundle, sessions = service.bundle, service.sessions
     return Status(
         version=version("tlp-mri"),

@@ -1,4 +1,4 @@
-"""The application: routes, page, what every request passes."""
+"""The application: routes, page and middleware."""
 
 from __future__ import annotations
 

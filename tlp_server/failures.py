@@ -1,4 +1,4 @@
-"""What goes wrong, as HTTP says it: statuses, bodies, and fixes in the words of an API client."""
+"""Errors over HTTP: statuses, bodies, and fixes worded for clients of the API."""
 
 from __future__ import annotations
 

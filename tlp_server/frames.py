@@ -12,7 +12,7 @@ from tlp_runtime.interactive.parts import Update
 
 MEDIA_TYPE = "application/vnd.tlp.frames"
 AT_ONCE = 16
-"""Slices a frame at most, so that a page can show the first while others come."""
+"""Most slices per frame, so that a page can show the first while others come."""
 
 State = Literal["running", "done", "superseded", "failed"]
 

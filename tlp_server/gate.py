@@ -1,4 +1,4 @@
-"""What every request passes: who may ask, by which name, how much, how slowly."""
+"""Checks of every request: who may ask, by which name, how much, how slowly."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
-"""What tells nothing and a supervisor must reach without a token."""
+"""Paths that reveal nothing and that a supervisor must reach without a token."""
 
 HEADERS = {
     "Content-Security-Policy": (

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2, on prepared tensors: what tritonclient speaks."""
+"""The Open Inference Protocol, version 2, on prepared tensors: as tritonclient uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forms of the API's JSON."""
+"""Schemas of the API's JSON."""
 
 from __future__ import annotations
 

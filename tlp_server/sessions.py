@@ -1,4 +1,4 @@
-"""The cases that are open: how many, how large, how long."""
+"""Open cases: how many, how large, how long."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class Sessions:
 
     @property
     def nbytes(self) -> int:
-        """Memory of all."""
+        """Memory of all sessions together."""
         return sum(session.case.nbytes for session in self._open.values())
 
     def find(self, name: str) -> Session:

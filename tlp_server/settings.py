@@ -13,7 +13,7 @@ from tlp_runtime.errors import ChooseAnother, InputMissing, SetOption, UsageErro
 DEFAULT_PORT = 8765
 MIB = 2**20
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]{16,}=*")
-"""What a header and an address carry as it is (RFC 6750)."""
+"""Characters that a header and an address carry unchanged (RFC 6750)."""
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 

@@ -20,7 +20,7 @@ MAX_JSON = 64 * MIB
 """Bytes of a request's JSON: as Python numbers it takes many times as much."""
 
 MOST_SLICES = 1024
-"""Of a request."""
+"""Most slices per request."""
 
 FP32 = np.dtype("<f4")
 

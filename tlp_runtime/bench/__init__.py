@@ -1,4 +1,4 @@
-"""What a model costs: a volume from file to file, and engines side by side."""
+"""Latency of a volume from file to file, and engines side by side."""
 
 from tlp_runtime.bench.latency import Latency
 from tlp_runtime.bench.machine import environment, peak_memory_mib

@@ -1,4 +1,4 @@
-"""The rate at which the same library multiplies matrices here: what an engine can be held against.
+"""The rate of matrix products in the same library on the same device, to compare engines with.
 
 The products are ONNX files of a kilobyte that make their matrices from one number as they run
 (``benchmarks/matmul_models.py`` wrote them); ONNX Runtime runs them on the engine's own device.
@@ -53,7 +53,7 @@ def matrix_rate(
     size: int | None = None,
     rounds: int = ROUNDS,
 ) -> Limit | str:
-    """Measure it; where it cannot be, a sentence that says why.
+    """Measure the rate; where it cannot be measured, return a sentence that says why.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The machine and versions that a figure is worth nothing without; memory; energy."""
+"""Machine and versions, which every figure needs; memory; energy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tlp_runtime.errors import TLPError
 
 
 def environment(library: str) -> dict[str, str]:
-    """The machine and the versions that a figure is worth nothing without."""
+    """The machine and the versions, which every figure needs."""
     return {
         "cpu": _cpu_name(),
         "cores": str(os.cpu_count()),
@@ -74,7 +74,7 @@ class Nvml:
     library
         ``pynvml``.
     handle
-        The GPU's.
+        Handle of the GPU.
     """
 
     def __init__(self, library: Any, handle: Any) -> None:

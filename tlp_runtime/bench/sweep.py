@@ -23,7 +23,7 @@ from tlp_runtime.errors import TLPError, UsageError
 from tlp_runtime.models.bundle import Bundle
 
 WINDOW = 5
-"""Runs whose median is compared with the median of those before, to see if it is still settling."""
+"""Runs per window; warm-up compares the medians of successive windows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class SweepOptions:
     Parameters
     ----------
     batches
-        Slices a run.
+        Slices per run.
     concurrency
         Callers at once.
     runs
@@ -41,7 +41,7 @@ class SweepOptions:
     spread
         Warm-up ends when medians of successive windows differ by less than this fraction.
     most_warmup
-        Or after so many runs.
+        Warm-up ends after this many runs at the latest.
     """
 
     batches: tuple[int, ...] = (1, 4)
@@ -60,7 +60,7 @@ class SweepOptions:
 
 @dataclass(frozen=True)
 class Point:
-    """One batch size with so many callers.
+    """One batch size with a number of callers.
 
     Parameters
     ----------
@@ -71,13 +71,13 @@ class Point:
     upload_ms, compute_ms, download_ms
         Medians by the device's events, of a caller alone; None on a CPU.
     tflops
-        On the operations of the exported graph.
+        TFLOP/s, from the operations of the exported graph.
     share_of_limit
         ``tflops`` as a share of the matrix products' rate.
     memory_mib
         GPU: more in use than before the engine was opened. CPU: the process's peak so far.
     energy_mj
-        A slice, of the whole GPU.
+        Energy per slice, of the whole GPU.
     warmup, settled
         Runs before measuring, and whether their times had settled.
     """
@@ -99,7 +99,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Contender:
-    """An engine with a model, and what became of it.
+    """An engine with a model, and its measurements.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class Contender:
     first_call
         Seconds: ``open`` (a build included) and ``first run`` (compiling, capturing).
     gflop
-        A slice, of the exported graph; None for bundles that do not tell.
+        GFLOP per slice of the exported graph; None for bundles that do not record it.
     limit, limit_error
         The rate of matrix products in the same run, or why there is none.
     """
@@ -139,7 +139,7 @@ def measure(
     *,
     on_step: Callable[[], None] = lambda: None,
 ) -> Contender:
-    """Measure one engine with one model. What cannot run is said in ``error``, never replaced.
+    """Measure one engine with one model. What cannot run is reported in ``error``, never replaced.
 
     Parameters
     ----------
@@ -273,7 +273,7 @@ def settle(engine: Engine, feed: Mapping[str, Slices], options: SweepOptions) ->
 
 
 def _together(work: Callable[[int], None], callers: int) -> float:
-    """Wall time of so many callers at once; the first error of any is raised."""
+    """Wall time of several callers at once; the first error of any is raised."""
     errors: list[BaseException] = []
     gate = threading.Barrier(callers + 1)
 

@@ -17,7 +17,7 @@ from tlp_runtime.synthesis.request import Request
 from tlp_runtime.warnings import COLUMNS_UNUSED, Warn
 
 COLUMNS = ("case", *MODALITIES, "prompt", "brain_mask")
-"""What a table may say; the first and one of the images it must."""
+"""Columns of a table; the first and one of the images are required."""
 
 MakeRequest = Callable[..., Request]
 """Makes the request of a case from its images, prompt and brain mask; the options that hold for
@@ -35,7 +35,7 @@ class CohortCase:
     Parameters
     ----------
     name
-        Unlike every other of the run.
+        Unique within the run.
     output
         Where its synthesis goes, below the run's folder.
     request
@@ -61,7 +61,7 @@ class CohortCase:
 
 
 def require_distinct(cases: Iterable[CohortCase], where: Path) -> None:
-    """Refuse names that would be the same file, or no file name.
+    """Refuse names that would be the same file, or cannot be a file name.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def read_table(
     """The cases of a CSV file: UTF-8, columns separated by commas, semicolons or tabs.
 
     The first line names the columns: ``case``, ``t1`` and/or ``t2``, ``prompt``, ``brain_mask``.
-    Relative paths are meant from the table's folder; an empty cell is none. Other columns are left
+    Relative paths start at the table's folder; an empty cell is none. Other columns are left
     out, with a warning.
 
     Parameters

@@ -39,7 +39,7 @@ from tlp_runtime.warnings import WORKER_LOST, Warn
 logger = logging.getLogger(__name__)
 
 MOST_DEATHS = 3
-"""Actors that may die with a case before it is taken to be the reason."""
+"""Actors that may die with a case before the case is taken to be the cause."""
 _MORE_CALLS = (AHEAD + 1) * CPU_ENGINES + 4
 """Calls that an actor takes at once, in addition to one per worker."""
 _POLL_S = 0.2
@@ -70,14 +70,14 @@ class Setup:
 
 
 class Worker:
-    """What an actor does: a pipeline of its own.
+    """A pipeline in an actor of its own.
 
     Parameters
     ----------
     cpus
-        The share of its machine's cores.
+        Its share of the machine's cores.
     calls
-        How many may be under way at once.
+        Calls that may be under way at once.
     """
 
     def __init__(self, setup: Setup, cpus: int, calls: int) -> None:
@@ -89,7 +89,7 @@ class Worker:
         self._pipeline = Pipeline(engines, batch=setup.batch, workers=setup.workers or cpus)
 
     def about(self) -> dict[str, Any]:
-        """What it is, to be compared with the others."""
+        """Host, version, engine and model, to be compared with the other actors."""
         engine = self._pipeline.engines[0]
         return {
             "host": socket.gethostname(),
@@ -112,7 +112,7 @@ class Worker:
 
 @dataclass(eq=False)
 class _Actor:
-    """An actor and what it has to do."""
+    """An actor and its work."""
 
     handle: Any
     room: int = 0
@@ -212,7 +212,7 @@ class Cluster(Backend):
         self._leave()
 
     def _start(self) -> None:
-        """One actor a GPU, or one a machine without GPUs; all must open the same engine."""
+        """Start one actor per GPU, or per machine without GPUs; all must open the same engine."""
         shares = _shares(self._ray.nodes(), self._setup)
         if not shares:
             raise DeviceUnavailable("the Ray cluster has no machine to run on.")

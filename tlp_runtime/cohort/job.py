@@ -1,4 +1,4 @@
-"""One case of a run: what is asked, whether it was done before, and what became of it."""
+"""One case of a run: its request, whether it was done before, and its outcome."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Status = Literal["done", "unchanged", "failed"]
 
 @dataclass(frozen=True)
 class Job:
-    """A case, where its output goes, and what is known of it.
+    """A case, where its output goes, and what the journal knows of it.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Job:
         return self.folder / self.case.output
 
     def request(self, inputs: Sequence[str]) -> Request:
-        """What is to be synthesized from the images that the model takes.
+        """The case's request, with the images that the model takes.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case.
+    """The outcome of a case.
 
     Parameters
     ----------

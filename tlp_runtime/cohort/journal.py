@@ -1,4 +1,4 @@
-"""The journal of a run over many cases: what is done, and what was made of it.
+"""The journal of a run over many cases: what is done, and the hash of what was made.
 
 One JSON object per line, on the disk before the next case counts as finished. ::
 
@@ -122,7 +122,7 @@ class Journal:
             ) from error
 
     def _replay(self) -> int:
-        """Learn every line; returns how many bytes are whole lines."""
+        """Read every line; returns how many bytes are whole lines."""
         if not self.path.exists():
             return 0
         content = self.path.read_bytes()
@@ -163,7 +163,7 @@ class Journal:
             self.finished.pop(entry["case"], None)
 
     def close(self) -> None:
-        """Let other runs have it."""
+        """Close the journal, so that other runs may open it."""
         self._file.close()
         self._lock.release()
 

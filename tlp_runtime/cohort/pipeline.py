@@ -7,8 +7,8 @@
     writers   restore, deflate, write       threads
 
 Threads serve, since nearly all of the work (inflating, NumPy on whole volumes, the engine itself)
-leaves Python's lock alone (docs/adr/0013-cohorts.md). Cases are handed to engines in the order of
-their submission. How many are under way is the caller's to bound, by :attr:`Pipeline.room`.
+releases Python's lock (docs/adr/0013-cohorts.md). Cases are handed to engines in the order of
+their submission. The caller bounds how many are under way, by :attr:`Pipeline.room`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class Span:
-    """What a thread did when, ``time.perf_counter``.
+    """What a thread did and when, by ``time.perf_counter``.
 
     Parameters
     ----------
@@ -282,7 +282,7 @@ class Pipeline(Backend):
             _give_back_memory()
 
     def _lost(self, engine: Engine, entries: list[_Entry], error: Exception) -> None:
-        """An engine failed: its cases go to the others; without others everything ends."""
+        """Handle an engine that failed: its cases go to the others; without others the run ends."""
         known = error if isinstance(error, TLPError) else _unexpected(engine, error)
         with self._changed:
             self._running -= 1
@@ -318,7 +318,7 @@ class Pipeline(Backend):
 
 
 def _give_back_memory() -> None:
-    """Ask glibc to; other C libraries have no such call and no such habit."""
+    """Return freed memory to the system, which only glibc needs to be asked for."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

@@ -25,7 +25,7 @@ _SHOWN = 5
 
 @dataclass
 class Summary:
-    """What became of a run.
+    """The outcome of a run.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Summary:
     warned: int = 0
 
     def count(self, outcome: Outcome) -> None:
-        """Take a case in."""
+        """Count a case."""
         self.warned += any(warning.kind == "input" for warning in outcome.warnings)
         if outcome.status == "failed":
             self.failed[outcome.case] = str(outcome.message)
@@ -53,7 +53,7 @@ class Summary:
 
     @property
     def finished(self) -> int:
-        """Cases that nothing is left to do about, for now."""
+        """Cases with an outcome."""
         return self.done + self.unchanged + len(self.failed)
 
     def to_dict(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class RunTime:
-    """What one run took, seconds.
+    """Duration of one run in seconds.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ class Engine(ABC):
             yield self._run(tensors)
 
     def timed(self, tensors: Mapping[str, Any]) -> RunTime:
-        """One run and what it took."""
+        """Run once, and measure it."""
         began = time.perf_counter()
         self.run(tensors)
         return RunTime(time.perf_counter() - began)

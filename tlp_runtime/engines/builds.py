@@ -42,7 +42,7 @@ Opened = TypeVar("Opened")
 
 @dataclass(frozen=True)
 class Obtained(Generic[Opened]):
-    """An engine that was opened, the files it came from, and the seconds its building took here."""
+    """An engine that was opened, its files, and the seconds it took to build here."""
 
     opened: Opened
     stored: StoredEngine
@@ -50,7 +50,7 @@ class Obtained(Generic[Opened]):
 
 
 def pick_flavour(gpu: Gpu | None) -> FlavourName:
-    """What ``the flavour ``trt`` builds with: the flavour that is installed and suits the GPU.
+    """The flavour to build with where none is named: one that is installed and suits the GPU.
 
     With both installed, enterprise TensorRT where there is a GPU (it runs on all of them and times
     its kernels on this one), TensorRT-RTX where there is none (it alone builds without one).
@@ -75,7 +75,7 @@ def pick_flavour(gpu: Gpu | None) -> FlavourName:
 
 
 def current_gpu(index: int = 0) -> Gpu | None:
-    """The GPU a build may use; None where there is none, or no cuda-bindings to see it by."""
+    """The GPU a build may use; None where there is none, or cuda-bindings is not installed."""
     try:
         gpus = Cuda().gpus()
     except DependencyMissing:
@@ -180,7 +180,7 @@ def obtain(
     Parameters
     ----------
     attempt
-        Opens the bytes; its :class:`EngineError` counts as one more reason against an engine.
+        Opens the bytes; its :class:`EngineError` is one more reason why an engine does not fit.
     build
         Whether one may be built.
 

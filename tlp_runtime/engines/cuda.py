@@ -41,11 +41,11 @@ class Gpu:
     Parameters
     ----------
     index
-        CUDA's, which ``CUDA_VISIBLE_DEVICES`` changes.
+        CUDA's index, which ``CUDA_VISIBLE_DEVICES`` changes.
     compute_capability
         (major, minor).
     memory_mib
-        All of it, free or not.
+        All of its memory, free or not.
     uuid
         As ``nvidia-smi -L`` prints it.
     """
@@ -58,7 +58,7 @@ class Gpu:
 
     @property
     def capability(self) -> str:
-        """Such as ``8.6``."""
+        """The compute capability as text, such as ``8.6``."""
         return ".".join(str(part) for part in self.compute_capability)
 
 
@@ -103,7 +103,7 @@ class Cuda:
         return values[0] if len(values) == 1 else tuple(values) or None
 
     def versions(self) -> tuple[str, str]:
-        """CUDA of the driver (``0.0`` without one) and of the runtime library."""
+        """CUDA versions of the driver (``0.0`` without one) and of the runtime library."""
         numbers = (self.call("cudaDriverGetVersion"), self.call("cudaRuntimeGetVersion"))
         driver, runtime = (f"{n // 1000}.{n % 1000 // 10}" for n in numbers)
         return driver, runtime
@@ -163,7 +163,7 @@ class Cuda:
         return self.call("cudaEventCreateWithFlags", flags)
 
     def record(self, event: Any, stream: Any) -> None:
-        """Mark this place in ``stream``."""
+        """Record ``event`` in ``stream``."""
         self.call("cudaEventRecord", event, stream)
 
     def wait(self, stream: Any, event: Any) -> None:
@@ -223,7 +223,7 @@ class _Memory:
             self.size = size
 
     def free(self) -> None:
-        """Give it back."""
+        """Free the memory."""
         if self.address:
             address, self.address, self.size = self.address, 0, 0
             self._cuda.call(self._free, address)

@@ -49,7 +49,7 @@ class _Slot:
         return min(memory.size for memory in self.device.values())
 
     def reserve(self, size: int) -> None:
-        """Hold ``size`` bytes a tensor; the addresses change."""
+        """Hold ``size`` bytes per tensor; the addresses change."""
         for pinned in self.pinned.values():
             pinned.reserve(size)
         for memory in self.device.values():
@@ -116,7 +116,7 @@ class DeviceEngine(Engine):
         return batch
 
     def _forget(self, slot: int | None = None) -> None:
-        """Drop what remembers addresses (CUDA graphs): of one slot, or all."""
+        """Drop CUDA graphs, which hold addresses: those of one slot, or all."""
 
     def run_batches(self, batches: Iterable[Mapping[str, Any]]) -> Generator[Slices]:
         """Run one batch after another; copies overlap with compute.
@@ -150,7 +150,7 @@ class DeviceEngine(Engine):
                 raise
 
     def timed(self, tensors: Mapping[str, Any]) -> RunTime:
-        """One run, its parts timed by events on the device."""
+        """Run once, timing its parts by events on the device."""
         total = super().timed(tensors).total_s
         events = self._slots[0].events
         parts = {

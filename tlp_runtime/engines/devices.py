@@ -14,7 +14,7 @@ from tlp_runtime.errors import SetOption, UsageError
 from tlp_runtime.models.bundle import Bundle
 
 CPU_ENGINES = 4
-"""At most, unless threads are given: each holds the model's weights and buffers."""
+"""Most engines on a CPU, unless threads are given: each holds the weights and buffers."""
 
 
 def cores() -> int:
@@ -35,7 +35,7 @@ def choose_all(engine: str = "auto", device: str = "auto") -> list[Choice]:
     ------
     UsageError, DeviceError
         As :func:`~tlp_runtime.engines.select.choose`, for any device that was named; a device
-        named twice, the CPU besides a GPU, or devices whose best engines differ.
+        named twice, the CPU and a GPU, or devices whose best engines differ.
     """
     named = [name.strip() for name in device.split(",")]
     if len(named) > 1:

@@ -5,7 +5,7 @@ there) or under ``TLP_HOME`` (where a run builds one that it lacks)::
 
     generator.engine   TensorRT's bytes
     engine.json        the sidecar: all that decides whether the engine may be used
-    build.log          what the builder said
+    build.log          the builder's log
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class StoredEngine:
 
     @property
     def options(self) -> EngineOptions:
-        """What it was built with."""
+        """The options it was built with."""
         return EngineOptions.from_dict(self.sidecar["options"])
 
     @classmethod
@@ -134,7 +134,7 @@ _KEYS = (
 def stored_engines(bundle: Bundle, flavour: FlavourName) -> Iterator[StoredEngine | str]:
     """Engines of that flavour that were built for ``bundle``, here or elsewhere.
 
-    For a folder whose sidecar cannot be read, a sentence instead.
+    A folder whose sidecar cannot be read gives a sentence that says why.
     """
     for root in (bundle.path / ENGINES, engines_folder()):
         for folder in sorted(root.iterdir()) if root.is_dir() else ():
@@ -185,7 +185,7 @@ def identity(
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """A short name for it."""
+    """A short name for an identity."""
     text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

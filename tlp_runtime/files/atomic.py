@@ -141,7 +141,7 @@ def _temporary(path: Path) -> Path:
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """What a failed write means for the user."""
+    """The error of a failed write."""
     whole_disk = {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "the disk quota is used up",

@@ -28,11 +28,11 @@ _CHUNK = 1 << 14
 _MEMBERS = 1 << 16
 """Enough for 4 GiB in blocks of 64 KiB; empty members without end would cost time, not memory."""
 _GZIP_WINDOW = 31
-"""zlib's way to ask for gzip's frame."""
+"""zlib's window bits for the gzip format."""
 
 
 def library() -> str:
-    """What does the work, and its version where it has one."""
+    """The library in use, and its version where it has one."""
     return f"isal {version('isal')}" if ISAL else "zlib"
 
 
@@ -47,7 +47,7 @@ def inflate(content: bytes, limit: int | None = None) -> bytes:
     Raises
     ------
     EOFError, OSError
-        Content that is cut short, damaged, or no gzip.
+        Content that is cut short, damaged, or not gzip.
     InputTooLarge
         More than ``limit`` would come out; no more than that was ever held.
     """

@@ -1,4 +1,4 @@
-"""Where the network looks at a scan: its own grid laid about the brain, and the windows in it."""
+"""Where the network looks at a scan: its own grid around the brain, and the windows in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OVERLAP = 32
 
 @dataclass(frozen=True)
 class Placement:
-    """How one case lies before the network.
+    """The part of a case that the network sees.
 
     Parameters
     ----------

@@ -112,7 +112,7 @@ class Volume:
 def on_grid(volume: Volume, grid: Grid) -> Volume:
     """The same voxels on ``grid``, padded with 0 and cut, when they are voxels of it; else as is.
 
-    For segmentations that leave out their empty slices. Of other files a part of a grid may be a
+    For segmentations that leave out their empty slices. In other files a part of a grid may be a
     mistake, and is not taken for the whole.
     """
     turned = volume.reoriented(grid.orientation)

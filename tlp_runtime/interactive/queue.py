@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Level(IntEnum):
-    """What is run before what."""
+    """Priority of a ticket."""
 
     VISIBLE = 0
     """Somebody looks at it: run at once, without waiting for a batch to fill."""
@@ -74,7 +74,7 @@ class Ticket:
     # What follows is the queue's to call.
 
     def wait(self) -> None:
-        """It is in a queue from now on."""
+        """Note that the ticket is queued."""
         self._queued = time.perf_counter()
 
     def begin(self) -> bool:
@@ -87,7 +87,7 @@ class Ticket:
         return True
 
     def finish(self, error: TLPError | None = None) -> None:
-        """It ran, or failed."""
+        """Note that the ticket ran, or failed."""
         self.error = error
         self._ended = time.perf_counter()
         self._done(self)

@@ -1,4 +1,4 @@
-"""Which bundle a command uses: by path, by name, the default, or the newest that fits."""
+"""Which bundle is used: by path, by name, the default, or the newest that fits."""
 
 from __future__ import annotations
 

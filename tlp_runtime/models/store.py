@@ -1,6 +1,6 @@
 """``TLP_HOME``: where runs, models and caches lie, and the register of what was made.
 
-The register is one small JSON file an entry, each written atomically, so that several processes
+The register is one small JSON file per entry, each written atomically, so that several processes
 may register at once and a damaged entry harms no other.
 """
 
@@ -90,6 +90,6 @@ class Register:
         return entries[name]
 
     def remove(self, name: str) -> None:
-        """Forget ``name``; its folder stays."""
+        """Remove the entry ``name``; its folder stays."""
         self.find(name)
         (self.folder / f"{name}.json").unlink()

@@ -42,7 +42,7 @@ class NetworkSpec:
     levels
         Number of downsamplings (Table III of the paper varies it); ``levels + 1`` scales.
     blocks, heads
-        Transformer blocks and attention heads a scale, finest first; each ``levels + 1`` long.
+        Transformer blocks and attention heads per scale, finest first; each ``levels + 1`` long.
     refinement_blocks
         Blocks after the decoder, at full resolution and ``2 * dim`` channels.
     ffn_expansion
@@ -189,7 +189,7 @@ class BrightnessSpec:
     Parameters
     ----------
     modality
-        The input they are of.
+        The input.
     percentiles
         Percentiles of the scaled brain voxels of one volume.
     mean, spread
@@ -256,7 +256,7 @@ class ModelSpec:
     sizes
         The sizes of a network that was exported for several; None takes the crop's alone.
     brightness
-        What the training volumes looked like, one an input; empty where it is not known.
+        Brightness of the training volumes, one per input; empty where it is not known.
     """
 
     inputs: tuple[str, ...]

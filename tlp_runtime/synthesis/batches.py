@@ -1,4 +1,4 @@
-"""Slices in shared batches: what one case, or many, ask of an engine."""
+"""Slices of one case, or of many, in shared batches."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Work(Protocol):
 
 
 class SliceWork:
-    """Slices to run, each in one window or several, and what became of them.
+    """Slices to run, each in one window or several, and the network's answers.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ _ONE_GRID = SetOption("resample", purpose="to bring it over by the world frame o
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """A case as the network sees it, and what undoes that.
+    """A case as the network sees it, and how to undo that.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def restore(slices: NDArray[np.float32], prepared: PreparedCase) -> Volume:
 
 
 def splines_back(prepared: PreparedCase) -> InsideSplines:
-    """What interpolates slices of an interpolated case back to its scan, in the model's axes."""
+    """The splines that bring slices of an interpolated case back to its scan."""
     oriented, placement = prepared.oriented, prepared.placement
     assert prepared.inside is not None
     inside = np.ascontiguousarray(prepared.inside.transpose(2, 1, 0))

@@ -58,7 +58,7 @@ def describe(
 
 
 def engine_record(engine: Engine) -> dict[str, str]:
-    """What ran the network; which of several equal GPUs it was is left out."""
+    """The engine that ran; which of several equal GPUs it used is left out."""
     kind = engine.device.partition(":")[0]
     return {"name": engine.name, "device": kind, "library": engine.library}
 
@@ -78,7 +78,7 @@ def model_record(engine: Engine) -> dict[str, Any]:
 
 
 def software() -> dict[str, str]:
-    """Versions of what made the image."""
+    """Versions of the software that made the image."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

@@ -134,6 +134,6 @@ class Box(Shape):
 def _coordinates(
     affine: NDArray[np.float64], shape: tuple[int, int, int]
 ) -> tuple[NDArray[np.float64], ...]:
-    """Where an affine puts every voxel of a grid, one array an axis."""
+    """Where an affine puts every voxel of a grid, one array per axis."""
     i, j, k = np.ogrid[: shape[0], : shape[1], : shape[2]]
     return tuple(a * i + b * j + c * k + d for a, b, c, d in affine[:3])

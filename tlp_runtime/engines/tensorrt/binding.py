@@ -27,7 +27,7 @@ _SUPPORTED: Mapping[FlavourName, tuple[tuple[int, int], tuple[int, int]]] = {
     "trt": ((10, 16), (12, 0)),
     "trt-rtx": ((1, 7), (2, 0)),
 }
-"""From the first version to before the second."""
+"""The first supported version, and the first that is not."""
 
 
 def installed() -> dict[FlavourName, str]:
@@ -53,7 +53,7 @@ def load(flavour: FlavourName) -> TensorRT:
     Raises
     ------
     DependencyMissing
-        It is not installed, or not whole.
+        It is not installed, or not completely.
     EngineError
         It is of a version that this adapter was not written for.
     """

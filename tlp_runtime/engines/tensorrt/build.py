@@ -26,20 +26,20 @@ from tlp_runtime.errors import EngineError, MemoryExhausted
 
 
 class BuildProgress(Protocol):
-    """Told what the builder does; phases lie within each other."""
+    """Follows a build, whose phases may lie within each other."""
 
     def start(self, phase: str, steps: int) -> None:
         """A phase begins."""
 
     def step(self, phase: str, done: int) -> None:
-        """So many of its steps are done."""
+        """Some of its steps are done."""
 
     def finish(self, phase: str) -> None:
-        """It ended."""
+        """The phase ended."""
 
 
 class NoProgress:
-    """Progress nobody looks at."""
+    """Progress that is not followed."""
 
     def start(self, phase: str, steps: int) -> None: ...
     def step(self, phase: str, done: int) -> None: ...
@@ -55,7 +55,7 @@ class BuildResult:
     layers_from
         Where ``layers`` was read: the engine itself, or the builder's log where no GPU can open it.
     timing_cache
-        To be kept for the next build; empty where the flavour has none.
+        Cache for the next build; empty where the flavour has none.
     """
 
     plan: bytes

@@ -1,4 +1,4 @@
-"""What a built engine computes in: told by the engine, or by the log of the build."""
+"""The types that a built engine computes in, from the engine or from the log of its build."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WANTED: Mapping[Precision, str] = {
 
 
 def layers_of_log(lines: Sequence[str]) -> Layers:
-    """From the list that a verbose build ends with (``Datatype: Half``)."""
+    """Layers from the list that a verbose build ends with (``Datatype: Half``)."""
     listed = [
         line for line in lines if re.match(r"VERBOSE (Engine Layer Information|Layers):", line)
     ]
@@ -41,7 +41,7 @@ def layers_of_log(lines: Sequence[str]) -> Layers:
 
 
 def layers_of_json(text: str) -> Layers:
-    """From the engine inspector (``Half``, or ``Row major linear FP16 format``)."""
+    """Layers from the engine inspector (``Half``, or ``Row major linear FP16 format``)."""
     told = []
     for layer in json.loads(text).get("Layers", ()):
         inputs = layer.get("Inputs") if isinstance(layer, dict) else None

@@ -100,7 +100,7 @@ def write_derived(
     others: Sequence[DicomSeries] = (),
     overwrite: bool = False,
 ) -> None:
-    """Write a folder with one MR image a slice of the source series.
+    """Write a folder with one MR image per slice of the source series.
 
     Parameters
     ----------
