@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ def read_case(name: str, make: Read, spec: ModelSpec) -> ViewerCase:
     request = make()
     require_modalities(request.images, spec)
     request = read(request)
-    prepared = prepare(replace(request, prompt=None, prompt_labels=()), spec)
+    prepared = prepare(Request(images=request.images, read_s=request.read_s), spec)
     labels, mask = request.volumes.get("prompt"), None
     if labels is not None:
         mask = mask_of(labels, prepared.reference, spec, request.prompt_labels)
