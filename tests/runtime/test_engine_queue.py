@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from tests.fakes.engine import GatedEngine
+from tests.fakes.engine import FakeEngine, GatedEngine
 from tests.readers import Reader
 from tests.scans import SMALL, scan
-from tlp_runtime.errors import EngineError
+from tlp_runtime.errors import EngineError, MemoryExhausted
 from tlp_runtime.interactive.queue import EngineQueue, Level, Ticket
+from tlp_runtime.warnings import BATCH_HALVED
 
 BRAIN = scan()
 
@@ -68,3 +69,18 @@ def test_closing_fails_what_waits() -> None:
     queue.close()
     reader.settle()
     assert "closed before" in str(reader.next().error)
+
+
+def test_warnings_of_the_runs_are_kept_once() -> None:
+    class Cramped(FakeEngine):
+        def _run(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+            if len(tensors["t1"]) > 1:
+                raise MemoryExhausted("fake: no room.")
+            return super()._run(tensors)
+
+    with EngineQueue(Cramped(SMALL), batch=4) as queue:
+        reader = Reader({"t1": BRAIN}, queue, SMALL)
+        reader.case.go_on()
+        reader.settle()
+        assert [warning.code for warning in queue.warnings] == [BATCH_HALVED, BATCH_HALVED]
+        assert [warning.numbers["batch"] for warning in queue.warnings] == [2, 1]

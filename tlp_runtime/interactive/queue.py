@@ -202,7 +202,8 @@ class EngineQueue:
             try:
                 for ran in self._batcher.run(self._works()):
                     for warning in ran.warnings:
-                        self._warnings.add(warning)
+                        if warning not in self._warnings:  # a server runs for months
+                            self._warnings.add(warning)
                     self._finish(ticket for ticket in ran.works if isinstance(ticket, Ticket))
             except TLPError as error:
                 self._fail(error)
