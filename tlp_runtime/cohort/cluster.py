@@ -364,7 +364,7 @@ def _connect(address: str) -> Any:
     except (OSError, RuntimeError, ValueError) as error:
         raise DeviceUnavailable(
             f"no Ray cluster can be reached at {address} ({first_line(error)})",
-            fix="Start one with Ray's own command: a head node first, then further machines.",
+            fix="Start a head node with 'ray start', then further machines with its address.",
         ) from error
     return ray
 
