@@ -68,9 +68,9 @@ def line(fix: Fix) -> str:
             return f"{first}pip install {force}{quoted}"
         case SetOption(option, value) if option not in NEGATIVE:
             return f"{flag(option)} {value}".rstrip()
-        case RunTask(task, options):
+        case RunTask(task, options, program=program):
             given = [word for name, value in options for word in (flag(name), value) if word]
-            return shlex.join(["tlp", task, *given])
+            return shlex.join([program, task, *given])
         case _:
             return worded(fix)
 

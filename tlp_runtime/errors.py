@@ -136,7 +136,7 @@ class ChooseAnother:
 
 @dataclass(frozen=True)
 class RunTask:
-    """Run a task of the toolkit.
+    """Run a task of the toolkit, or of another program.
 
     Parameters
     ----------
@@ -146,16 +146,20 @@ class RunTask:
         (name, value) of each option; an empty value for a switch.
     purpose
         What that does.
+    program
+        Whose task it is.
     """
 
     task: str
     options: tuple[tuple[str, str], ...] = ()
     purpose: str = ""
+    program: str = "tlp"
 
     def __str__(self) -> str:
         given = ", ".join(f"{name} {value}".strip() for name, value in self.options)
-        of = f" with {given}" if given else ""
-        return f"Run the task {self.task}{of}{_after(self.purpose)}."
+        of = f" of {self.program}" if self.program != "tlp" else ""
+        options = f" with {given}" if given else ""
+        return f"Run the task {self.task}{of}{options}{_after(self.purpose)}."
 
 
 Fix = Advice | Install | SetOption | ChooseAnother | RunTask

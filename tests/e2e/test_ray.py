@@ -108,4 +108,4 @@ def test_no_cluster_is_said_with_the_line_that_starts_one(
 ) -> None:
     data = write_cases(tmp_path / "data", 1, plane=(240, 240))
     assert main(command(data, tmp_path / "out", tiny, "--ray", "127.0.0.1:6398")) == 5
-    assert "Start a head node with 'ray start'" in capfd.readouterr().err
+    assert "Run ray start --head on one machine" in capfd.readouterr().err

@@ -29,6 +29,7 @@ from tlp_runtime.errors import (
     DeviceUnavailable,
     EngineError,
     Install,
+    RunTask,
     SetOption,
     TLPError,
     first_line,
@@ -364,7 +365,7 @@ def _connect(address: str) -> Any:
     except (OSError, RuntimeError, ValueError) as error:
         raise DeviceUnavailable(
             f"no Ray cluster can be reached at {address} ({first_line(error)})",
-            fix="Start a head node with 'ray start', then further machines with its address.",
+            fix=RunTask("start", (("head", ""),), "on one machine of it", program="ray"),
         ) from error
     return ray
 
