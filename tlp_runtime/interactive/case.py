@@ -295,7 +295,7 @@ class InteractiveCase:
         self._notify()
 
     def _maker(self, z: int, image: Image) -> Callable[[], SliceWork]:
-        """What makes a slice's work, with the prompt as it is when its turn comes."""
+        """A function that makes the work of slice ``z``, with the prompt as it is by then."""
 
         def make() -> SliceWork:
             labels = self._slices[z].labels
