@@ -181,6 +181,6 @@ def start_derivatives(folder: Path, root: Path, version: str) -> None:
     write_text(
         folder / "README",
         "Synthetic contrast-enhanced T1 images, made by tlp-mri from plain scans. They were not\n"
-        "acquired, no contrast agent was given, and they are not for diagnosis. The JSON next to\n"
+        "acquired, no contrast agent was given, and they are not for diagnosis. The JSON beside\n"
         "each image says from which files, by which model and with which prompt it was made.\n",
     )
