@@ -32,9 +32,9 @@ import numpy as np
 import torch
 
 from tlp_export.fold import savings
-from tlp_export.onnx_export import ExportOptions, export_bundle
+from tlp_export.onnx_export import export_bundle
+from tlp_export.options import BOUNDS, ExportOptions
 from tlp_export.slices import Labelled, phantom_slices, real_slices, run_module, unprompted
-from tlp_export.verify import BOUNDS
 from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.tensorrt.binding import load

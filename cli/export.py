@@ -17,11 +17,11 @@ from .console import JsonPath, Output, Overwrite, Quiet, Verbose, begin, require
 from .model import BuildBar
 
 if TYPE_CHECKING:
-    from tlp_export.onnx_export import ExportOptions, GraphReport
+    from tlp_export.onnx_export import GraphReport
+    from tlp_export.options import ExportOptions
     from tlp_runtime.engines.options import EngineOptions
     from tlp_runtime.engines.plans import StoredEngine
     from tlp_runtime.models.bundle import Bundle
-    from tlp_runtime.spec.model import ModelSpec
 
 
 class Target(StrEnum):
@@ -157,9 +157,7 @@ def command(
         engine, batch, workspace, builder_level, target, hardware, version_compatible
     )
     loaded = load_checkpoint(_checkpoint_file(checkpoint, which, output))
-    options = _options(
-        loaded.spec, precision.value, no_fold, max_size, calibration, min_psnr, exclude or []
-    )
+    options = _options(precision.value, no_fold, max_size, calibration, min_psnr, exclude or [])
     with output.progress("exporting", named=True) as bar:
         task = bar.add_task("", total=None)
         exported = export_bundle(
@@ -270,7 +268,6 @@ def _triton(
 
 
 def _options(
-    spec: ModelSpec,
     precision: Any,
     no_fold: bool,
     max_size: str | None,
@@ -278,9 +275,7 @@ def _options(
     min_psnr: float | None,
     exclude: list[str],
 ) -> ExportOptions:
-    from tlp_export.onnx_export import ExportOptions
-    from tlp_export.slices import calibration_slices
-    from tlp_runtime.io.brats import find_cases
+    from tlp_export.options import ExportOptions
 
     largest = None
     if max_size is not None:
@@ -288,16 +283,11 @@ def _options(
         if sides is None:
             raise UsageError(f"--max-size {max_size}: expected HxW such as 240x240.")
         largest = (int(sides[1]), int(sides[2]))
-    if calibration is not None and precision != "int8":
-        raise UsageError("--calibration belongs to --precision int8.")
-    slices = None
-    if calibration is not None:
-        slices = calibration_slices(spec, find_cases(calibration, (*spec.inputs, "seg")))
     return ExportOptions(
         precision=precision,
         fold=not no_fold,
         largest=largest,
-        calibration=slices,
+        calibration=calibration,
         min_psnr_db=min_psnr,
         exclude=tuple(exclude),
     )

@@ -19,15 +19,18 @@ from tlp_runtime.warnings import TLPWarning
 FLAGS = {
     "allow_origins": "--allow-origin",
     "allowed_hosts": "--allowed-host",
+    "largest": "--max-size",
     "max_upload_mib": "--max-upload",
     "max_volume_mib": "--max-volume",
     "memory_mib": "--memory",
+    "min_psnr_db": "--min-psnr",
+    "profiles": "--batch",
     "series": "--t1-series (or --t2-series)",
     "timeout_s": "--timeout",
 }
 """Flags of library options that are called otherwise here."""
 
-NEGATIVE = {"build": "--no-build"}
+NEGATIVE = {"build": "--no-build", "fold": "--no-fold"}
 """Switches that are on unless such a flag is given."""
 
 

@@ -19,14 +19,16 @@ from torch import nn
 
 from tlp_export.fold import Cost, FoldLine, cost, fold, savings
 from tlp_export.graph import example_inputs, export_module
+from tlp_export.options import ExportOptions
 from tlp_export.precision import DTYPES, to_precision
 from tlp_export.quantize import LayerCost, quantize
-from tlp_export.slices import Tensors, calibration_slices
-from tlp_export.verify import BOUNDS, Bounds, Parity, agreement, check_parity
+from tlp_export.slices import calibration_slices
+from tlp_export.verify import Parity, agreement, check_parity
 from tlp_runtime.engines.onnx import SPEC_KEY
-from tlp_runtime.errors import ModelError, ParityError, UsageError
+from tlp_runtime.errors import ModelError, ParityError
 from tlp_runtime.files.atomic import atomic_folder, write_text
 from tlp_runtime.files.hashes import sha256
+from tlp_runtime.io.brats import find_cases
 from tlp_runtime.models.bundle import (
     FILES,
     MANIFEST,
@@ -36,7 +38,6 @@ from tlp_runtime.models.bundle import (
     PARITY,
     SPEC,
     Bundle,
-    Precision,
 )
 from tlp_runtime.models.choice import models, models_folder
 from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec, SizeSpec
@@ -49,49 +50,6 @@ BF16_OPSET = 22
 
 SMALLEST_SIDE = 64
 """Of the slices that a graph with dynamic height and width takes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """How a checkpoint becomes a graph. Valid once constructed.
-
-    Parameters
-    ----------
-    fold
-        Apply the exact foldings; off, the graph is the network as published, for comparison.
-    largest
-        (height, width) up to which the graph takes slices of any size; None takes the crop's.
-    calibration
-        Single slices that int8 takes its ranges from; None takes phantom slices.
-    min_psnr_db
-        An int8 export below it is refused; None takes 45 dB.
-    exclude
-        Layers, by the beginnings of their names, that int8 leaves in float32.
-    """
-
-    precision: Precision = "fp32"
-    fold: bool = True
-    largest: tuple[int, int] | None = None
-    calibration: Sequence[Tensors] | None = None
-    min_psnr_db: float | None = None
-    exclude: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        if not self.fold and self.precision != "fp32":
-            raise UsageError(
-                f"--no-fold with --precision {self.precision}: the graph as published has sums "
-                "that overflow in half precision, and nothing to quantise after; give one of them."
-            )
-        only_int8 = (self.exclude, self.calibration is not None, self.min_psnr_db is not None)
-        if self.precision != "int8" and any(only_int8):
-            raise UsageError("--calibration, --min-psnr and --exclude belong to --precision int8.")
-
-    @property
-    def bounds(self) -> Bounds:
-        """What the graph must keep."""
-        if self.min_psnr_db is not None:
-            return {"psnr_db": self.min_psnr_db}
-        return BOUNDS[self.precision]
 
 
 @dataclass(frozen=True)
@@ -199,10 +157,12 @@ def _deployed(
     if options.precision != "int8":
         return to_precision(folded, options.precision), []
     on_stage("calibrating")
-    slices = options.calibration
+    cases = []
+    if options.calibration is not None:
+        cases = find_cases(options.calibration, (*generator.spec.inputs, "seg"))
     quantized, layers = quantize(
         folded,
-        calibration_slices(generator.spec) if slices is None else slices,
+        calibration_slices(generator.spec, cases),
         exclude=options.exclude,
         on_layer=lambda name: on_stage(f"ranking {name}"),
     )

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 
+from tlp_export.options import BOUNDS, Bounds
 from tlp_export.precision import half_module, widened
 from tlp_export.slices import (
     Labelled,
@@ -39,25 +40,9 @@ from tlp_runtime.models.bundle import Precision
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_train.network import Generator
 
-Bounds = Mapping[str, float]
 Run = Callable[[Tensors], NDArray[np.float32]]
 
 HALVES: tuple[Precision, ...] = ("fp16", "bf16")
-
-BOUNDS: Mapping[Precision, Bounds] = {
-    "fp32": {"max_abs": 2e-4, "rms": 2e-5, "torch_fp32_factor": 2.0},
-    "fp16": {"psnr_db": 60.0},
-    "bf16": {"psnr_db": 45.0},
-    "int8": {"psnr_db": 45.0},
-}
-"""What each precision must keep, on the network's [-1, 1] scale.
-
-fp32: the largest and the root-mean-square difference, a fortieth of an 8-bit grey level. Layer
-normalisation of flat background magnifies fp32 rounding, by how much depends on the weights:
-PyTorch's own fp32 was measured up to 5e-4 from its float64, ONNX Runtime's up to 3e-4 on the same
-slices. So where PyTorch's own fp32 is far from float64, the graph may be ``torch_fp32_factor``
-times as far, and no further. The others: PSNR over each set of slices, peak to peak 2.
-"""
 
 
 @dataclass(frozen=True)

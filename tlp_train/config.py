@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 from tlp_runtime.errors import UsageError
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 from tlp_train.fpg import FuzzyPrompt
-from tlp_train.network.discriminator import DiscriminatorNorm
 
 TrainingPrecision = Literal["32-true", "bf16-mixed"]
+DiscriminatorNorm = Literal["batch", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)

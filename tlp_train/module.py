@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME
 from tlp_train.config import TrainConfig
 from tlp_train.losses import AdversarialObjective
-from tlp_train.network import Generator, build_discriminator
+from tlp_train.network import Generator
+from tlp_train.network.discriminator import build_discriminator
 
 Batch = dict[str, Tensor]
 

@@ -19,7 +19,8 @@ from tests.fakes.engine import TINY_NETWORK
 from tests.support import TinyModel
 from tlp_export import onnx_export, verify
 from tlp_export.graph import example_inputs, export_module
-from tlp_export.onnx_export import ExportOptions, export_bundle, write_onnx
+from tlp_export.onnx_export import export_bundle, write_onnx
+from tlp_export.options import BOUNDS, ExportOptions
 from tlp_export.precision import half_module
 from tlp_export.slices import psnr_db
 from tlp_runtime.engines.builds import build_engine
@@ -71,7 +72,7 @@ def test_manifest_and_parity_say_what_was_checked(tiny: TinyModel) -> None:
     provenance = tiny.bundle.manifest["provenance"]
     assert provenance["checkpoint"]["sha256"] == load_checkpoint(tiny.run.last).sha256
     assert provenance["versions"]["torch"] == torch.__version__
-    assert tiny.bundle.manifest["parity"]["bounds"] == verify.BOUNDS["fp32"]
+    assert tiny.bundle.manifest["parity"]["bounds"] == BOUNDS["fp32"]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 5])
@@ -130,10 +131,10 @@ def check_of(max_abs: float, rms: float, torch_max: float, torch_rms: float) -> 
     return verify.Check("x", "y", 1, max_abs, rms, psnr, 0, psnr, torch_max, torch_rms)
 
 
-@pytest.mark.parametrize("precision", verify.BOUNDS)
+@pytest.mark.parametrize("precision", BOUNDS)
 def test_nan_is_never_parity(precision: Precision) -> None:
     check = check_of(float("nan"), float("nan"), 1.0, 1.0)
-    parity = verify.Parity((check,), verify.BOUNDS[precision])
+    parity = verify.Parity((check,), BOUNDS[precision])
     assert not parity.passed
     with pytest.raises(ParityError, match="nan"):
         parity.require()
@@ -152,12 +153,12 @@ def test_nan_is_never_parity(precision: Precision) -> None:
 def test_fp32_bounds_are_fixed_or_a_multiple_of_pytorch_s_own_rounding(
     values: tuple[float, float, float, float], passes: bool
 ) -> None:
-    assert verify.Parity((check_of(*values),), verify.BOUNDS["fp32"]).passed == passes
+    assert verify.Parity((check_of(*values),), BOUNDS["fp32"]).passed == passes
 
 
 @pytest.mark.parametrize(("rms", "passes"), [(1.9e-3, True), (2.1e-3, False)])
 def test_the_fp16_bound_is_a_psnr(rms: float, passes: bool) -> None:
-    assert verify.Parity((check_of(1, rms, 0, 0),), verify.BOUNDS["fp16"]).passed == passes
+    assert verify.Parity((check_of(1, rms, 0, 0),), BOUNDS["fp16"]).passed == passes
 
 
 def test_an_existing_bundle_is_kept(tiny: TinyModel) -> None:

@@ -19,7 +19,8 @@ from tests.train.test_published import KINDS, published_state
 from tlp_export import quantize as quantization
 from tlp_export.fold import fold
 from tlp_export.graph import export_module
-from tlp_export.onnx_export import Exported, ExportOptions, export_bundle
+from tlp_export.onnx_export import Exported, export_bundle
+from tlp_export.options import ExportOptions
 from tlp_export.precision import half_module, widened
 from tlp_export.quantize import candidates, quantize
 from tlp_export.slices import (
@@ -239,9 +240,9 @@ def test_tensorrt_builds_the_graph(
 
 
 def test_half_precision_of_the_plain_graph_is_refused() -> None:
-    with pytest.raises(UsageError, match="--no-fold with --precision fp16"):
+    with pytest.raises(UsageError, match="precision fp16 needs the folded graph"):
         ExportOptions(precision="fp16", fold=False)
-    with pytest.raises(UsageError, match="belong to --precision int8"):
+    with pytest.raises(UsageError, match="exclude: only for int8"):
         ExportOptions(precision="fp16", exclude=("decoder",))
 
 

@@ -13,9 +13,10 @@ import torch
 from tlp_cli.main import main
 
 from tests.support import TinyModel
-from tlp_export.onnx_export import ExportOptions, export_bundle
+from tlp_export.onnx_export import export_bundle
+from tlp_export.options import BOUNDS, ExportOptions
 from tlp_export.structure import require_structure
-from tlp_export.verify import BOUNDS, check_alone
+from tlp_export.verify import check_alone
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import EngineError, ParityError, SpecError
 from tlp_runtime.files.hashes import sha256
@@ -169,10 +170,10 @@ def test_the_plain_graph_is_kept_for_comparison(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--precision", "fp16", "--no-fold"], "--no-fold with --precision fp16"),
-        (["--exclude", "decoder"], "belong to --precision int8"),
-        (["--min-psnr", "50"], "belong to --precision int8"),
-        (["--calibration", "nowhere"], "--calibration belongs to --precision int8"),
+        (["--precision", "fp16", "--no-fold"], "precision fp16 needs the folded graph"),
+        (["--exclude", "decoder"], "only for int8"),
+        (["--min-psnr", "50"], "only for int8"),
+        (["--calibration", "nowhere"], "only for int8"),
         (["--max-size", "240"], "expected HxW"),
     ],
 )

@@ -33,6 +33,18 @@ def test_a_process_with_all_of_runtime_and_server_has_neither_torch_nor_onnx() -
     assert result.stdout.strip() == "[]"
 
 
+def test_options_of_training_and_export_need_no_heavy_library() -> None:
+    """The command line derives its flags from them."""
+    code = (
+        "import sys, tlp_export.options, tlp_train.config\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
 def test_help_needs_no_heavy_library() -> None:
     code = (
         "import sys\nfrom tlp_cli.main import main\nassert main(['train', '--help']) == 0\n"

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
-from tlp_train.network import Generator, build_discriminator
+from tlp_train.network import Generator
+from tlp_train.network.discriminator import build_discriminator
 
 
 @pytest.mark.parametrize(("inputs", "millions"), [(("t1", "t2"), 16.35), (("t2",), 10.52)])

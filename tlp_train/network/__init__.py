@@ -1,6 +1,5 @@
-"""The generator and the discriminator, as torch modules."""
+"""The generator and, in a module of its own that needs MONAI, the discriminator."""
 
-from tlp_train.network.discriminator import build_discriminator
 from tlp_train.network.generator import Generator
 
-__all__ = ["Generator", "build_discriminator"]
+__all__ = ["Generator"]

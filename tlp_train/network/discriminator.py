@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from monai.networks.nets import PatchDiscriminator
 
-DiscriminatorNorm = Literal["batch", "none"]
+from tlp_train.config import DiscriminatorNorm
 
 
 def build_discriminator(

@@ -1,0 +1,85 @@
+"""How a checkpoint becomes a graph: plain values, for which neither torch nor onnx is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlp_runtime.errors import SetOption, UsageError
+from tlp_runtime.models.bundle import Precision
+
+Bounds = Mapping[str, float]
+
+BOUNDS: Mapping[Precision, Bounds] = {
+    "fp32": {"max_abs": 2e-4, "rms": 2e-5, "torch_fp32_factor": 2.0},
+    "fp16": {"psnr_db": 60.0},
+    "bf16": {"psnr_db": 45.0},
+    "int8": {"psnr_db": 45.0},
+}
+"""What each precision must keep, on the network's [-1, 1] scale.
+
+fp32: the largest and the root-mean-square difference, a fortieth of an 8-bit grey level. Layer
+normalisation of flat background magnifies fp32 rounding, by how much depends on the weights:
+PyTorch's own fp32 was measured up to 5e-4 from its float64, ONNX Runtime's up to 3e-4 on the same
+slices. So where PyTorch's own fp32 is far from float64, the graph may be ``torch_fp32_factor``
+times as far, and no further. The others: PSNR over each set of slices, peak to peak 2.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How a checkpoint becomes a graph. Valid once constructed.
+
+    Parameters
+    ----------
+    precision
+        Precision of the convolutions; sums stay in float32, and so do inputs and output.
+    fold
+        Apply the exact foldings; off, the graph is the network as published, for comparison.
+    largest
+        (height, width) up to which the graph takes slices of any size; None takes the crop's.
+    calibration
+        Folder of BraTS cases that int8 takes its ranges from; None takes the phantom.
+    min_psnr_db
+        An int8 export below this PSNR is refused; None takes 45 dB.
+    exclude
+        Layers, by the beginnings of their names, that int8 leaves in float32.
+    """
+
+    precision: Precision = "fp32"
+    fold: bool = True
+    largest: tuple[int, int] | None = None
+    calibration: Path | None = None
+    min_psnr_db: float | None = None
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.precision not in BOUNDS:
+            raise UsageError(
+                f"precision is {self.precision!r}, expected one of {', '.join(BOUNDS)}."
+            )
+        if not self.fold and self.precision != "fp32":
+            raise UsageError(
+                f"precision {self.precision} needs the folded graph: the graph as published has "
+                "sums that overflow in half precision, and nothing to quantise after",
+                fix=(SetOption("fold"), SetOption("precision", "fp32")),
+            )
+        only_int8 = {
+            "calibration": self.calibration is not None,
+            "min_psnr_db": self.min_psnr_db is not None,
+            "exclude": bool(self.exclude),
+        }
+        given = [name for name, there in only_int8.items() if there]
+        if self.precision != "int8" and given:
+            raise UsageError(
+                f"{' and '.join(given)}: only for int8, but the precision is {self.precision}",
+                fix=SetOption("precision", "int8"),
+            )
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the graph must keep."""
+        if self.min_psnr_db is not None:
+            return {"psnr_db": self.min_psnr_db}
+        return BOUNDS[self.precision]
