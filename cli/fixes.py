@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import shlex
 
+from tlp_export.options import ExportOptions
+from tlp_runtime.bench import BenchOptions, SweepOptions
+from tlp_runtime.cohort.options import CohortOptions
+from tlp_runtime.engines.choice import EngineChoice
+from tlp_runtime.engines.options import EngineOptions
 from tlp_runtime.errors import (
     Advice,
     ChooseAnother,
@@ -14,29 +19,41 @@ from tlp_runtime.errors import (
     TLPError,
     joined,
 )
+from tlp_runtime.options import OptionGroup, options_of
+from tlp_runtime.spec.model import IntensitySpec, NetworkSpec
+from tlp_runtime.synthesis.request import Prompt, Request
+from tlp_runtime.synthesis.result import SaveOptions
 from tlp_runtime.warnings import TLPWarning
+from tlp_server.settings import Settings
+from tlp_train.config import TrainConfig
+from tlp_train.split import SplitOptions
+
+from .options import flag as flag_of
+
+GROUPS: tuple[type[OptionGroup], ...] = (
+    Request, Prompt, EngineChoice, SaveOptions, CohortOptions, BenchOptions, SweepOptions,
+    EngineOptions, ExportOptions, SplitOptions, TrainConfig, NetworkSpec, IntensitySpec, Settings,
+)  # fmt: skip
+"""Every group of options that a verb has."""
+
+_OPTIONS = {one.name: one for group in GROUPS for one in options_of(group)}
 
 FLAGS = {
-    "allow_origins": "--allow-origin",
-    "allowed_hosts": "--allowed-host",
-    "largest": "--max-size",
-    "max_upload_mib": "--max-upload",
-    "max_volume_mib": "--max-volume",
-    "memory_mib": "--memory",
-    "min_psnr_db": "--min-psnr",
-    "profiles": "--batch",
-    "series": "--t1-series (or --t2-series)",
-    "timeout_s": "--timeout",
+    name: " or ".join(flag_of(form.name) for form in one.forms) for name, one in _OPTIONS.items()
 }
-"""Flags of library options that are called otherwise here."""
+"""Flags of the library's options."""
 
-NEGATIVE = {"build": "--no-build", "fold": "--no-fold"}
+NEGATIVE = {
+    name: flag_of(f"no_{one.forms[0].name}")
+    for name, one in _OPTIONS.items()
+    if one.default is True
+}
 """Switches that are on unless such a flag is given."""
 
 
 def flag(option: str) -> str:
     """The flag of a library option."""
-    return FLAGS.get(option, f"--{option.replace('_', '-')}")
+    return FLAGS.get(option, flag_of(option))
 
 
 def worded(fix: Fix) -> str:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tlp_runtime.errors import UsageError
+from tlp_runtime.errors import SpecError, UsageError
+from tlp_runtime.spec.model import IntensitySpec, NetworkSpec
+from tlp_train.config import TrainConfig
+from tlp_train.config import preset as preset_of
+from tlp_train.split import SplitOptions
 
 from .console import Output, Quiet, Verbose, begin, error_console, require
+from .options import Pick, given_flags, verb
 from .phantom import generate
 
 if TYPE_CHECKING:
-    from tlp_runtime.spec.model import IntensitySpec
-    from tlp_train.config import TrainConfig
     from tlp_train.runs import Run
+
+OF_A_RESUMED_RUN = {"resume", "cache", "quiet", "verbose"}
+"""Parameters that go with --resume."""
 
 DEMO_CASES = 18
 DEMO_SEED = 0
@@ -44,79 +51,57 @@ class Preset(StrEnum):
     paper = "paper"
 
 
+@verb
 def command(
+    context: typer.Context,
+    *,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Folder of BraTS cases. Without it: the built-in phantom."),
-    ] = None,
-    inputs: Annotated[
-        Inputs | None, typer.Option("--inputs", help="Modalities the model takes.")
-    ] = None,
-    preset: Annotated[Preset | None, typer.Option("--preset", help="Set of options.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Run folder to make.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", help="Run folder to continue, with its own options.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1)] = None,
-    slices_per_epoch: Annotated[
-        int | None, typer.Option("--slices-per-epoch", min=1, help="Slices drawn each epoch.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="32-true or bf16-mixed.")
-    ] = None,
-    fpg: Annotated[
-        bool | None,
-        typer.Option("--fpg/--no-fpg", help="Fuzzy prompts, or the exact segmentation (Table IV)."),
-    ] = None,
-    local_fusion: Annotated[
-        bool | None, typer.Option("--local-fusion/--no-local-fusion", help="Table II.")
-    ] = None,
-    global_fusion: Annotated[
-        bool | None, typer.Option("--global-fusion/--no-global-fusion", help="Table II.")
-    ] = None,
-    levels: Annotated[
-        int | None, typer.Option("--levels", min=1, max=3, help="Downsamplings (Table III).")
-    ] = None,
-    ffn: Annotated[
-        str | None, typer.Option("--ffn", help="conv (published code) or gdfn (Restormer).")
-    ] = None,
-    intensity_percentiles: Annotated[
-        str | None,
         typer.Option(
-            "--intensity-percentiles",
-            metavar="LOW,HIGH",
-            help="Scale between percentiles of the brain, such as 0,99.5: one bright vessel then "
-            "moves nothing. Default: the published minimum and maximum.",
+            "--data",
+            metavar="DIR",
+            help="Folder of BraTS cases; by default the built-in phantom.",
+            rich_help_panel=SplitOptions.TITLE,
         ),
     ] = None,
-    split_list: Annotated[
-        Path | None, typer.Option("--split", help="List of case ids: train, validation, test.")
+    inputs: Annotated[
+        Inputs | None,
+        typer.Option(
+            "--inputs",
+            help="Modalities that the model takes; by default t1.",
+            rich_help_panel=SplitOptions.TITLE,
+        ),
     ] = None,
-    split_sizes: Annotated[
-        str | None, typer.Option("--split-sizes", metavar="N,N,N", help="Parts of the list.")
-    ] = None,
+    split: SplitOptions,
+    intensity: Annotated[dict[str, Any], IntensitySpec, Pick(changes=True)],
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder for the decoded slices.")
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="DIR",
+            help="Folder for the decoded slices.",
+            rich_help_panel=SplitOptions.TITLE,
+        ),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=0, help="Processes that load data.")
+    preset: Annotated[
+        Preset | None,
+        typer.Option(
+            "--preset",
+            help="Set of options to begin with; by default demo on the phantom, paper on data.",
+            rich_help_panel=TrainConfig.TITLE,
+        ),
     ] = None,
-    devices: Annotated[
-        int | None,
-        typer.Option("--devices", min=1, help="GPUs (or CPU processes) on each machine."),
+    changes: Annotated[dict[str, Any], TrainConfig, Pick(changes=True)],
+    network: Annotated[dict[str, Any], NetworkSpec, Pick(changes=True)],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Run folder to make.")
     ] = None,
-    nodes: Annotated[
-        int | None, typer.Option("--nodes", min=1, help="Machines, under torchrun or SLURM.")
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume", metavar="DIR", help="Run folder to continue, with its own options."
+        ),
     ] = None,
-    accumulate: Annotated[
-        int | None,
-        typer.Option("--accumulate", min=1, help="Compute each batch in N parts: less memory."),
-    ] = None,
-    compile_networks: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Default 0.")] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -129,25 +114,6 @@ def command(
     """
     output = begin(quiet, verbose)
     require("train", "torch", "lightning", "monai", "scipy", "tensorboard")
-    options = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "slices_per_epoch": slices_per_epoch,
-        "precision": precision,
-        "workers": workers,
-        "seed": seed,
-        "fpg": fpg,
-        "devices": devices,
-        "nodes": nodes,
-        "accumulate": accumulate,
-        "compile": compile_networks,
-    }
-    network = {
-        "levels": levels,
-        "ffn": ffn,
-        "local_fusion": local_fusion,
-        "global_fusion": global_fusion,
-    }
     from tlp_train.trainer import is_first_process, join_run
 
     first = is_first_process()
@@ -156,17 +122,10 @@ def command(
     if resume is None and not first:
         run = join_run(out)
     elif resume is not None:
-        others = {
-            "data": data, "inputs": inputs, "preset": preset, "out": out,
-            "split": split_list, "split_sizes": split_sizes,
-            "intensity_percentiles": intensity_percentiles,
-        }  # fmt: skip
-        given = [name for name, v in (options | network | others).items() if v is not None]
+        given = given_flags(context, *(set(context.params) - OF_A_RESUMED_RUN))
         if given:
             raise UsageError(
-                "--resume continues a run with its own options; leave out "
-                + ", ".join(f"--{name.replace('_', '-')}" for name in given)
-                + "."
+                f"--resume continues a run with its own options; leave out {', '.join(given)}."
             )
         run = _reopen(resume)
     else:
@@ -176,62 +135,47 @@ def command(
         if preset is None:
             preset = Preset.demo if data is None else Preset.paper
             output.default("preset", preset.value, "default")
-        if precision is None and preset is Preset.demo:
-            from tlp_train.trainer import fast_precision
+        if "precision" not in changes:
+            if preset is Preset.demo:
+                from tlp_train.trainer import fast_precision
 
-            options["precision"] = fast_precision()
-        config = _configure(preset.value, inputs.names, options, network, intensity_percentiles)
-        if precision is None:
-            output.default("precision", config.precision, "default")
+                changes["precision"] = fast_precision()
+            precision = changes.get("precision", TrainConfig.precision)
+            output.default("precision", precision, "default")
+        config = _configure(preset.value, inputs.names, changes, network, intensity)
         if data is None:
             data = _phantom(output)
-        run = _create(data, config, out, split_list, split_sizes)
+        run = _create(data, config, out, split)
     _fit(run, cache, output, resume=resume is not None)
 
 
 def _configure(
     name: str,
     inputs: tuple[str, ...],
-    options: dict[str, Any],
+    changes: dict[str, Any],
     network: dict[str, Any],
-    percentiles: str | None,
+    intensity: dict[str, Any],
 ) -> TrainConfig:
-    from dataclasses import asdict, replace
-
-    from tlp_runtime.errors import SpecError
-    from tlp_runtime.spec.model import NetworkSpec
-    from tlp_train.config import preset
-
-    config = preset(name, inputs)
+    """The preset with the options that were given."""
+    config = preset_of(name, inputs)
     published = asdict(config.spec.network)
-    chosen = {key: value for key, value in network.items() if value is not None}
     kept = {k: v for k, v in published.items() if k not in ("blocks", "heads", "levels")}
-    levels = chosen.pop("levels", published["levels"])
+    levels = network.pop("levels", published["levels"])
+    if intensity:
+        intensity = {"rule": "percentile-crop", **intensity}
     try:
-        network_spec = NetworkSpec.with_levels(levels, **{**kept, **chosen})
-        spec = replace(config.spec, network=network_spec, intensity=_intensity(percentiles))
+        spec = replace(
+            config.spec,
+            network=NetworkSpec.with_levels(levels, **{**kept, **network}),
+            intensity=IntensitySpec(**intensity),
+        )
     except SpecError as error:
         raise UsageError(f"these options make no model: {error}") from error
-    changes = {key: value for key, value in options.items() if value is not None}
     if "epochs" in changes:
         # The learning rate keeps its shape: constant for the same share of the run.
         share = config.constant_epochs / config.epochs
-        changes["constant_epochs"] = round(changes["epochs"] * share)
+        changes = {"constant_epochs": round(changes["epochs"] * share), **changes}
     return replace(config, spec=spec, **changes)
-
-
-def _intensity(percentiles: str | None) -> IntensitySpec:
-    from tlp_runtime.spec.model import IntensitySpec
-
-    if percentiles is None:
-        return IntensitySpec()
-    try:
-        low, high = (float(part) for part in percentiles.split(","))
-    except ValueError as error:
-        raise UsageError(
-            f"--intensity-percentiles {percentiles!r}: expected two numbers such as 0,99.5."
-        ) from error
-    return IntensitySpec(rule="percentile-crop", percentiles=(low, high))
 
 
 def _phantom(output: Output) -> Path:
@@ -252,35 +196,12 @@ def _phantom(output: Output) -> Path:
     return folder
 
 
-def _create(
-    data: Path,
-    config: TrainConfig,
-    out: Path | None,
-    split_list: Path | None,
-    split_sizes: str | None,
-) -> Run:
+def _create(data: Path, config: TrainConfig, out: Path | None, split: SplitOptions) -> Run:
     from tlp_runtime.io.brats import find_cases
-    from tlp_train import split
     from tlp_train.runs import Run
 
     names = [case.name for case in find_cases(data, (*config.spec.inputs, "t1ce", "seg"))]
-    if split_list is not None:
-        parts = split.from_list(split_list, names, _sizes(split_sizes))
-    elif split_sizes is not None:
-        raise UsageError("--split-sizes divides the list of --split; give both.")
-    else:
-        parts = split.seeded(names, config.seed)
-    return Run.create(out, config, data, parts)
-
-
-def _sizes(text: str | None) -> tuple[int, int, int] | None:
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-        raise UsageError(f"--split-sizes {text}: expected three numbers such as 850,20,130.")
-    train, validation, test = (int(part) for part in parts)
-    return train, validation, test
+    return Run.create(out, config, data, split.parts(names, config.seed))
 
 
 def _reopen(folder: Path) -> Run:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from tlp_runtime.errors import SetOption, UsageError
 from tlp_runtime.models.bundle import Precision
+from tlp_runtime.options import OptionGroup, option
 
 Bounds = Mapping[str, float]
 
@@ -27,8 +30,15 @@ times as far, and no further. The others: PSNR over each set of slices, peak to 
 """
 
 
+def _height_and_width(text: str) -> tuple[int, int]:
+    sides = re.fullmatch(r"(\d+)x(\d+)", text)
+    if sides is None:
+        raise UsageError(f"size {text!r}: expected HxW such as 240x240.")
+    return int(sides[1]), int(sides[2])
+
+
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(OptionGroup):
     """How a checkpoint becomes a graph. Valid once constructed.
 
     Parameters
@@ -36,29 +46,31 @@ class ExportOptions:
     precision
         Precision of the convolutions; sums stay in float32, and so do inputs and output.
     fold
-        Apply the exact foldings; off, the graph is the network as published, for comparison.
+        Fold the graph to fewer operations, exactly; otherwise it is the network as published, for
+        comparison.
     largest
-        (height, width) up to which the graph takes slices of any size; None takes the crop's.
+        Take slices of any size up to height x width; by default of the crop's size only.
     calibration
-        Folder of BraTS cases that int8 takes its ranges from; None takes the phantom.
+        Folder of BraTS cases that int8 takes its ranges from; by default the phantom.
     min_psnr_db
-        An int8 export below this PSNR is refused; None takes 45 dB.
+        Refuse an int8 graph whose PSNR to the checkpoint is lower, in dB; by default 45.
     exclude
-        Layers, by the beginnings of their names, that int8 leaves in float32.
+        Layer, or the beginning of its name, that int8 leaves in float32; several may be given.
     """
 
-    precision: Precision = "fp32"
-    fold: bool = True
-    largest: tuple[int, int] | None = None
-    calibration: Path | None = None
-    min_psnr_db: float | None = None
-    exclude: tuple[str, ...] = ()
+    TITLE: ClassVar[str] = "Graph"
+
+    precision: Precision = option("fp32")
+    fold: bool = option(True)
+    largest: tuple[int, int] | None = option(
+        None, name="max_size", metavar="HxW", parse=_height_and_width
+    )
+    calibration: Path | None = option(None, metavar="DIR")
+    min_psnr_db: float | None = option(None, name="min_psnr", metavar="DB")
+    exclude: tuple[str, ...] = option((), metavar="NAME")
 
     def __post_init__(self) -> None:
-        if self.precision not in BOUNDS:
-            raise UsageError(
-                f"precision is {self.precision!r}, expected one of {', '.join(BOUNDS)}."
-            )
+        super().__post_init__()
         if not self.fold and self.precision != "fp32":
             raise UsageError(
                 f"precision {self.precision} needs the folded graph: the graph as published has "

@@ -121,8 +121,7 @@ class OptionGroup:
     ENVIRONMENT: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        kind: type = type(self)
-        for one in options_of(kind):
+        for one in options_of(type(self)):
             value = getattr(self, one.name)
             if isinstance(value, int | float) and not isinstance(value, bool):
                 if one.minimum is not None and value < one.minimum:
@@ -183,9 +182,13 @@ def by_key(keys: Sequence[str], name: str, kind: Any, help: str) -> tuple[Form, 
     )
 
 
-@cache
 def options_of(record: type) -> tuple[Option, ...]:
     """The options of a dataclass in the order of its fields, without those of its parts."""
+    return _options_of(record)
+
+
+@cache
+def _options_of(record: type) -> tuple[Option, ...]:
     hints, texts, found = get_type_hints(record), help_of(record), []
     for one in fields(record):
         declared = one.metadata.get(_KEY)

@@ -30,7 +30,7 @@ from tlp_runtime.io.nifti import parse_volume
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.synthesis.prepare import require_modalities
 from tlp_runtime.synthesis.provenance import DESCRIPTION
-from tlp_runtime.synthesis.request import Request
+from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.values.prompt import parse_labels
 from tlp_server.cases import Read, ViewerCase, read_case
 from tlp_server.files import Root
@@ -46,6 +46,7 @@ from tlp_server.schemas import (
     SessionInfo,
     Status,
     WarningInfo,
+    described,
 )
 from tlp_server.sessions import Session, Sessions
 from tlp_server.settings import Settings
@@ -131,7 +132,7 @@ async def files(service: Served, path: Annotated[str, Query(max_length=4096)] = 
 @router.post("/sessions", status_code=201)
 async def open_session(service: Served, wanted: Opened) -> SessionInfo:
     """Open scans under the root, or the server's own case."""
-    paths = {name: path for name, path in (("t1", wanted.t1), ("t2", wanted.t2)) if path}
+    paths = {name: path for name, path in wanted.model_dump().items() if path}
     case = service.case
     if not paths:
         if case is None:
@@ -227,12 +228,11 @@ async def put_prompt(
     request: HttpRequest,
     service: Served,
     session_id: str,
-    prompt_labels: Annotated[list[str] | None, Query(max_length=8)] = None,
+    prompt_labels: Annotated[
+        list[str] | None, Query(max_length=8, description=described(Prompt, "prompt_labels"))
+    ] = None,
 ) -> Revision:
-    """Replace the mask by a NIfTI label map on the scan's grid, in any axis order.
-
-    `prompt_labels`: what labels mean if not as in BraTS, such as `tumour=1,4`, `oedema=2`.
-    """
+    """Replace the mask by a NIfTI label map on the scan's grid, in any axis order."""
     session = service.sessions.find(session_id)
     content = await request.body()
 

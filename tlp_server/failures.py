@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.errors import (
     Advice,
     ChooseAnother,
@@ -35,6 +36,8 @@ from tlp_runtime.errors import (
     fix_to_dict,
     joined,
 )
+from tlp_runtime.options import options_of
+from tlp_server.settings import Settings
 
 _STATUS: tuple[tuple[type[TLPError], int], ...] = (
     (SessionGone, 404),
@@ -61,10 +64,10 @@ PARAMETERS = ("prompt_labels",)
 GIVEN = ("t1", "t2", "prompt")
 """What a client of the API chooses itself."""
 
-SERVER_OPTIONS = (
-    "allow_origins", "allowed_hosts", "batch", "max_upload_mib", "max_volume_mib", "memory_mib",
-    "model", "root", "timeout_s", "token",
-)  # fmt: skip
+SERVER_OPTIONS = {
+    "model",
+    *(one.name for group in (Settings, EngineChoice) for one in options_of(group)),
+}
 """Options that whoever runs the server can set."""
 
 

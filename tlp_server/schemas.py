@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from tlp_runtime.options import options_of
+from tlp_runtime.spec.model import MODALITIES
+from tlp_runtime.synthesis.request import Request
 
 
 class Failure(BaseModel):
@@ -60,13 +64,28 @@ class Folder(BaseModel):
     truncated: bool
 
 
-class Opened(BaseModel):
-    """Paths under the root; none of them for the server's own case."""
+def described(group: type, name: str) -> str:
+    """Help text of an option of the runtime, which names it in the API too."""
+    return next(
+        form.help or one.help
+        for one in options_of(group)
+        for form in one.forms
+        if name in (one.name, form.name)
+    )
 
-    model_config = ConfigDict(extra="forbid")
 
-    t1: str | None = Field(None, max_length=4096)
-    t2: str | None = Field(None, max_length=4096)
+if TYPE_CHECKING:
+    Opened = BaseModel
+else:
+    Opened = create_model(
+        "Opened",
+        __config__=ConfigDict(extra="forbid"),
+        __doc__="Paths under the root, by modality; none of them for the server's own case.",
+        **{
+            name: (str | None, Field(None, max_length=4096, description=described(Request, name)))
+            for name in MODALITIES
+        },
+    )
 
 
 class SessionInfo(BaseModel):

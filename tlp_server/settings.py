@@ -75,7 +75,7 @@ class Settings(OptionGroup):
     idle_s: float = option(1800.0, minimum=1, name="idle", metavar="S")
     max_upload_mib: int = option(512, minimum=1, name="max_upload", metavar="MIB")
     max_volume_mib: int = option(1024, minimum=1, name="max_volume", metavar="MIB")
-    timeout_s: float = option(60.0, minimum=1, name="timeout", metavar="S")
+    timeout_s: float = option(60.0, minimum=0.1, name="timeout", metavar="S")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import ContentError, InputError, OutputError, TLPError
+from tlp_runtime.errors import ChooseAnother, ContentError, InputError, OutputError, TLPError
 from tlp_runtime.files.atomic import atomic_folder, make_folder
 from tlp_runtime.geometry.crop import crop_slices, require_model_grid
 from tlp_runtime.geometry.volume import require_same_grid
@@ -96,7 +96,8 @@ def open_cases(
             opened = list(pool.map(one, cases))
     except OutputError as error:
         raise OutputError(
-            f"{error} Make room or give another --cache; the cases cached before it are kept."
+            f"{error.problem.rstrip('.')}. The cases cached before it are kept",
+            fix=(*error.fixes, ChooseAnother("cache", "folder")),
         ) from error
     problems = [
         f"  {case.name}: {result}"

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlp_runtime.errors import ModelDamaged, ModelMismatch, ModelMissing, UnsafeCheckpoint
+from tlp_runtime.errors import (
+    ModelDamaged,
+    ModelMismatch,
+    ModelMissing,
+    RunTask,
+    UnsafeCheckpoint,
+)
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.spec.model import ModelSpec
 from tlp_train.config import TrainConfig
@@ -85,8 +91,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     ours = data.get("tlp") if isinstance(data, dict) else None
     if not isinstance(ours, dict) or "state_dict" not in data:
         raise ModelMismatch(
-            f"{path}: holds no TLP model specification; expected a checkpoint from tlp train. "
-            "Weights of the published implementation become one by tlp import."
+            f"{path}: holds no TLP model specification; expected a checkpoint of this toolkit",
+            fix=RunTask("import", purpose="to make one of weights of the published implementation"),
         )
     state = {
         name.removeprefix(_GENERATOR): tensor
@@ -131,7 +137,7 @@ def load_safely(path: Path) -> Any:
             raise ModelDamaged(f"{path}: is no checkpoint, or damaged.") from error
         raise UnsafeCheckpoint(
             f"{path}: holds objects other than tensors and plain values and was not loaded, since "
-            "loading could run code. Expected a checkpoint from tlp train, or a plain state dict."
+            "loading could run code. Expected a checkpoint of this toolkit, or a plain state dict."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise ModelDamaged(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
-from tlp_runtime.errors import UsageError
+from tlp_runtime.errors import SetOption, UsageError
+from tlp_runtime.options import OptionGroup, option
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 from tlp_train.fpg import FuzzyPrompt
 
@@ -14,7 +15,7 @@ DiscriminatorNorm = Literal["batch", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(OptionGroup):
     """Options of a run. Valid once constructed.
 
     Parameters
@@ -23,10 +24,12 @@ class TrainConfig:
         The preset it started from, for the record.
     spec
         The model to be.
-    epochs, constant_epochs
-        The learning rate is constant for ``constant_epochs``, then falls linearly to zero.
+    epochs
+        Epochs to train for.
+    constant_epochs
+        The learning rate is constant for so many epochs, then falls linearly to zero.
     slices_per_epoch
-        Slices drawn each epoch; None takes every slice of every training case.
+        Slices drawn each epoch; by default every slice of every training case.
     tumour_share
         Share of an epoch that is drawn from slices with tumour; 0 draws them like all others.
     validation_slices
@@ -35,14 +38,16 @@ class TrainConfig:
         ``"normal"``: convolutions from N(0, 0.02) as published, for ``dim`` 48; ``"default"``:
         PyTorch's, which keeps a small network's signal at scale.
     batch_size
-        Slices of an optimiser step on each device; ``devices * nodes`` times as many in all.
+        Slices per optimiser step on each device.
     accumulate
         Parts in which each batch is computed, one after the other, to save memory: the same step
-        up to rounding and the discriminator's BatchNorm. ``batch_size`` is a multiple of it.
-    devices, nodes
-        GPUs (or CPU processes) on each machine, and machines.
+        up to rounding and the discriminator's BatchNorm. The batch size is a multiple of it.
+    devices
+        GPUs (or CPU processes) on each machine.
+    nodes
+        Machines, under torchrun or SLURM.
     compile
-        ``torch.compile`` both networks.
+        Compile both networks with torch.compile.
     channels_last
         Memory order of both networks; None takes it with ``bf16-mixed`` alone (measured on a CPU:
         faster with bf16, slower with fp32).
@@ -50,52 +55,53 @@ class TrainConfig:
         Channels of the discriminator's first layer; ``none`` leaves out BatchNorm, whose
         statistics depend on how a batch is shared out.
     fpg
-        Train on fuzzy prompts; off, the exact segmentation is the prompt and is never dropped.
+        Train on fuzzy prompts (Algorithm 1); otherwise the exact segmentation is the prompt and is
+        never dropped (Table IV of the paper).
     precision
-        Lightning's name: ``32-true`` or ``bf16-mixed``.
+        Precision of the training, by Lightning's name.
+    seed
+        Seed of everything that is drawn at random.
     workers
-        Processes that load data; None takes one a core but one, at most 8, on a GPU and 0 on a CPU.
+        Processes that load data; by default one per core but one, at most 8, on a GPU and none on
+        a CPU.
     """
+
+    TITLE: ClassVar[str] = "Training"
 
     preset: str
     spec: ModelSpec
-    epochs: int
+    epochs: int = option(minimum=1)
     constant_epochs: int
-    batch_size: int
+    batch_size: int = option(minimum=1)
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.5, 0.999)
     l1_weight: float = 100.0
-    slices_per_epoch: int | None = None
+    slices_per_epoch: int | None = option(None, minimum=1)
     tumour_share: float = 0.0
     validation_slices: int | None = None
     start: Literal["normal", "default"] = "normal"
     discriminator_channels: int = 64
     discriminator_norm: DiscriminatorNorm = "batch"
-    fpg: bool = True
+    fpg: bool = option(True)
     fuzzy: FuzzyPrompt = field(default_factory=FuzzyPrompt)
-    precision: TrainingPrecision = "32-true"
-    seed: int = 0
-    workers: int | None = None
-    accumulate: int = 1
-    devices: int = 1
-    nodes: int = 1
-    compile: bool = False
+    precision: TrainingPrecision = option("32-true")
+    seed: int = option(0, minimum=0)
+    workers: int | None = option(None, minimum=0)
+    accumulate: int = option(1, minimum=1)
+    devices: int = option(1, minimum=1)
+    nodes: int = option(1, minimum=1)
+    compile: bool = option(False)
     channels_last: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            "epochs", "batch_size", "discriminator_channels", "accumulate", "devices", "nodes",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        super().__post_init__()
+        if self.discriminator_channels < 1:
+            raise UsageError(f"discriminator_channels is {self.discriminator_channels}.")
         if self.batch_size % self.accumulate:
             raise UsageError(
-                f"a batch of {self.batch_size} cannot be computed in {self.accumulate} equal "
-                "parts; choose --accumulate among its divisors."
+                f"a batch of {self.batch_size} cannot be computed in {self.accumulate} equal parts",
+                fix=SetOption("accumulate", "a divisor of the batch size"),
             )
-        known = get_args(TrainingPrecision)
-        if self.precision not in known:
-            raise UsageError(f"precision is {self.precision!r}, expected {' or '.join(known)}.")
         if not 0 <= self.tumour_share <= 1:
             raise UsageError(f"tumour_share is {self.tumour_share}, expected 0 to 1.")
         if self.slices_per_epoch is not None and self.slices_per_epoch < self.global_batch:

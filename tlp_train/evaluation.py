@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import ContentError, InputError, InputMissing
+from tlp_runtime.errors import ContentError, InputError, InputMissing, RunTask
 from tlp_runtime.geometry.crop import crop_slices
 from tlp_runtime.geometry.volume import Volume, require_same_grid
 from tlp_runtime.io.brats import CaseFiles
@@ -143,13 +143,16 @@ class Evaluation:
             No such file, or not an evaluation of this version.
         """
         if not path.is_file():
-            raise InputMissing(f"{path}: no such file; expected one of tlp evaluate --json.")
+            raise InputMissing(
+                f"{path}: no such file, expected an evaluation as JSON",
+                fix=RunTask("evaluate", (("json", str(path)),), "to make one"),
+            )
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data["schema"] != SCHEMA:
                 raise InputError(
-                    f"{path}: is an evaluation of format {data['schema']}, expected {SCHEMA}. "
-                    "Run tlp evaluate again."
+                    f"{path}: is an evaluation of format {data['schema']}, expected {SCHEMA}",
+                    fix=RunTask("evaluate", purpose="again"),
                 )
             return cls(
                 **{key: str(data[key]) for key in ("model", "engine", "prompt", "data")},
@@ -167,9 +170,7 @@ class Evaluation:
                 },
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path}: is not an evaluation of tlp evaluate --json ({error!r})."
-            ) from error
+            raise InputError(f"{path}: is not an evaluation as JSON ({error!r}).") from error
 
 
 def _statistic(data: Mapping[str, Any]) -> Statistic:

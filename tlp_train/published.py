@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlp_runtime.errors import ModelMismatch
+from tlp_runtime.errors import ModelMismatch, SetOption
 from tlp_runtime.files.atomic import atomic_file
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
@@ -168,7 +168,7 @@ def _state_dict(data: Any, source: Path) -> dict[str, Tensor]:
         raise ModelMismatch(
             f"{source}: has no {_STEM}, so it is no state dict of the published generator. It has "
             f"{len(state)} keys: {_shown(list(state)[:5])}."
-            + (" It looks like a checkpoint of tlp train; export it as it is." if known else "")
+            + (" It looks like a checkpoint of this toolkit; export it as it is." if known else "")
         )
     bad = [key for key, value in state.items() if not isinstance(value, Tensor)]
     bad += [
@@ -189,8 +189,9 @@ def _network(state: Mapping[str, Tensor], source: Path, branches: int) -> Networ
     found = 2 if any(key.startswith("encoder_B.") for key in state) else 1
     if found != branches:
         raise ModelMismatch(
-            f"{source}: has {found} encoder{'s' if found > 1 else ''}, but --inputs names "
-            f"{branches}. Give --inputs {'t1,t2' if found == 2 else 't1 or --inputs t2'}."
+            f"{source}: has {found} encoder{'s' if found > 1 else ''}, but the inputs "
+            f"are {branches}",
+            fix=SetOption("inputs", "t1,t2" if found == 2 else "t1 or t2"),
         )
 
     def count(prefix: str) -> int:

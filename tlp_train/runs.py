@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from tlp_runtime.errors import ModelDamaged, ModelMissing, OutputError
+from tlp_runtime.errors import ChooseAnother, ModelDamaged, ModelMissing, OutputError, RunTask
 from tlp_runtime.files.atomic import make_folder, write_text
 from tlp_runtime.models.store import Register, home
 from tlp_train.config import TrainConfig
@@ -54,8 +54,11 @@ class Run:
             folder = _fresh(home() / "runs", config)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise OutputError(
-                f"{folder}: exists and is not an empty folder. Choose another --out, or continue "
-                f"that run with tlp train --resume {folder}"
+                f"{folder}: exists and is not an empty folder",
+                fix=(
+                    ChooseAnother("out", "folder"),
+                    RunTask("train", (("resume", str(folder)),), "to continue that run"),
+                ),
             )
         make_folder(folder)
         run = cls(folder, config, data.resolve(), split, "running")
@@ -116,7 +119,10 @@ def newest_finished() -> Run:
             continue
         if run.status == "finished":
             return run
-    raise ModelMissing("no finished training run was found. Run tlp train, or name a checkpoint.")
+    raise ModelMissing(
+        "no finished training run was found",
+        fix=(RunTask("train", purpose="to train a model"), "Or name a checkpoint."),
+    )
 
 
 def _fresh(parent: Path, config: TrainConfig) -> Path:

@@ -8,8 +8,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from tlp_runtime.errors import InputError, InputMissing, UsageError
+from tlp_runtime.errors import InputError, InputMissing, SetOption, UsageError
+from tlp_runtime.options import OptionGroup, option
 
 PUBLISHED_SIZES = (850, 20, 130)
 
@@ -58,6 +60,52 @@ class Split:
             ) from error
 
 
+def _three_numbers(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"sizes {text!r}: expected three numbers such as 850,20,130.")
+    train, validation, test = (int(part) for part in parts)
+    return train, validation, test
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions(OptionGroup):
+    """How cases are shared out. Valid once constructed.
+
+    Parameters
+    ----------
+    split
+        List of case ids, one a line: first train, next validation, last test. By default cases are
+        shared out at random, in the published proportions.
+    split_sizes
+        Cases of each part of the list: train, validation, test; by default 850,20,130.
+    """
+
+    TITLE: ClassVar[str] = "Data"
+
+    split: Path | None = option(None, metavar="FILE")
+    split_sizes: tuple[int, int, int] | None = option(None, metavar="N,N,N", parse=_three_numbers)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split is None and self.split_sizes is not None:
+            raise UsageError(
+                "sizes of a split were given without its list", fix=SetOption("split", "FILE")
+            )
+
+    def parts(self, names: Sequence[str], seed: int) -> Split:
+        """Share out the cases called ``names``.
+
+        Raises
+        ------
+        InputError, UsageError
+            As :func:`from_list` and :class:`Split`.
+        """
+        if self.split is None:
+            return seeded(names, seed)
+        return from_list(self.split, names, self.split_sizes)
+
+
 def seeded(names: Sequence[str], seed: int) -> Split:
     """Shuffle and share out in the published proportions, with at least one for validation."""
     shuffled = sorted(names)
@@ -97,7 +145,8 @@ def from_list(path: Path, names: Sequence[str], sizes: tuple[int, int, int] | No
     if sum(sizes) != len(wanted):
         raise UsageError(
             f"{path}: lists {len(wanted)} cases, but the sizes {sizes[0]},{sizes[1]},{sizes[2]} "
-            f"need {sum(sizes)}. Give --split-sizes TRAIN,VALIDATION,TEST."
+            f"need {sum(sizes)}",
+            fix=SetOption("split_sizes", "TRAIN,VALIDATION,TEST"),
         )
     resolved, problems = [], []
     for entry in wanted:

@@ -19,7 +19,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from tlp_runtime.errors import DeviceUnavailable, InputError, MemoryExhausted, UsageError
+from tlp_runtime.errors import (
+    DeviceUnavailable,
+    InputError,
+    MemoryExhausted,
+    SetOption,
+    UsageError,
+)
 from tlp_runtime.io.brats import find_cases
 from tlp_runtime.spec.model import BrightnessSpec, ModelSpec
 from tlp_runtime.values.checks import BRIGHTNESS_PERCENTILES
@@ -65,7 +71,8 @@ class SliceData(L.LightningDataModule):
         if len(self.train_set) < config.global_batch:
             raise UsageError(
                 f"{len(self.train_set)} training slices do not fill one batch of "
-                f"{config.global_batch}; give more cases or a smaller --batch-size."
+                f"{config.global_batch}",
+                fix=("Give more cases.", SetOption("batch_size", "a smaller number")),
             )
 
     def _open(self, on_case: Callable[[str], None] | None) -> list[CachedCase]:
@@ -168,7 +175,9 @@ def fit(
     on_gpu = torch.cuda.is_available()
     if on_gpu and torch.cuda.device_count() < config.devices:
         raise DeviceUnavailable(
-            f"--devices {config.devices}: this machine has {torch.cuda.device_count()} GPUs."
+            f"{config.devices} devices were asked for, but this machine has "
+            f"{torch.cuda.device_count()} GPUs",
+            fix=SetOption("devices", str(torch.cuda.device_count())),
         )
     L.seed_everything(config.seed, verbose=False)
     data = SliceData(run, cache, on_case)
@@ -229,8 +238,11 @@ def fit(
         _marked(run, "interrupted")
         raise MemoryExhausted(
             f"the device ran out of memory with batches of {config.batch_size} in "
-            f"{config.accumulate} parts; train with a larger --accumulate (the same result in "
-            "less memory) or a smaller --batch-size."
+            f"{config.accumulate} parts",
+            fix=(
+                SetOption("accumulate", "a larger number", "for the same result in less memory"),
+                SetOption("batch_size", "a smaller number"),
+            ),
         ) from error
     except BaseException:
         _marked(run, "interrupted")
@@ -282,7 +294,8 @@ def join_run(folder: Path | None, *, patience_s: float = 600) -> Run:
         return Run.open(Path(told))
     if folder is None:
         raise UsageError(
-            "processes started by torchrun or SLURM must be given one run folder: --out RUN."
+            "processes started by torchrun or SLURM must be given one run folder",
+            fix=SetOption("out", "DIR"),
         )
     deadline = time.monotonic() + patience_s
     while not (folder / "run.json").is_file() and time.monotonic() < deadline:

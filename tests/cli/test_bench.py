@@ -51,8 +51,8 @@ def test_nothing_that_can_run_is_exit_5(capfd: pytest.CaptureFixture[str]) -> No
     ("arguments", "code", "message"),
     [
         (["--engines", "fast"], 2, "expected some of trt, trt-rtx"),
-        (["--batches", "1,x"], 2, "--batches 1,x: expected whole numbers"),
-        (["--concurrency", "0"], 2, "--concurrency 0: expected whole numbers"),
+        (["--batches", "1,x"], 2, "batches '1,x': expected whole numbers"),
+        (["--concurrency", "0"], 2, "concurrency '0': expected whole numbers"),
         (["--batches", "1", "--t1", "a.nii.gz"], 2, "a sweep runs slices of noise"),
         (["--batches", "1", "--csv", "none/a.csv"], 9, "does not exist"),
     ],

@@ -222,7 +222,7 @@ BAD = [
     (_prompt_box_nowhere, 3, "wholly outside"),
     (_sphere_form, 2, "sphere '1,2,3': expected X,Y,Z,RADIUS_MM"),
     (_dicom_of_nifti, 2, "is not DICOM, so there is no patient"),
-    (_bids_alone, 2, "--t1, --prompt cannot go with --bids"),
+    (_bids_alone, 2, "go together; give both"),
     (_stray_word, 2, "unexpected 'roi.nii.gz'"),
     (_mask_grid, 3, "Use --resample"),
     (_prompt_shape, 3, "240 x 240 x 23"),

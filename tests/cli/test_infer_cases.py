@@ -137,7 +137,7 @@ def _no_ray(data: Path, tmp_path: Path) -> list[str]:
         (_over_an_input, 2, "is an input of the run"),
         (_no_out, 2, "--cases needs --out DIR"),
         (_with_a_prompt, 2, "--prompt cannot go with --cases"),
-        (_with_bids, 2, "--bids cannot go with --cases"),
+        (_with_bids, 2, "choose one of them"),
         (_no_ray, 2, "--ray cannot go with a single scan"),
         (_duplicates, 3, "must differ"),
         (_no_table, 3, "does not exist, expected a CSV table"),

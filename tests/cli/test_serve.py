@@ -74,7 +74,7 @@ def test_a_made_token_stands_in_the_address_alone(tiny: TinyModel) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["view"], 2, "give --t1, --t2 or both"),
+        (["view"], 2, "at least one image. Use --t1 FILE"),
         (["view", "--t1", "none.nii.gz", "--model", "{model}"], 3, "does not exist"),
         (["view", "--t1", "{t1}", "--model", "{model}", "--prompt", "none.nii.gz"], 3, "does not"),
         (["view", "--t1", "{t1}", "--model", "{model}", "--prompt", "{t1}"], 3, "have no meaning"),

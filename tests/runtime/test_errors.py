@@ -33,7 +33,9 @@ from tlp_server.failures import worded as http_worded
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
-    path for package in ("tlp_runtime", "tlp_server") for path in (ROOT / package).rglob("*.py")
+    path
+    for package in ("tlp_runtime", "tlp_server", "tlp_train")
+    for path in (ROOT / package).rglob("*.py")
 ]
 VERBS = {command.name or "" for command in app.registered_commands} | {
     group.name or "" for group in app.registered_groups
@@ -158,7 +160,7 @@ def test_every_option_and_task_of_a_fix_exists_on_the_command_line() -> None:
             SetOption("device", "cpu", "to run without a GPU"),
             "Set device to cpu to run without a GPU.",
             "Use --device cpu to run without a GPU.",
-            "",
+            "Whoever runs the server can set device to cpu to run without a GPU.",
         ),
         (
             SetOption("batch", "a smaller number"),
@@ -182,7 +184,7 @@ def test_every_option_and_task_of_a_fix_exists_on_the_command_line() -> None:
             SetOption("build", purpose="to build it"),
             "Set build to build it.",
             "Leave out --no-build to build it.",
-            "",
+            "Whoever runs the server can set build to build it.",
         ),
         (
             ChooseAnother("out", "output folder"),

@@ -118,7 +118,7 @@ def test_further_processes_find_the_run_or_say_what_is_missing(
         assert is_first_process()
         monkeypatch.delenv(variable)
     monkeypatch.delenv(RUN_VARIABLE, raising=False)
-    with pytest.raises(UsageError, match="--out RUN"):
+    with pytest.raises(UsageError, match="must be given one run folder"):
         join_run(None)
     with pytest.raises(ModelMissing):
         join_run(tmp_path / "absent", patience_s=0)

@@ -324,5 +324,5 @@ def test_files_that_are_no_evaluation(tmp_path: Path) -> None:
     for text in ("[]", "{", '{"schema": 9}', '{"schema": 1, "model": "m"}'):
         path = tmp_path / "bad.json"
         path.write_text(text, encoding="utf-8")
-        with pytest.raises(InputError, match="tlp evaluate"):
+        with pytest.raises(InputError, match="evaluat"):
             Evaluation.read(path)

@@ -182,7 +182,7 @@ def test_every_bad_key_is_listed_at_once(fixtures_dir: Path, tmp_path: Path) -> 
 def test_inputs_must_suit_the_branches(fixtures_dir: Path, tmp_path: Path) -> None:
     for kind, inputs, right in (("dual", ("t1",), "t1,t2"), ("single", ("t1", "t2"), "t1 or")):
         torch.save(published_state(fixtures_dir, kind), tmp_path / "w.pth")
-        with pytest.raises(ModelMismatch, match=f"--inputs {right}"):
+        with pytest.raises(ModelMismatch, match=f"Set inputs to {right}"):
             import_weights(tmp_path / "w.pth", inputs, tmp_path / "a.ckpt", overwrite=False)
 
 

@@ -222,7 +222,7 @@ def test_training_moves_both_networks_from_their_seeded_start(straight: Run) -> 
 def test_the_newest_finished_run_is_found(tiny: TinyModel, tlp_home: Path) -> None:
     from tlp_runtime.models.store import Register
 
-    with pytest.raises(ModelMissing, match="tlp train"):
+    with pytest.raises(ModelMissing, match="Run the task train"):
         newest_finished()
     Register("runs").add("finished", tiny.run.folder)
     Register("runs").add("gone", tlp_home / "gone")
@@ -230,7 +230,7 @@ def test_the_newest_finished_run_is_found(tiny: TinyModel, tlp_home: Path) -> No
 
 
 def test_a_used_run_folder_is_refused(tiny: TinyModel, phantom_dir: Path) -> None:
-    with pytest.raises(OutputError, match="--resume"):
+    with pytest.raises(OutputError, match="Run the task train with resume"):
         _run(tiny.run.folder, phantom_dir)
 
 

@@ -28,12 +28,16 @@ WINDOW = 5
 """Runs per window; warm-up compares the medians of successive windows."""
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    """Whole numbers from 1, separated by commas. Raises :class:`UsageError`."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(f"{text!r}: expected whole numbers from 1, such as 1,4,16.")
-    return tuple(int(part) for part in parts)
+def _list(name: str, example: str) -> Form:
+    """An option that is written as whole numbers from 1, separated by commas."""
+
+    def parse(text: str) -> tuple[int, ...]:
+        parts = [part.strip() for part in text.split(",")]
+        if not all(part.isdecimal() and int(part) for part in parts):
+            raise UsageError(f"{name} {text!r}: expected whole numbers from 1, such as 1,4,16.")
+        return tuple(int(part) for part in parts)
+
+    return Form(name=name, metavar=example, parse=parse)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +60,8 @@ class SweepOptions(OptionGroup):
 
     TITLE: ClassVar[str] = "Engines side by side"
 
-    batches: tuple[int, ...] = option(
-        (1, 4), forms=[Form(name="batches", metavar="1,4,…", parse=_numbers)]
-    )
-    concurrency: tuple[int, ...] = option(
-        (1,), forms=[Form(name="concurrency", metavar="1,2,…", parse=_numbers)]
-    )
+    batches: tuple[int, ...] = option((1, 4), forms=[_list("batches", "1,4,…")])
+    concurrency: tuple[int, ...] = option((1,), forms=[_list("concurrency", "1,2,…")])
     runs: int = option(20, minimum=1)
     spread: float = 0.03
     most_warmup: int = 60

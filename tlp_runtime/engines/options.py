@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from tlp_runtime.errors import UsageError
+from tlp_runtime.options import OptionGroup, option
 from tlp_runtime.spec.model import ModelSpec
 
 TensorShape = tuple[int, ...]
 ProfileShapes = tuple[TensorShape, TensorShape, TensorShape]
 """Smallest, usual and largest."""
 
-HARDWARE = ("none", "same-cc", "ampere+")
+Hardware = Literal["none", "same-cc", "ampere+"]
 
 
 @dataclass(frozen=True)
@@ -51,41 +52,44 @@ class BatchProfile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
+class EngineOptions(OptionGroup):
     """How an engine is built. Valid once constructed.
 
     Parameters
     ----------
     profiles
-        One or more; a run takes the one that fits its batch best.
+        Batch sizes of the engine: least, usual and most slices per run. Several may be given; a
+        run takes the one that fits its batch best.
     workspace_mib
-        Limit of the builder's temporary GPU memory; None leaves it to TensorRT.
+        Most GPU memory that the builder may use, in MiB; by default as TensorRT decides.
     level
-        Builder optimisation level, 0 to 5; None leaves it to TensorRT (3).
+        Effort of the builder, from 0 (fast build) to 5 (fast engine); by default as TensorRT
+        decides (3).
     targets
-        TensorRT-RTX: compute capabilities such as ``8.6``, or ``current``; none builds for all.
+        TensorRT-RTX: compute capability to build for, such as 8.6, or current; several may be
+        given; by default all that it supports.
     hardware
-        Enterprise: ``none`` (this GPU model), ``same-cc``, or ``ampere+``.
+        Enterprise TensorRT: GPUs that the engine runs on: none (this model of GPU), same-cc (its
+        compute capability) or ampere+.
     version_compatible
-        Enterprise: later versions of the same major may open it.
+        Enterprise TensorRT: later versions of the same major may open the engine.
     """
 
-    profiles: tuple[BatchProfile, ...] = (BatchProfile(),)
-    workspace_mib: int | None = None
-    level: int | None = None
-    targets: tuple[str, ...] = ()
-    hardware: str = "none"
-    version_compatible: bool = False
+    TITLE: ClassVar[str] = "TensorRT engine"
+
+    profiles: tuple[BatchProfile, ...] = option(
+        (BatchProfile(),), name="batch", metavar="MIN,OPT,MAX", parse=BatchProfile.parse
+    )
+    workspace_mib: int | None = option(None, minimum=1, name="workspace", metavar="MIB")
+    level: int | None = option(None, minimum=0, maximum=5, name="builder_level")
+    targets: tuple[str, ...] = option((), name="target", metavar="CAPABILITY")
+    hardware: Hardware = option("none")
+    version_compatible: bool = option(False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.profiles:
             raise UsageError("batch profiles: expected at least one MIN,OPT,MAX.")
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise UsageError(f"workspace of {self.workspace_mib} MiB: expected at least 1 MiB.")
-        if self.level is not None and not 0 <= self.level <= 5:
-            raise UsageError(f"builder level {self.level}: expected 0 to 5.")
-        if self.hardware not in HARDWARE:
-            raise UsageError(f"hardware {self.hardware!r}: expected one of {', '.join(HARDWARE)}.")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EngineOptions:

@@ -59,8 +59,10 @@ class NetworkSpec(OptionGroup):
     ffn
         Feed-forward part. conv: 1x1, full 3x3, GELU, 1x1 (as published in code); gdfn: Restormer's
         gated depthwise form (as the paper's text points to).
-    local_fusion, global_fusion
-        One of the two fusion modules of a network with two inputs (Table II of the paper).
+    local_fusion
+        Local fusion of two inputs at every scale (Table II of the paper).
+    global_fusion
+        Global fusion of two inputs at the lowest scale (Table II of the paper).
     """
 
     TITLE: ClassVar[str] = "Network"

@@ -29,7 +29,7 @@ class Prompt(OptionGroup):
     source
         Region drawn by a radiologist: a label map, NIfTI or DICOM SEG.
     labels
-        What the map's labels mean, if not as in BraTS.
+        What the map's labels mean, if not as in BraTS, such as tumour=1,4 oedema=2.
     shapes
         Spheres and boxes, in addition to the map or alone.
 
@@ -118,7 +118,8 @@ class Request(OptionGroup):
     TITLE: ClassVar[str] = "Inputs"
 
     images: Mapping[str, Source] = option(
-        forms=by_key(MODALITIES, "{}", Path, "{} image: NIfTI, DICOM folder or multi-frame file.")
+        factory=dict,
+        forms=by_key(MODALITIES, "{}", Path, "{} image: NIfTI, DICOM folder or multi-frame file."),
     )
     series: Mapping[str, str] = option(
         factory=dict,
