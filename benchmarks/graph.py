@@ -46,8 +46,8 @@ from tlp_export.slices import (
     unprompted,
 )
 from tlp_runtime.bench import environment
+from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.spec.model import PROMPT_NAME
-from tlp_runtime.synthesis.synthesizer import DEFAULT_BATCH
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.network import Generator
 from tlp_train.tables import markdown_table
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=DEFAULT_BATCH)
+    parser.add_argument("--batch", type=int, default=EngineChoice.batch)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()

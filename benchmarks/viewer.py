@@ -23,7 +23,7 @@ import json
 import statistics
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.interactive.queue import EngineQueue
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.models.choice import find_bundle
-from tlp_runtime.synthesis.request import Request
+from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_server.app import create_app
 from tlp_server.cases import ViewerCase, read_case
@@ -138,7 +138,7 @@ def measure(engine: Engine, case: ViewerCase, strokes: int) -> dict[str, list[di
             if number % 5 == 0:  # it takes long
                 began = time.perf_counter()
                 prompt = Volume(mask, np.array(info["affine"]))
-                synthesizer.run(case.prepared.request.images, prompt=prompt)
+                synthesizer.run(replace(case.prepared.request, prompt=Prompt(prompt)))
                 rows["whole volume"].append({"round trip": time.perf_counter() - began})
         server.should_exit = True
         thread.join()

@@ -7,19 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.errors import InputMissing, UsageError
+from tlp_runtime.synthesis.request import Prompt, Request
+from tlp_runtime.values.prompt import NO_LABELS, Labels
 
 from .console import Overwrite, Quiet, Verbose, begin, write_json
-from .model import (
-    BatchOption,
-    DeviceOption,
-    EngineOption,
-    ModelOption,
-    NoBuildOption,
-    ThreadsOption,
-    choose_model,
-    open_engine,
-)
+from .model import ModelOption, choose_model, open_engine
+from .options import Pick, verb
 
 if TYPE_CHECKING:
     from tlp_runtime.geometry.volume import Volume
@@ -28,31 +23,20 @@ if TYPE_CHECKING:
 RECORD = "augment.json"
 
 
+@verb
 def command(
+    *,
+    asked: Annotated[Request, Pick(only=("t1", "t2", "prompt", "prompt_labels"))],
     out: Annotated[Path, typer.Option("--out", help="Folder for syntheses and prompts.")],
-    t1: Annotated[Path | None, typer.Option("--t1", help="T1 image, NIfTI.")] = None,
-    t2: Annotated[Path | None, typer.Option("--t2", help="T2 image, NIfTI.")] = None,
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help="Folder of prompts, NIfTI label maps.")
     ] = None,
     random: Annotated[
         int | None, typer.Option("--random", min=1, help="Number of prompts to make up.")
     ] = None,
-    prompt: Annotated[
-        Path | None,
-        typer.Option("--prompt", help="With --random: vary this prompt, not lesions anywhere."),
-    ] = None,
-    prompt_labels: Annotated[
-        list[str] | None,
-        typer.Option("--prompt-labels", help="tumour=N[,N…] or oedema=N[,N…]; repeatable."),
-    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of --random.")] = 0,
     model: ModelOption = None,
-    engine: EngineOption = "auto",
-    device: DeviceOption = "auto",
-    batch: BatchOption = 4,
-    threads: ThreadsOption = None,
-    no_build: NoBuildOption = False,
+    choice: EngineChoice,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -68,35 +52,33 @@ def command(
     from tlp_runtime.files.atomic import make_folder, require_writable
     from tlp_runtime.io.nifti import read_volume, stem, write_volume
     from tlp_runtime.synthesis.prepare import prepare
-    from tlp_runtime.synthesis.request import Request
     from tlp_runtime.synthesis.synthesizer import Synthesizer
 
-    images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}
-    if not images:
-        raise UsageError("nothing to synthesize from: give --t1, --t2 or both.")
+    images = {name: Path(str(image)) for name, image in asked.images.items()}
+    prompt, labels = asked.prompt.source, asked.prompt.labels
     if (prompts is None) == (random is None):
         raise UsageError("give either --prompts DIR or --random N.")
     if prompt is not None and random is None:
         raise UsageError("--prompt is what --random varies; give --random N too.")
     volumes = {name: read_volume(path) for name, path in images.items()}
-    choice, bundle = choose_model(output, model, tuple(images), engine, device)
+    selected, bundle = choose_model(output, model, tuple(images), choice)
     spec = bundle.spec
     if prompts is not None:
         drawn = _drawn(prompts)
     else:
         assert random is not None
         reference = next(iter(volumes.values()))
-        base = None if prompt is None else read_volume(prompt)
-        drawn = _made(reference, base, prompt_labels or [], random, seed, spec)
+        base = None if prompt is None else read_volume(Path(str(prompt)))
+        drawn = _made(reference, base, labels, random, seed, spec)
         if base is not None:
             output.default("prompts", f"{random} variants of {prompt}", f"seed {seed}")
         else:
             output.default("prompts", f"{random} random lesions", f"seed {seed}")
 
     # Every prompt is checked, and every name, before the first synthesis.
-    labels = [] if prompts is None else prompt_labels or []
-    for number, (_, volume) in enumerate(drawn):
-        request = Request(images=volumes, prompt=volume, prompt_labels=tuple(labels))
+    meaning = NO_LABELS if prompts is None else labels
+    requests = [Request(images=volumes, prompt=Prompt(volume, meaning)) for _, volume in drawn]
+    for number, request in enumerate(requests):
         prepare(request, spec, warn=None if number else output.warn)
     make_folder(out)
     name = stem(next(iter(images.values())))
@@ -110,13 +92,15 @@ def command(
     record = []
     with (
         Synthesizer(
-            open_engine(output, choice, bundle, threads, no_build), batch=batch
+            open_engine(output, selected, bundle, choice), batch=choice.batch
         ) as synthesizer,
         output.progress("prompts") as bar,
     ):
         task = bar.add_task("", total=len(drawn))
-        for (origin, volume), (image_path, prompt_path) in zip(drawn, targets, strict=True):
-            result = synthesizer.run(volumes, prompt=volume, prompt_labels=labels)
+        for (origin, volume), request, (image_path, prompt_path) in zip(
+            drawn, requests, targets, strict=True
+        ):
+            result = synthesizer.run(request)
             write_volume(
                 volume, prompt_path, description=f"TLP prompt: {origin}", overwrite=overwrite
             )
@@ -131,7 +115,7 @@ def command(
             "inputs": {key: str(path) for key, path in images.items()},
             "model": bundle.name,
             "onnx_sha256": bundle.onnx_sha256,
-            "engine": choice.name,
+            "engine": selected.name,
             "pairs": record,
         },
         overwrite=overwrite,
@@ -155,7 +139,7 @@ def _drawn(folder: Path) -> list[tuple[str, Volume]]:
 def _made(
     reference: Volume,
     base: Volume | None,
-    prompt_labels: list[str],
+    labels: Labels,
     count: int,
     seed: int,
     spec: ModelSpec,
@@ -176,6 +160,6 @@ def _made(
             made.append((f"random lesion, {origin}", random_lesion(reference, spec, rng)))
         else:
             require_same_grid(reference, base)
-            code = with_labels(spec.prompt, prompt_labels)
+            code = with_labels(spec.prompt, labels)
             made.append((f"variant, {origin}", fuzzy_variant(base, code, spec, rng)))
     return made

@@ -3,64 +3,64 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from tlp_runtime.bench import BenchOptions, BenchReport, SweepOptions, bench
+from tlp_runtime.engines.choice import EngineChoice
+from tlp_runtime.errors import UsageError
+from tlp_runtime.files.atomic import require_writable
+from tlp_runtime.synthesis.request import Request
+from tlp_runtime.synthesis.synthesizer import Synthesizer
+
 from .console import JsonPath, Overwrite, Quiet, Verbose, begin, write_json
-from .model import (
-    BatchOption,
-    DeviceOption,
-    EngineOption,
-    NoBuildOption,
-    ThreadsOption,
-    choose_model,
-    open_engine,
-)
+from .model import choose_model, open_engine
+from .options import Pick, verb
 from .sweep import SweepTargets, run_sweep
 
-if TYPE_CHECKING:
-    from tlp_runtime.bench import BenchReport
 
-
+@verb
 def command(
-    t1: Annotated[Path | None, typer.Option("--t1", help="T1 image; default: a stand-in.")] = None,
-    t2: Annotated[Path | None, typer.Option("--t2", help="T2 image.")] = None,
-    prompt: Annotated[Path | None, typer.Option("--prompt", help="Prompt for them.")] = None,
+    *,
+    asked: Annotated[dict[str, Any], Request, Pick(only=("t1", "t2", "prompt"), changes=True)],
     model: Annotated[
         list[str] | None,
         typer.Option(
             "--model",
-            help="Bundle folder or registered name; repeatable side by side; default: the newest.",
+            help="Bundle folder or registered name; several are measured side by side; default: "
+            "the default model.",
+            rich_help_panel=EngineChoice.TITLE,
         ),
     ] = None,
-    engine: EngineOption = "auto",
-    device: DeviceOption = "auto",
-    batch: BatchOption = 4,
-    threads: ThreadsOption = None,
-    no_build: NoBuildOption = False,
-    volumes: Annotated[int, typer.Option("--volumes", min=1, help="Volumes to measure.")] = 5,
-    slices: Annotated[int, typer.Option("--slices", min=1, help="Single slices to measure.")] = 30,
-    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Volumes run first.")] = 1,
+    choice: EngineChoice,
+    options: BenchOptions,
     engines: Annotated[
         str | None,
         typer.Option(
-            "--engines", metavar="A,B,…", help="Engines side by side, each with each model."
+            "--engines",
+            metavar="A,B,…",
+            help="Engines to measure, each with each model.",
+            rich_help_panel=SweepOptions.TITLE,
         ),
     ] = None,
-    batches: Annotated[
-        str | None, typer.Option("--batches", metavar="1,4,…", help="Batches to sweep.")
-    ] = None,
-    concurrency: Annotated[
-        str | None, typer.Option("--concurrency", metavar="1,2,…", help="Callers at once to sweep.")
-    ] = None,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Runs of each point and caller.")] = 20,
+    sweep: Annotated[dict[str, Any], SweepOptions, Pick(changes=True)],
     csv_path: Annotated[
-        Path | None, typer.Option("--csv", help="Write the points of a sweep as CSV.")
+        Path | None,
+        typer.Option(
+            "--csv",
+            help="Write the points as CSV.",
+            rich_help_panel=SweepOptions.TITLE,
+        ),
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option("--figure", help="Draw slices/s against batch, PNG.")
+        Path | None,
+        typer.Option(
+            "--figure",
+            help="Draw slices/s against batch, PNG.",
+            rich_help_panel=SweepOptions.TITLE,
+        ),
     ] = None,
     json_path: JsonPath = None,
     overwrite: Overwrite = False,
@@ -75,50 +75,31 @@ def command(
     Example: tlp bench --engines ort-cpu,ort-cuda --batches 1,4,16 --json bench.json
     """
     output = begin(quiet, verbose)
-    from tlp_runtime.bench import SweepOptions, bench
-    from tlp_runtime.engines.base import Opening
-    from tlp_runtime.errors import UsageError
-    from tlp_runtime.files.atomic import require_writable
-    from tlp_runtime.synthesis.synthesizer import Synthesizer
-
-    if engines or batches or concurrency or csv_path or figure or len(model or ()) > 1:
-        if t1 or t2 or prompt:
+    several = len(model or ()) > 1 or sweep.keys() & {"batches", "concurrency"}
+    if engines or several or csv_path or figure:
+        if asked:
             raise UsageError("a sweep runs slices of noise: leave out --t1, --t2 and --prompt.")
-        options = SweepOptions(
-            batches=_numbers("--batches", batches or str(batch)),
-            concurrency=_numbers("--concurrency", concurrency or "1"),
-            runs=runs,
-        )
+        points = SweepOptions(**{"batches": (choice.batch,), **sweep})
         targets = SweepTargets(json_path, csv_path, figure, overwrite)
-        opening = Opening(threads=threads, build=not no_build, warn=output.warn)
-        run_sweep(output, engines or engine, device, model or [None], options, opening, targets)
+        names = engines or choice.engine
+        run_sweep(output, names, model or [None], points, choice, targets)
         return
-    images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}
-    if prompt is not None and not images:
+    if "prompt" in asked and "images" not in asked:
         raise UsageError("--prompt belongs to an image: give --t1 or --t2 with it.")
+    request = Request(**asked) if asked else None
     if json_path not in (None, "-"):
         require_writable(Path(str(json_path)), overwrite=overwrite)
-    choice, bundle = choose_model(
-        output, model[0] if model else None, tuple(images) or None, engine, device
-    )
-    if not images:
+    inputs = tuple(request.images) if request else None
+    selected, bundle = choose_model(output, model[0] if model else None, inputs, choice)
+    if request is None:
         output.default("input", "a stand-in of BraTS size (the speed does not depend on it)")
+    engine = open_engine(output, selected, bundle, choice)
     with (
-        Synthesizer(
-            open_engine(output, choice, bundle, threads, no_build), batch=batch
-        ) as synthesizer,
+        Synthesizer(engine, batch=choice.batch) as synthesizer,
         output.progress("measuring") as bar,
     ):
-        task = bar.add_task("", total=warmup + volumes + max(warmup, 1) + slices)
-        report = bench(
-            synthesizer,
-            images or None,
-            prompt,
-            volumes=volumes,
-            slices=slices,
-            warmup=warmup,
-            on_step=lambda: bar.advance(task),
-        )
+        task = bar.add_task("", total=options.steps)
+        report = bench(synthesizer, request, options, on_step=lambda: bar.advance(task))
     write_json(json_path, report.to_dict(), overwrite=overwrite)
     if json_path != "-":
         output.table(_table(report))
@@ -127,15 +108,6 @@ def command(
         made + (f" in {json_path}" if json_path not in (None, "-") else ""),
         "tlp evaluate --data DIR" if json_path else "tlp bench --json bench.json",
     )
-
-
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    from tlp_runtime.errors import UsageError
-
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) for part in parts):
-        raise UsageError(f"{option} {text}: expected whole numbers from 1, such as 1,4,16.")
-    return tuple(int(part) for part in parts)
 
 
 def _table(report: BenchReport) -> Table:

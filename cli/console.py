@@ -32,10 +32,17 @@ from .fixes import warning_text
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and results only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace outputs that exist.", rich_help_panel="Output")
+]
 JsonPath = Annotated[
     str | None,
-    typer.Option("--json", metavar="PATH", help="Write the result as JSON; - for standard output."),
+    typer.Option(
+        "--json",
+        metavar="PATH",
+        help="Write the result as JSON; - for standard output.",
+        rich_help_panel="Output",
+    ),
 ]
 
 

@@ -9,17 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from tlp_runtime.engines.choice import EngineChoice
+
 from .console import JsonPath, Overwrite, Quiet, Verbose, begin, require, write_json
-from .model import (
-    BatchOption,
-    DeviceOption,
-    EngineOption,
-    ModelOption,
-    NoBuildOption,
-    ThreadsOption,
-    choose_model,
-    open_engine,
-)
+from .model import ModelOption, choose_model, open_engine
+from .options import verb
 
 if TYPE_CHECKING:
     from tlp_train.evaluation import Evaluation
@@ -34,7 +28,9 @@ class PromptUse(StrEnum):
     mirrored = "mirrored"
 
 
+@verb
 def command(
+    *,
     data: Annotated[Path, typer.Option("--data", help="Folder of BraTS cases.")],
     model: ModelOption = None,
     prompt: Annotated[
@@ -47,11 +43,7 @@ def command(
     split: Annotated[
         Path | None, typer.Option("--split", help="A run's split.json: its test cases only.")
     ] = None,
-    engine: EngineOption = "auto",
-    device: DeviceOption = "auto",
-    batch: BatchOption = 4,
-    threads: ThreadsOption = None,
-    no_build: NoBuildOption = False,
+    choice: EngineChoice,
     json_path: JsonPath = None,
     csv_path: Annotated[
         Path | None, typer.Option("--csv", help="Write a row a case and image as CSV.")
@@ -83,13 +75,13 @@ def command(
     files = [path for path in (json_file, csv_path, markdown_path) if path is not None]
     for path in files:
         require_writable(path, overwrite=overwrite)
-    choice, bundle = choose_model(output, model, None, engine, device)
+    selected, bundle = choose_model(output, model, None, choice)
     cases = find_cases(data, needed_arrays(bundle.spec))
     if split is not None:
         cases = select_cases(cases, Split.from_json(split).test, split, data)
     with (
         Synthesizer(
-            open_engine(output, choice, bundle, threads, no_build), batch=batch
+            open_engine(output, selected, bundle, choice), batch=choice.batch
         ) as synthesizer,
         output.progress("cases") as bar,
     ):

@@ -1,27 +1,30 @@
-"""`tlp infer` of many cases: a table, a folder or a BIDS dataset, at once."""
+"""`tlp infer` of many cases: a table, a folder or a BIDS dataset, with a journal."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tlp_runtime.cohort.backend import Backend
+from tlp_runtime.cohort.bids import JOURNAL, bids_cases
 from tlp_runtime.cohort.cases import CohortCase, MakeRequest, folder_cases, read_table
 from tlp_runtime.cohort.job import Outcome
 from tlp_runtime.cohort.journal import NAME
+from tlp_runtime.cohort.options import CohortOptions
 from tlp_runtime.cohort.pipeline import Pipeline
 from tlp_runtime.cohort.run import Summary, run_cohort
 from tlp_runtime.engines.base import Opening
+from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.devices import choose_all, cores, open_all
 from tlp_runtime.errors import CasesFailed, UsageError
 from tlp_runtime.files import gzip
 from tlp_runtime.files.atomic import require_writable
 from tlp_runtime.io.nifti import sidecar
 from tlp_runtime.models.bundle import Bundle
-from tlp_runtime.warnings import TLPWarning, Warn
+from tlp_runtime.warnings import Warn, WarningLog
 
 from .console import Output, write_json
 from .model import BuildBar, choose_bundle
@@ -33,57 +36,79 @@ MOST_WORKERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machines:
-    """What runs the cases.
+class CohortRun:
+    """A run of many cases: what runs it, and where its outputs go.
 
     Parameters
     ----------
-    workers
-        Threads that read, and threads that write; None takes one per core.
-    ray
-        Address of a Ray cluster; None runs here.
+    options
+        With a table, a folder or a dataset of cases.
+    folder
+        Receives the outputs.
+    command
+        The command line, for the journal.
     """
 
-    model: str | None
-    engine: str
-    device: str
-    batch: int
-    threads: int | None
-    no_build: bool
-    workers: int | None
-    ray: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cohort:
-    """Cases and where their outputs go.
-
-    Parameters
-    ----------
-    journal
-        Its name below the folder.
-    warnings
-        About the list of cases.
-    """
-
-    cases: Sequence[CohortCase]
+    options: CohortOptions
     folder: Path
+    model: str | None
+    choice: EngineChoice
     int16: bool
     overwrite: bool
-    journal: str = NAME
-    warnings: Sequence[TLPWarning] = ()
+    json_path: str | None
+    command: str
+
+    @property
+    def journal(self) -> str:
+        """Name of the journal below the folder."""
+        return NAME if self.options.bids is None else JOURNAL
 
 
-def cases_of(
-    source: Path,
-    folder: Path,
-    make: MakeRequest,
-    *,
-    prompts: bool,
-    output: Output,
-    warn: Warn,
-) -> list[CohortCase]:
+def infer_cohort(run: CohortRun, make: MakeRequest, output: Output) -> None:
+    """Synthesize every case; one that fails is journaled, the others go on.
+
+    Parameters
+    ----------
+    make
+        Makes the request of a case.
+
+    Raises
+    ------
+    CasesFailed
+        Some cases failed, each with its reason.
+    """
+    heard = WarningLog(output.warn)
+    cases = None if run.options.cases is None else _listed(run, make, output, heard.add)
+    if run.json_path not in (None, "-"):
+        require_writable(Path(run.json_path), overwrite=True)
+    table = run.options.cases is not None and not run.options.cases.is_dir()
+    inputs = _modalities(cases) if cases is not None and table else None
+    bundle = choose_bundle(output, run.model, inputs)
+    if cases is None:
+        cases = bids_cases(run.options, bundle.spec.inputs, make=make)
+    began = time.perf_counter()
+    with _backend(run, bundle, len(cases), output) as (backend, engine):
+        about = {"command": run.command, "model": bundle.name, "onnx_sha256": bundle.onnx_sha256}
+        doubts = [warning.to_dict() for warning in heard]
+        with _Watched(output, len(cases)) as watch:
+            summary = run_cohort(
+                cases,
+                run.folder,
+                backend,
+                int16=run.int16,
+                about={**about, "engine": engine, "warnings": doubts},
+                warn=output.warn,
+                journal_name=run.journal,
+                overwrite=run.overwrite,
+                on_outcome=watch.count,
+            )
+    _report(run, summary, time.perf_counter() - began, output)
+
+
+def _listed(run: CohortRun, make: MakeRequest, output: Output, warn: Warn) -> list[CohortCase]:
     """The cases of a table or a folder, none of whose files would be written over."""
+    source, folder = run.options.cases, run.folder
+    assert source is not None
     if not source.is_dir():
         cases = read_table(source, make=make, warn=warn)
     else:
@@ -92,66 +117,25 @@ def cases_of(
             raise UsageError(
                 f"--out {folder}: lies in the input folder {source}; choose one outside of it."
             )
-        cases = folder_cases(source, prompts=prompts, make=make)
+        cases = folder_cases(source, prompts=run.options.prompts, make=make)
     asked = [case.asked for case in cases if case.asked is not None]
-    prompted = sum(request.prompt is not None for request in asked)
+    prompted = sum(bool(request.prompt) for request in asked)
     output.note(f"{len(cases)} cases, {prompted} with a prompt")
     _require_apart(cases, folder)
     return cases
 
 
-def modalities(cases: Sequence[CohortCase]) -> tuple[str, ...] | None:
+def _modalities(cases: Sequence[CohortCase]) -> tuple[str, ...] | None:
     """What every case has, to choose a model by; None where they differ."""
     given = {tuple(case.asked.images) for case in cases if case.asked is not None}
     return given.pop() if len(given) == 1 else None
 
 
-def infer_cohort(
-    make: Callable[[Bundle], Cohort],
-    inputs: Sequence[str] | None,
-    machines: Machines,
-    output: Output,
-    json_path: str | None,
-    command: str,
-) -> None:
-    """Synthesize every case; one that fails is journaled, the others go on.
-
-    Parameters
-    ----------
-    make
-        The cases, for the model that was chosen.
-    inputs
-        The modalities to choose a model by; None takes any.
-
-    Raises
-    ------
-    CasesFailed
-        Some cases failed, each with its reason.
-    """
-    if json_path not in (None, "-"):
-        require_writable(Path(json_path), overwrite=True)
-    bundle = choose_bundle(output, machines.model, inputs)
-    cohort = make(bundle)
-    began = time.perf_counter()
-    with _backend(machines, bundle, len(cohort.cases), output) as (backend, engine):
-        about = {"command": command, "model": bundle.name, "onnx_sha256": bundle.onnx_sha256}
-        doubts = [warning.to_dict() for warning in cohort.warnings]
-        with _Watched(output, len(cohort.cases)) as watch:
-            summary = run_cohort(
-                cohort.cases,
-                cohort.folder,
-                backend,
-                int16=cohort.int16,
-                about={**about, "engine": engine, "warnings": doubts},
-                warn=output.warn,
-                journal_name=cohort.journal,
-                overwrite=cohort.overwrite,
-                on_outcome=watch.count,
-            )
-    seconds = time.perf_counter() - began
-    journal = cohort.folder / cohort.journal
+def _report(run: CohortRun, summary: Summary, seconds: float, output: Output) -> None:
+    """Print how a run went; raise :class:`CasesFailed` if some of it did not."""
+    journal = run.folder / run.journal
     result = {**summary.to_dict(), "seconds": seconds, "journal": str(journal)}
-    write_json(json_path, result, overwrite=True)
+    write_json(run.json_path, result, overwrite=True)
     output.note(
         f"{summary.done} done, {summary.unchanged} unchanged since an earlier run, "
         f"{len(summary.failed)} failed, in {_duration(seconds)}"
@@ -161,47 +145,42 @@ def infer_cohort(
         listed = [f"  {name}: {reason}" for name, reason in summary.failed.items()]
         more = [f"  … and {len(listed) - _SHOWN} more, in {journal}"] if listed[_SHOWN:] else []
         raise CasesFailed(
-            f"{len(listed)} of {summary.cases} cases failed; the others are in {cohort.folder}. "
+            f"{len(listed)} of {summary.cases} cases failed; the others are in {run.folder}. "
             "Fix what is wrong and run the same command: only these are done again.\n"
             + "\n".join(listed[:_SHOWN] + more)
         )
-    output.done(f"{summary.finished} syntheses in {cohort.folder}", f"less {journal}")
+    output.done(f"{summary.finished} syntheses in {run.folder}", f"less {journal}")
 
 
 @contextmanager
 def _backend(
-    machines: Machines, bundle: Bundle, cases: int, output: Output
+    run: CohortRun, bundle: Bundle, cases: int, output: Output
 ) -> Iterator[tuple[Backend, str]]:
     """What runs jobs, and its engine's name."""
-    if machines.ray is not None:
-        from tlp_runtime.cohort.cluster import Cluster, Setup
+    choice, options = run.choice, run.options
+    if options.ray is not None:
+        from tlp_runtime.cohort.cluster import Cluster
 
-        setup = Setup(
-            model=bundle.path.absolute(),
-            engine=machines.engine,
-            device=machines.device,
-            batch=machines.batch,
-            threads=machines.threads,
-            build=not machines.no_build,
-            workers=machines.workers,
-        )
-        with Cluster(machines.ray, setup, warn=output.warn) as cluster:
+        model = bundle.path.absolute()
+        with Cluster(
+            options.ray, model, choice, workers=options.workers, warn=output.warn
+        ) as cluster:
             output.note(f"engine: {cluster.engine} on {cluster.size} workers of a Ray cluster")
             yield cluster, cluster.engine
         return
-    workers = machines.workers or min(cores(), MOST_WORKERS)
-    choices = choose_all(machines.engine, machines.device)
+    workers = options.workers or min(cores(), MOST_WORKERS)
+    selected = choose_all(choice.engine, choice.device)
     with output.progress("building", named=True) as bar:
-        opening = Opening(machines.threads, not machines.no_build, BuildBar(bar), output.warn)
-        engines = open_all(choices, bundle, opening, cases=cases)
+        opening = Opening(choice, BuildBar(bar), output.warn)
+        engines = open_all(selected, bundle, opening, cases=cases)
     where = ", ".join(dict.fromkeys(engine.device for engine in engines))
     count = f"{len(engines)} engines" if len(engines) > 1 else "1 engine"
     output.note(
-        f"engine: {choices[0].name} on {where} ({count}, {choices[0].reason}); {workers} workers, "
-        f"gzip by {gzip.library()}"
+        f"engine: {selected[0].name} on {where} ({count}, {selected[0].reason}); {workers} "
+        f"workers, gzip by {gzip.library()}"
     )
-    with Pipeline(engines, batch=machines.batch, workers=workers, warn=output.warn) as pipeline:
-        yield pipeline, choices[0].name
+    with Pipeline(engines, batch=choice.batch, workers=workers, warn=output.warn) as pipeline:
+        yield pipeline, selected[0].name
 
 
 class _Watched:

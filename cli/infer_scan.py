@@ -112,10 +112,11 @@ def infer_scan(
         f"{result.slices_run} slices in {sum(record['seconds'].values()):.1f} s "
         f"(engine {record['seconds']['engine']:.1f} s); synthetic image, not for diagnosis"
     )
-    prompted = request.prompt is not None or request.shapes
     output.done(
         f"{target.path}{f' and {target.preview}' if target.preview else ''}",
-        "tlp bench" if prompted else f"tlp infer --t1 {reference.volume.name} --prompt ROI.nii.gz",
+        "tlp bench"
+        if request.prompt
+        else f"tlp infer --t1 {reference.volume.name} --prompt ROI.nii.gz",
     )
 
 

@@ -1,4 +1,4 @@
-"""Options that choose a model and an engine, and the choice itself, printed."""
+"""The choice of a model and an engine, printed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import typer
 from rich.progress import Progress, TaskID
 
 from tlp_runtime.engines.base import Engine, Opening
-from tlp_runtime.engines.registry import AUTO, engine_names
-from tlp_runtime.engines.select import Choice, choose
+from tlp_runtime.engines.choice import AUTO, EngineChoice
+from tlp_runtime.engines.select import SelectedEngine, choose
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import find_bundle
 
@@ -19,33 +19,23 @@ from .console import Output
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Bundle folder or registered name; default: the newest that fits."
+        "--model",
+        envvar="TLP_MODEL",
+        help="Bundle folder or registered name; default: the default model for the inputs.",
+        rich_help_panel=EngineChoice.TITLE,
     ),
-]
-EngineOption = Annotated[
-    str, typer.Option("--engine", help=f"{AUTO}, {', '.join(engine_names())}.")
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:INDEX].")]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Slices per run of the engine.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads; default: one per core.")
-]
-
-NoBuildOption = Annotated[
-    bool,
-    typer.Option("--no-build", help="Refuse rather than build a TensorRT engine that is missing."),
 ]
 
 
 def choose_model(
-    output: Output, model: str | None, inputs: Sequence[str] | None, engine: str, device: str
-) -> tuple[Choice, Bundle]:
+    output: Output, model: str | None, inputs: Sequence[str] | None, choice: EngineChoice
+) -> tuple[SelectedEngine, Bundle]:
     """Settle engine and bundle, printing the defaults that were taken."""
-    choice = choose(engine, device)
+    selected = choose(choice.engine, choice.device)
     bundle = choose_bundle(output, model, inputs)
-    if engine == AUTO:
-        output.default("engine", choice.name, choice.reason)
-    return choice, bundle
+    if choice.engine == AUTO:
+        output.default("engine", selected.name, selected.reason)
+    return selected, bundle
 
 
 def choose_bundle(output: Output, model: str | None, inputs: Sequence[str] | None) -> Bundle:
@@ -57,14 +47,11 @@ def choose_bundle(output: Output, model: str | None, inputs: Sequence[str] | Non
 
 
 def open_engine(
-    output: Output, choice: Choice, bundle: Bundle, threads: int | None, no_build: bool
+    output: Output, selected: SelectedEngine, bundle: Bundle, choice: EngineChoice
 ) -> Engine:
     """Load the bundle, showing the progress of a TensorRT engine that must be built first."""
     with output.progress("building", named=True) as bar:
-        return choice.open(
-            bundle,
-            Opening(threads=threads, build=not no_build, progress=BuildBar(bar), warn=output.warn),
-        )
+        return selected.open(bundle, Opening(choice, BuildBar(bar), output.warn))
 
 
 class BuildBar:

@@ -4,42 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from tlp_runtime.engines.choice import AUTO, EngineChoice
 from tlp_runtime.errors import DependencyMissing
+from tlp_server.settings import Settings
 
 from .console import Output, Quiet, Verbose, begin, require
-from .model import (
-    BatchOption,
-    DeviceOption,
-    EngineOption,
-    ModelOption,
-    NoBuildOption,
-    ThreadsOption,
-    choose_bundle,
-    open_engine,
-)
+from .model import ModelOption, choose_bundle, open_engine
+from .options import verb
 
 if TYPE_CHECKING:
     from tlp_runtime.spec.model import ModelSpec
     from tlp_server.cases import ViewerCase
-    from tlp_server.settings import Settings
 
-HostOption = Annotated[
-    str, typer.Option("--host", help="Address to serve on; others than loopback need a token.")
-]
-TokenOption = Annotated[
-    str | None,
-    typer.Option(
-        "--token",
-        envvar="TLP_TOKEN",
-        help="What every request must carry; auto makes one. Best given by TLP_TOKEN.",
-    ),
-]
 MISSING_PAGE = "the viewer's page is not built in this checkout"
 BUILD_PAGE = (
     "Install Node.js 20 or newer and run: make page (that is: npm ci and npm run build in web/). "
@@ -47,57 +25,12 @@ BUILD_PAGE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Model and engine of a server."""
-
-    model: str | None
-    engine: str
-    device: str
-    batch: int
-    threads: int | None
-    no_build: bool
-
-
+@verb
 def command(
-    root: Annotated[
-        Path | None, typer.Option("--root", help="Folder whose NIfTI files may be opened.")
-    ] = None,
-    host: HostOption = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")
-    ] = 8765,
-    token: TokenOption = None,
-    allowed_host: Annotated[
-        list[str] | None,
-        typer.Option("--allowed-host", help="Another name of this server (a proxy's); repeatable."),
-    ] = None,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option("--allow-origin", help="Another page that may use the API; repeatable."),
-    ] = None,
-    max_sessions: Annotated[int, typer.Option("--max-sessions", min=1, help="Open cases.")] = 16,
-    memory: Annotated[
-        int, typer.Option("--memory", min=1, metavar="MIB", help="Of all open cases together.")
-    ] = 4096,
-    idle: Annotated[
-        float, typer.Option("--idle", min=1, metavar="S", help="A case unused so long is dropped.")
-    ] = 1800,
-    max_upload: Annotated[
-        int, typer.Option("--max-upload", min=1, metavar="MIB", help="Of a request, as sent.")
-    ] = 512,
-    max_volume: Annotated[
-        int, typer.Option("--max-volume", min=1, metavar="MIB", help="Of an image, as float64.")
-    ] = 1024,
-    timeout: Annotated[
-        float, typer.Option("--timeout", min=1, metavar="S", help="For a body, a case, an engine.")
-    ] = 60,
+    *,
+    settings: Settings,
     model: ModelOption = None,
-    engine: EngineOption = "auto",
-    device: DeviceOption = "auto",
-    batch: BatchOption = 4,
-    threads: ThreadsOption = None,
-    no_build: NoBuildOption = False,
+    choice: EngineChoice,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -112,35 +45,10 @@ def command(
     output = begin(quiet, verbose)
     require("serve", "fastapi", "uvicorn", "multipart")
     from tlp_server.app import page_is_built
-    from tlp_server.settings import Settings
 
-    settings = Settings(
-        host=host,
-        port=port,
-        token=made_token(token),
-        root=root,
-        allowed_hosts=tuple(name.lower() for name in allowed_host or ()),
-        allow_origins=tuple(allow_origin or ()),
-        max_sessions=max_sessions,
-        memory_mib=memory,
-        idle_s=idle,
-        max_upload_mib=max_upload,
-        max_volume_mib=max_volume,
-        timeout_s=timeout,
-    )
     if not page_is_built():
         output.note(f"warning: {MISSING_PAGE}; the API is served without it. {BUILD_PAGE}")
-    machine = Machine(
-        model=model, engine=engine, device=device, batch=batch, threads=threads, no_build=no_build
-    )
-    run_server(settings, machine, None, output)
-
-
-def made_token(token: str | None) -> str | None:
-    """The token that was given; ``auto`` makes one."""
-    import secrets
-
-    return secrets.token_urlsafe(24) if token == "auto" else token
+    run_server(settings, model, choice, None, output)
 
 
 def require_page() -> None:
@@ -153,7 +61,8 @@ def require_page() -> None:
 
 def run_server(
     settings: Settings,
-    machine: Machine,
+    model: str | None,
+    choice: EngineChoice,
     inputs: Sequence[str] | None,
     output: Output,
     case: Callable[[ModelSpec], ViewerCase] | None = None,
@@ -174,19 +83,16 @@ def run_server(
 
     with ExitStack() as opened:
         listener = opened.enter_context(listen(settings.host, settings.port))
-        choices = choose_all(machine.engine, machine.device)
-        bundle = choose_bundle(output, machine.model, inputs)
+        selected = choose_all(choice.engine, choice.device)
+        bundle = choose_bundle(output, model, inputs)
         given = None if case is None else case(bundle.spec)
-        if machine.engine == "auto":
-            output.default("engine", choices[0].name, choices[0].reason)
+        if choice.engine == AUTO:
+            output.default("engine", selected[0].name, selected[0].reason)
         queues = [
             opened.enter_context(
-                EngineQueue(
-                    open_engine(output, choice, bundle, machine.threads, machine.no_build),
-                    batch=machine.batch,
-                )
+                EngineQueue(open_engine(output, one, bundle, choice), batch=choice.batch)
             )
-            for choice in choices
+            for one in selected
         ]
 
         def begin() -> None:

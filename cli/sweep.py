@@ -18,7 +18,7 @@ from .model import BuildBar
 
 if TYPE_CHECKING:
     from tlp_runtime.bench import Contender, Point, SweepOptions
-    from tlp_runtime.engines.base import Opening
+    from tlp_runtime.engines.choice import EngineChoice
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,9 @@ class SweepTargets:
 def run_sweep(
     output: Output,
     engines: str,
-    device: str,
     models: Sequence[str | None],
     options: SweepOptions,
-    opening: Opening,
+    choice: EngineChoice,
     targets: SweepTargets,
 ) -> None:
     """Measure every engine with every model, print the table, write the files.
@@ -49,7 +48,9 @@ def run_sweep(
     """
     from tlp_runtime.bench import environment, measure
     from tlp_runtime.bench.machine import gpu_environment, visible_gpu
-    from tlp_runtime.engines.registry import AUTO, engine_names
+    from tlp_runtime.engines.base import Opening
+    from tlp_runtime.engines.choice import AUTO
+    from tlp_runtime.engines.registry import engine_names
     from tlp_runtime.engines.select import choose
     from tlp_runtime.errors import EngineError, UsageError
     from tlp_runtime.files.atomic import require_writable
@@ -65,9 +66,9 @@ def run_sweep(
     if unknown:
         raise UsageError(f"--engines {engines}: expected some of {', '.join(engine_names())}.")
     if AUTO in names:
-        choice = choose(AUTO, device)
-        output.default("engine", choice.name, choice.reason)
-        names = [choice.name if name == AUTO else name for name in names]
+        selected = choose(AUTO, choice.device)
+        output.default("engine", selected.name, selected.reason)
+        names = [selected.name if name == AUTO else name for name in names]
     bundles = []
     for model in models:
         bundle, why = find_bundle(model, None)
@@ -76,7 +77,6 @@ def run_sweep(
         bundles.append(bundle)
     found = []
     with output.progress("measuring", named=True) as bar:
-        opening = replace(opening, progress=BuildBar(bar))
         task = bar.add_task(
             "", total=len(names) * len(bundles) * len(options.batches) * len(options.concurrency)
         )
@@ -84,7 +84,8 @@ def run_sweep(
             for name in dict.fromkeys(names):
                 bar.update(task, description=f"{name} {bundle.name}")
                 advance = partial(bar.advance, task)
-                found.append(measure(bundle, name, device, options, opening, on_step=advance))
+                opening = Opening(replace(choice, engine=name), BuildBar(bar), output.warn)
+                found.append(measure(bundle, options, opening, on_step=advance))
     machine = environment(", ".join({one.library for one in found if one.library}))
     indices = [_index(one.device) for one in found if one.device.startswith("cuda:")]
     gpu = visible_gpu(indices[0]) if indices else None
@@ -93,7 +94,7 @@ def run_sweep(
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "environment": machine,
         "options": asdict(options),
-        "threads": opening.threads,
+        "threads": choice.threads,
         "contenders": [one.to_dict() for one in found],
     }
     write_json(targets.json, record, overwrite=targets.overwrite)

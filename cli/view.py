@@ -8,52 +8,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tlp_runtime.errors import UsageError
+from tlp_runtime.engines.choice import EngineChoice
+from tlp_runtime.synthesis.request import Request
+from tlp_server.settings import Settings
 
 from .console import Quiet, Verbose, begin, require
-from .model import (
-    BatchOption,
-    DeviceOption,
-    EngineOption,
-    ModelOption,
-    NoBuildOption,
-    ThreadsOption,
-)
-from .serve import HostOption, Machine, TokenOption, made_token, require_page, run_server
+from .model import ModelOption
+from .options import Pick, verb
+from .serve import require_page, run_server
 
 if TYPE_CHECKING:
     from tlp_runtime.spec.model import ModelSpec
-    from tlp_runtime.synthesis.request import Request
     from tlp_server.cases import ViewerCase
 
 
+@verb
 def command(
-    t1: Annotated[
-        Path | None, typer.Option("--t1", help="T1 image: NIfTI, DICOM folder or file.")
-    ] = None,
-    t2: Annotated[
-        Path | None, typer.Option("--t2", help="T2 image: NIfTI, DICOM folder or file.")
-    ] = None,
-    prompt: Annotated[
-        Path | None, typer.Option("--prompt", help="Region to begin with: NIfTI or DICOM SEG.")
-    ] = None,
-    prompt_labels: Annotated[
-        list[str] | None,
-        typer.Option("--prompt-labels", help="What labels mean: tumour=N[,N…] oedema=N[,N…]."),
-    ] = None,
+    *,
+    asked: Annotated[
+        Request, Pick(only=("t1", "t2", "t1_series", "t2_series", "prompt", "prompt_labels"))
+    ],
     model: ModelOption = None,
-    engine: EngineOption = "auto",
-    device: DeviceOption = "auto",
-    batch: BatchOption = 4,
-    threads: ThreadsOption = None,
-    no_build: NoBuildOption = False,
-    host: HostOption = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Default: any that is free.")
-    ] = 0,
-    token: TokenOption = None,
+    choice: EngineChoice,
+    settings: Annotated[
+        Settings,
+        Pick(only=("host", "port", "token", "token_file"), defaults={"port": 0, "max_sessions": 4}),
+    ],
     no_open: Annotated[
-        bool, typer.Option("--no-open", help="Print the address, open no browser.")
+        bool,
+        typer.Option(
+            "--no-open",
+            help="Print the address, open no browser.",
+            rich_help_panel=Settings.TITLE,
+        ),
     ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -67,22 +54,17 @@ def command(
     output = begin(quiet, verbose)
     require("serve", "fastapi", "uvicorn", "multipart")
     require_page()
-    from tlp_server.settings import Settings
 
-    images = {name: path for name, path in (("t1", t1), ("t2", t2)) if path is not None}
-    if not images:
-        raise UsageError("nothing to view: give --t1, --t2 or both. (tlp serve opens files later.)")
-    settings = Settings(host=host, port=port, token=made_token(token), max_sessions=4)
+    images = {name: Path(str(image)) for name, image in asked.images.items()}
 
     def make() -> Request:
         from tlp_runtime.io.scan import read_scan
-        from tlp_runtime.synthesis.request import Request
 
         volumes = {
-            name: replace(read_scan(path).volume, name=path.resolve().name)
+            name: replace(read_scan(path, asked.series.get(name)).volume, name=path.resolve().name)
             for name, path in images.items()
         }
-        return Request(images=volumes, prompt=prompt, prompt_labels=tuple(prompt_labels or ()))
+        return Request(images=volumes, prompt=asked.prompt)
 
     def case(spec: ModelSpec) -> ViewerCase:
         from tlp_runtime.io.nifti import stem
@@ -98,7 +80,4 @@ def command(
             if not webbrowser.open(address):
                 output.note("no browser could be opened; open the address yourself.")
 
-    machine = Machine(
-        model=model, engine=engine, device=device, batch=batch, threads=threads, no_build=no_build
-    )
-    run_server(settings, machine, tuple(images), output, case, started)
+    run_server(settings, model, choice, tuple(images), output, case, started)

@@ -16,7 +16,7 @@ from tlp_runtime.interactive.parts import Update
 from tlp_runtime.interactive.queue import EngineQueue
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.synthesis.prepare import prepare
-from tlp_runtime.synthesis.request import Request
+from tlp_runtime.synthesis.request import Prompt, Request
 
 
 class Reader:
@@ -59,4 +59,4 @@ def opened(
 
 def offline(images: Mapping[str, Volume], prompt: Volume | None, spec: ModelSpec) -> np.ndarray:
     with Synthesizer(FakeEngine(spec)) as synthesizer:
-        return synthesizer.run(images, prompt=prompt).volume.data
+        return synthesizer.run(Request(images=images, prompt=Prompt(prompt))).volume.data

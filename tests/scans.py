@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations, product
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ from tests.fakes.engine import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.geometry.grid import Grid
 from tlp_runtime.spec.model import CropSpec, ModelSpec
+from tlp_runtime.synthesis.request import Request
 
 SMALL = ModelSpec(
     inputs=("t1",),
@@ -67,9 +69,9 @@ def scan(
     return Volume(data, header.get_sform(), header, name=name)
 
 
-def run(t1: Volume, spec: ModelSpec = SMALL, **options: object) -> Volume:
+def run(t1: Volume, spec: ModelSpec = SMALL, **options: Any) -> Volume:
     with Synthesizer(FakeEngine(spec)) as synthesizer:
-        return synthesizer.run({"t1": t1}, **options).volume  # type: ignore[arg-type]
+        return synthesizer.run(Request(images={"t1": t1}, **options)).volume
 
 
 def peak(volume: Volume) -> np.ndarray:

@@ -26,7 +26,8 @@ from tlp_runtime.engines.base import Engine
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.interactive.queue import EngineQueue
 from tlp_runtime.spec.model import ModelSpec
-from tlp_runtime.synthesis.request import Request
+from tlp_runtime.synthesis.request import Prompt, Request
+from tlp_runtime.values.prompt import parse_labels
 from tlp_server.app import create_app
 from tlp_server.cases import ViewerCase, read_case
 from tlp_server.run import listen
@@ -50,7 +51,7 @@ def case_of(
     spec: ModelSpec = SMALL,
 ) -> ViewerCase:
     """What `tlp view` starts a server with."""
-    request = Request(images=images, prompt=labels, prompt_labels=meaning)
+    request = Request(images=images, prompt=Prompt(labels, parse_labels(meaning)))
     return read_case("case", lambda: request, spec)
 
 

@@ -16,7 +16,7 @@ from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.brats import CaseFiles
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
 from tlp_runtime.synthesis.prepare import PreparedCase, prepare_published
-from tlp_runtime.synthesis.request import Request
+from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_train.phantom import PhantomCase, make_case
 
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -39,7 +39,7 @@ def phantom_slices(spec: ModelSpec, count: int, *, seed: int = 7) -> Tensors:
     """The ``count`` slices with most prompt of the first phantom case of ``seed`` with any."""
     case = _phantom_with_tumour(seed)
     volumes = {n: Volume(getattr(case, n), case.affine, name=n) for n in spec.inputs}
-    request = Request(images=volumes, prompt=Volume(case.seg, case.affine, name="seg"))
+    request = Request(images=volumes, prompt=Prompt(Volume(case.seg, case.affine, name="seg")))
     return _chosen(prepare_published(request, spec), count)
 
 
@@ -52,7 +52,7 @@ def real_slices(case: CaseFiles, spec: ModelSpec, count: int) -> Tensors:
         A file of it cannot be read or used.
     """
     images = {name: case.files[name] for name in spec.inputs}
-    request = Request(images=images, prompt=case.files.get("seg"))
+    request = Request(images=images, prompt=Prompt(case.files.get("seg")))
     return _chosen(prepare_published(request, spec), count)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tlp_runtime.engines.base import Opening
+from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.cuda import NEWER_DRIVER, Cuda, Gpu
 from tlp_runtime.engines.onnx import require_onnxruntime
 from tlp_runtime.engines.plans import stored_engines
@@ -266,7 +267,7 @@ def _model(model: str | None, gpus: tuple[Gpu, ...]) -> tuple[tuple[Finding, ...
             found.append(Finding("runs", "unusable", detail, (_build(choice.name),)))
             return tuple(found), None
         began = time.perf_counter()
-        with choice.open(bundle, Opening(build=False)) as engine:
+        with choice.open(bundle, Opening(EngineChoice(build=False))) as engine:
             crop = bundle.spec.crop
             zeros = np.zeros((1, 1, crop.height, crop.width), np.float32)
             engine.run(dict.fromkeys(bundle.spec.tensor_names, zeros))

@@ -31,6 +31,7 @@ from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.synthesis.prepare import require_modalities
 from tlp_runtime.synthesis.provenance import DESCRIPTION
 from tlp_runtime.synthesis.request import Request
+from tlp_runtime.values.prompt import parse_labels
 from tlp_server.cases import Read, ViewerCase, read_case
 from tlp_server.files import Root
 from tlp_server.frames import MEDIA_TYPE
@@ -237,7 +238,7 @@ async def put_prompt(
 
     def take() -> int:
         labels = parse_volume(content, "the prompt", limit=service.settings.max_volume)
-        return session.case.replace_mask(labels, prompt_labels or ())
+        return session.case.replace_mask(labels, parse_labels(prompt_labels or ()))
 
     async with session.strokes:
         return Revision(revision=await asyncio.to_thread(take))

@@ -50,5 +50,5 @@ def read_case(name: str, make: Read, spec: ModelSpec) -> ViewerCase:
     prepared = prepare(Request(images=request.images, read_s=request.read_s), spec)
     labels, mask = request.volumes.get("prompt"), None
     if labels is not None:
-        mask = mask_of(labels, prepared.reference, spec, request.prompt_labels)
+        mask = mask_of(labels, prepared.reference, spec, request.prompt.labels)
     return ViewerCase(name, prepared, mask)

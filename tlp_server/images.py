@@ -12,6 +12,7 @@ from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.interactive.case import InteractiveCase
 from tlp_runtime.io.nifti import nifti_bytes
 from tlp_runtime.synthesis.provenance import DESCRIPTION, describe, in_short
+from tlp_runtime.synthesis.request import Prompt
 
 ImageName = Literal["t1", "t2", "prompt", "synthesis", "plain"]
 FileName = Literal["prompt", "synthesis", "plain"]
@@ -43,7 +44,7 @@ def file_bytes(case: InteractiveCase, name: FileName) -> bytes:
     volume, drawn = case.finished(name)
     prompted = name == "synthesis" and bool(drawn.data.any())
     prepared = case.prepared
-    asked = replace(prepared.request, prompt=drawn) if prompted else prepared.request
+    asked = replace(prepared.request, prompt=Prompt(drawn)) if prompted else prepared.request
     warnings = (*prepared.warnings, *case.queue.warnings)
     record = describe(asked, prepared.placement, case.queue.engine, warnings)
     return nifti_bytes(volume, description=_said(name), comment=in_short(record))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import secrets
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from tlp_runtime.errors import ChooseAnother, InputMissing, SetOption, UsageError
+from tlp_runtime.options import OptionGroup, option
 
-DEFAULT_PORT = 8765
 MIB = 2**20
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]{16,}=*")
 """Characters that a header and an address carry unchanged (RFC 6750)."""
@@ -18,52 +20,69 @@ _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How the server is reached, and its limits.
+class Settings(OptionGroup):
+    """How the server is reached, and its limits. Valid once constructed.
 
     Parameters
     ----------
-    token
-        What every request to ``/api`` and ``/v2`` must carry; required unless ``host`` is loopback.
     root
-        The folder whose scans may be opened; None allows none.
+        Folder whose scans may be opened; by default none.
+    host
+        Address to serve on; any other than loopback requires a token.
+    port
+        Port to serve on; 0 takes any that is free.
+    token
+        Token that every request to the API must carry; auto makes one.
+    token_file
+        File that holds the token, in place of the token itself.
     allowed_hosts
-        Names, besides the obvious ones, by which the server may be addressed.
+        Another name by which the server may be addressed, such as a proxy's; several may be given.
     allow_origins
-        Origins of other pages that may use the API (CORS).
-    max_sessions, memory_mib
-        Limits of all sessions together.
+        Origin of another page that may use the API (CORS); several may be given.
+    max_sessions
+        Most cases that are open at once.
+    memory_mib
+        Most memory of all open cases together, in MiB.
     idle_s
-        A session nobody used for that long is dropped.
+        Seconds after which a case that nobody uses is closed.
     max_upload_mib
-        Size of a request's body, as it is sent.
+        Largest request as it is sent, in MiB.
     max_volume_mib
-        Size of one image unpacked, counted as float64.
+        Largest image in memory, counted as float64, in MiB.
     timeout_s
-        For a body to arrive, a case to be opened, and an engine to answer.
+        Seconds that a request may take to arrive, a case to open, an engine to answer.
 
     Raises
     ------
     UsageError
         An address that others can reach without a token, or limits that allow nothing.
     InputMissing
-        A root that is not a folder.
+        A root that is not a folder, or a token file that is not there.
     """
 
-    host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
-    token: str | None = None
-    root: Path | None = None
-    allowed_hosts: tuple[str, ...] = ()
-    allow_origins: tuple[str, ...] = ()
-    max_sessions: int = 16
-    memory_mib: int = 4096
-    idle_s: float = 1800.0
-    max_upload_mib: int = 512
-    max_volume_mib: int = 1024
-    timeout_s: float = 60.0
+    TITLE: ClassVar[str] = "Server"
+    ENVIRONMENT: ClassVar[bool] = True
+
+    root: Path | None = option(None, metavar="DIR")
+    host: str = option("127.0.0.1")
+    port: int = option(8765, minimum=0, maximum=65535)
+    token: str | None = option(None)
+    token_file: Path | None = option(None, metavar="FILE")
+    allowed_hosts: tuple[str, ...] = option((), name="allowed_host")
+    allow_origins: tuple[str, ...] = option((), name="allow_origin")
+    max_sessions: int = option(16, minimum=1)
+    memory_mib: int = option(4096, minimum=1, name="memory", metavar="MIB")
+    idle_s: float = option(1800.0, minimum=1, name="idle", metavar="S")
+    max_upload_mib: int = option(512, minimum=1, name="max_upload", metavar="MIB")
+    max_volume_mib: int = option(1024, minimum=1, name="max_volume", metavar="MIB")
+    timeout_s: float = option(60.0, minimum=1, name="timeout", metavar="S")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        # What is served differs from what was written: a token made or read, lower-case names.
+        object.__setattr__(self, "token", self._own_token())
+        names = tuple(name.lower() for name in self.allowed_hosts)
+        object.__setattr__(self, "allowed_hosts", names)
         if not self.loopback and not self.token:
             raise UsageError(
                 f"others can reach the host {self.host}, so a token is required",
@@ -83,6 +102,19 @@ class Settings:
             raise InputMissing(
                 f"{self.root}: does not exist or is not a folder", fix=ChooseAnother("root", "root")
             )
+
+    def _own_token(self) -> str | None:
+        if self.token_file is None:
+            return secrets.token_urlsafe(24) if self.token == "auto" else self.token
+        if self.token is not None:
+            raise UsageError("a token and a token file were given; choose one of them.")
+        try:
+            return self.token_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputMissing(
+                f"{self.token_file}: the token cannot be read from it ({error}).",
+                fix=ChooseAnother("token_file", "file"),
+            ) from error
 
     @property
     def loopback(self) -> bool:

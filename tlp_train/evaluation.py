@@ -18,7 +18,7 @@ from tlp_runtime.io.brats import CaseFiles
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_runtime.synthesis.prepare import prepare_published
-from tlp_runtime.synthesis.request import Request
+from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_runtime.values.intensity import scale
 from tlp_train.metrics import (
@@ -218,7 +218,7 @@ def evaluation_slices(
 ) -> tuple[Truth, dict[str, NDArray[np.float32]]]:
     """A case's truth and the network's tensors, (Z, H, W), both of the published slices."""
     images = {name: case.files[name] for name in spec.inputs}
-    prepared = prepare_published(Request(images=images, prompt=case.files["seg"]), spec)
+    prepared = prepare_published(Request(images=images, prompt=Prompt(case.files["seg"])), spec)
     published = slice(*spec.crop.slices)
 
     def image(name: str) -> NDArray[np.float32]:

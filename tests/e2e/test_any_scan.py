@@ -20,6 +20,7 @@ from tlp_runtime.geometry.placement import Placement
 from tlp_runtime.geometry.resample import InsideSplines, filled, resampled, resampled_labels
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.synthesis.request import Prompt, Request
 
 LOSS = 0.03
 """SSIM that a synthesis may lose beyond what its T1 loses by the same two interpolations."""
@@ -62,9 +63,9 @@ def losses(synthesizer: Synthesizer, case: Path) -> tuple[float, float]:
     assert grid.orientation == "PSR"
     scanned = Volume(np.rint(resampled(t1, grid)).astype(np.int16), grid.affine, name="clinical")
     drawn = Volume(resampled_labels(seg, grid), grid.affine, name="drawn")
-    original = synthesizer.run({"t1": t1}, prompt=seg)
+    original = synthesizer.run(Request(images={"t1": t1}, prompt=Prompt(seg)))
     assert original.prepared.placement.offset is not None, "not interpolated"
-    made = synthesizer.run({"t1": scanned}, prompt=drawn)
+    made = synthesizer.run(Request(images={"t1": scanned}, prompt=Prompt(drawn)))
     placement = made.prepared.placement
     assert placement.offset is None
     assert made.volume.shape == scanned.shape

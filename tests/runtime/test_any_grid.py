@@ -74,7 +74,7 @@ def test_a_landmark_keeps_its_place_in_the_world_and_the_header_its_fields(
         landmark=landmark,  # type: ignore[arg-type]
     )  # fmt: skip
     with Synthesizer(FakeEngine(SMALL)) as synthesizer:
-        result = synthesizer.run({"t1": t1})
+        result = synthesizer.run(Request(images={"t1": t1}))
     (true,) = t1.grid.voxels(np.array([landmark]))
     assert np.abs(peak(result.volume) - true).max() < 0.5, (peak(result.volume), true)
     result.save(tmp_path / "o.nii", overwrite=True)

@@ -17,6 +17,7 @@ from tests.scans import SMALL, scan
 from tlp_runtime import Synthesizer
 from tlp_runtime.errors import InputError, InputMissing, OutputError
 from tlp_runtime.io.bids import DESCRIPTION_FILE, find_mask, find_scans, start_derivatives
+from tlp_runtime.synthesis.request import Request
 
 
 def image(path: Path, *, labels: bool = False) -> Path:
@@ -64,7 +65,7 @@ def write_all(root: Path, derivatives: Path) -> list[Path]:
         for found in find_scans(root):
             out = found.output(derivatives)
             out.parent.mkdir(parents=True, exist_ok=True)
-            result = synthesizer.run({"t1": found.images["t1"]})
+            result = synthesizer.run(Request(images={"t1": found.images["t1"]}))
             result.save(out, extra=found.sidecar(root, ["t1"]))
             outputs.append(out)
     return outputs

@@ -9,7 +9,7 @@ import pytest
 from tests.cohorts import write_cases
 from tlp_runtime.cohort.cases import folder_cases, read_table
 from tlp_runtime.errors import InputError, InputMissing, InputUnreadable
-from tlp_runtime.synthesis.request import Request
+from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.warnings import COLUMNS_UNUSED, WarningLog
 
 
@@ -28,7 +28,7 @@ def test_a_table_names_images_prompts_and_masks_from_its_own_folder(tmp_path: Pa
     )
     one, two = read_table(path)
     assert one.asked == Request(
-        images={"t1": tmp_path / "scan é/a b.nii.gz"}, prompt=tmp_path / "roi.nii.gz"
+        images={"t1": tmp_path / "scan é/a b.nii.gz"}, prompt=Prompt(tmp_path / "roi.nii.gz")
     )
     assert one.output == "one_synth-t1ce.nii.gz"
     assert two.name == "two, 2"
@@ -98,13 +98,13 @@ def test_case_folders_and_their_problems(tmp_path: Path) -> None:
     (data / "notes").mkdir()
     whole, without, twice, unprompted = folder_cases(data, prompts=True)
     assert whole.asked is not None
-    assert whole.asked.prompt == data / "case-000" / "case-000_seg.nii.gz"
+    assert whole.asked.prompt.source == data / "case-000" / "case-000_seg.nii.gz"
     assert "neither T1 nor T2" in str(without.request)
     assert "several files for t1" in str(twice.request)
     assert unprompted.asked is not None
-    assert unprompted.asked.prompt is None
+    assert not unprompted.asked.prompt
     plain = [case.asked for case in folder_cases(data, prompts=False) if case.asked is not None]
     assert len(plain) == 2
-    assert all(request.prompt is None for request in plain)
+    assert not any(request.prompt for request in plain)
     with pytest.raises(InputMissing, match="no case found"):
         folder_cases(data / "notes", prompts=True)

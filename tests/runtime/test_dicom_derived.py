@@ -29,11 +29,12 @@ from tlp_runtime.io.dicom.derived import DESCRIPTION, MAXIMUM, write_derived
 from tlp_runtime.io.dicom.series import DicomSeries, read_series
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.synthesis.request import Request
 
 
 def synthesize(source: DicomSeries, spec: ModelSpec = SMALL) -> tuple[Volume, dict[str, Any]]:
     with Synthesizer(FakeEngine(spec)) as synthesizer:
-        result = synthesizer.run({"t1": source.volume})
+        result = synthesizer.run(Request(images={"t1": source.volume}))
     return result.volume, dict(result.record)
 
 

@@ -17,7 +17,7 @@ from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.options import EngineOptions
 from tlp_runtime.engines.registry import engines
-from tlp_runtime.engines.select import Choice, choose
+from tlp_runtime.engines.select import SelectedEngine, choose
 from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.errors import DeviceUnavailable
 from tlp_runtime.models.bundle import Bundle
@@ -106,7 +106,7 @@ def test_a_gpu_is_listed_and_an_engine_that_must_be_built_is_said(
 ) -> None:
     tiny.register()
     monkeypatch.setattr(Cuda, "gpus", lambda self: (ADA,))
-    monkeypatch.setattr(doctor, "choose", lambda: Choice("trt-rtx", 0, "as the test says"))
+    monkeypatch.setattr(doctor, "choose", lambda: SelectedEngine("trt-rtx", 0, "as the test says"))
     report = examine()
     assert report.gpus == (ADA,)
     assert by_name(report.engines)["trt-rtx"].state == "ok"

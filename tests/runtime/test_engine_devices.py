@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.support import TinyModel
-from tlp_runtime.cohort.cluster import Cluster, Setup, _shares
+from tlp_runtime.cohort.cluster import Cluster, _shares
 from tlp_runtime.engines import devices
 from tlp_runtime.engines.base import Engine, Opening
+from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.devices import choose_all, open_all
 from tlp_runtime.engines.registry import engines
-from tlp_runtime.engines.select import Choice
+from tlp_runtime.engines.select import SelectedEngine
 from tlp_runtime.errors import DependencyMissing, DeviceUnavailable, UsageError
+
+ON_CPU = SelectedEngine("ort-cpu", None, "as asked")
 
 
 @pytest.fixture
@@ -23,10 +26,10 @@ def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """GPUs 0 and 1 run TensorRT, GPU 2 is too old for it."""
     gpus = tuple(Gpu(n, "GPU", (9, 0), 80_000, f"GPU-{n}") for n in range(3))
 
-    def choose(engine: str, device: str) -> Choice:
+    def choose(engine: str, device: str) -> SelectedEngine:
         index = None if device == "cpu" else int(device[5:] or 0)
         best = "ort-cuda" if index == 2 else "trt"
-        return Choice(best if engine == "auto" else engine, index, "the fastest")
+        return SelectedEngine(best if engine == "auto" else engine, index, "the fastest")
 
     monkeypatch.setattr(Cuda, "__init__", lambda self: None)
     monkeypatch.setattr(Cuda, "gpus", lambda self: gpus)
@@ -74,7 +77,10 @@ def test_engines_share_the_cores_of_a_cpu(
     tiny: TinyModel, cpus: int, threads: int | None, count: int
 ) -> None:
     opened = open_all(
-        [Choice("ort-cpu", None, "as asked")], tiny.bundle, Opening(threads=threads), cpus=cpus
+        [SelectedEngine("ort-cpu", None, "as asked")],
+        tiny.bundle,
+        Opening(EngineChoice(threads=threads)),
+        cpus=cpus,
     )
     assert len(opened) == count
     for engine in opened:
@@ -82,7 +88,9 @@ def test_engines_share_the_cores_of_a_cpu(
 
 
 def test_there_are_no_more_engines_than_cases(tiny: TinyModel) -> None:
-    (engine,) = open_all([Choice("ort-cpu", None, "as asked")], tiny.bundle, cpus=4, cases=1)
+    (engine,) = open_all(
+        [SelectedEngine("ort-cpu", None, "as asked")], tiny.bundle, cpus=4, cases=1
+    )
     engine.close()
 
 
@@ -93,14 +101,13 @@ def test_every_machine_of_a_cluster_has_its_share() -> None:
         {"NodeID": "c", "Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
         {"NodeID": "d", "Alive": True, "Resources": {}},
     ]
-    model = Path("m")
-    assert _shares(nodes, Setup(model=model)) == [("a", 4, 1), ("a", 4, 1)]
-    assert _shares(nodes, Setup(model=model, device="cpu")) == [("a", 8, 0), ("b", 4, 0)]
-    assert _shares(nodes[1:], Setup(model=model)) == [("b", 4, 0)]
-    assert _shares(nodes, Setup(model=model, engine="ort-cpu")) == [("a", 8, 0), ("b", 4, 0)]
+    assert _shares(nodes, EngineChoice()) == [("a", 4, 1), ("a", 4, 1)]
+    assert _shares(nodes, EngineChoice(device="cpu")) == [("a", 8, 0), ("b", 4, 0)]
+    assert _shares(nodes[1:], EngineChoice()) == [("b", 4, 0)]
+    assert _shares(nodes, EngineChoice(engine="ort-cpu")) == [("a", 8, 0), ("b", 4, 0)]
 
 
 def test_without_ray_the_line_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(DependencyMissing, match=r"Install tlp-mri\[ray\]"):
-        Cluster("auto", Setup(model=Path("m")))
+        Cluster("auto", Path("m"), EngineChoice())

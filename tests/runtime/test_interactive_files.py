@@ -116,7 +116,7 @@ def test_a_label_map_in_any_axis_order_and_code_becomes_the_mask() -> None:
     with opened({"t1": BRAIN}) as reader:
         reader.case.replace_mask(volume.reoriented("PSR"))
         np.testing.assert_array_equal(reader.case.drawn().data, np.where(labels == 4, 1, labels))
-        reader.case.replace_mask(volume, ["tumour=2", "oedema=4"])
+        reader.case.replace_mask(volume, {"tumour": (2,), "oedema": (4,)})
         np.testing.assert_array_equal(
             reader.case.drawn().data, np.select([labels == 4, labels == 2], [2, 1])
         )

@@ -54,7 +54,7 @@ def test_a_large_brain_is_run_in_windows_that_leave_no_seam() -> None:
     t1 = _wide()
     t1 = replace(t1, affine=t1.affine @ np.diag([1, 1, 0.25, 1]))
     with Synthesizer(FakeEngine(SMALL)) as synthesizer:
-        result = synthesizer.run({"t1": t1})
+        result = synthesizer.run(Request(images={"t1": t1}))
     placement = result.prepared.placement
     assert len(placement.corners) == 3 * 3
     (warning,) = [one for one in result.warnings if one.code is LARGER_THAN_CROP]

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import TinyModel
 from tlp_runtime import Synthesizer
+from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.onnx import OnnxEngine
 from tlp_runtime.errors import (
     EngineError,
@@ -23,6 +24,7 @@ from tlp_runtime.errors import (
 from tlp_runtime.models.bundle import FILES, Bundle
 from tlp_runtime.models.choice import default_name, find_bundle, models, set_default
 from tlp_runtime.models.store import Register
+from tlp_runtime.synthesis.request import Prompt, Request
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -152,10 +154,12 @@ def test_engine_refuses_other_tensors(tiny: TinyModel) -> None:
 def test_python_api_opens_the_registered_model(tiny: TinyModel, phantom_case: Path) -> None:
     tiny.register()
     name = phantom_case.name
-    with Synthesizer.open(inputs=("t1",), device="cpu") as synthesizer:
+    with Synthesizer.open(inputs=("t1",), choice=EngineChoice(device="cpu")) as synthesizer:
         result = synthesizer.run(
-            {"t1": phantom_case / f"{name}_t1.nii.gz"},
-            prompt=phantom_case / f"{name}_seg.nii.gz",
+            Request(
+                images={"t1": phantom_case / f"{name}_t1.nii.gz"},
+                prompt=Prompt(phantom_case / f"{name}_seg.nii.gz"),
+            )
         )
     assert result.volume.shape == (240, 240, 155)
     assert 0 <= result.volume.data.min() < result.volume.data.max() <= 1

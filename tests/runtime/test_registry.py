@@ -22,11 +22,13 @@ from tlp_runtime.doctor import examine
 from tlp_runtime.engines import builds, cuda
 from tlp_runtime.engines import onnx as onnx_engine
 from tlp_runtime.engines.base import Engine, Slices
+from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.registry import engine_names, engines, find_engine, register, unregister
 from tlp_runtime.engines.select import choose
 from tlp_runtime.engines.tensorrt import engine as tensorrt_engine
 from tlp_runtime.engines.tensorrt.binding import TensorRT
 from tlp_runtime.errors import UsageError
+from tlp_runtime.synthesis.request import Request
 
 
 class Halving(Engine):
@@ -55,9 +57,9 @@ def test_an_engine_of_ones_own_infers_by_its_name(tiny: TinyModel, tmp_path: Pat
     tiny.register()
     t1, out = saved(scan(), tmp_path / "t1.nii.gz"), tmp_path / "out.nii.gz"
     assert main(["infer", "--t1", str(t1), "--engine", "halving", "--out", str(out)]) == 0
-    with Synthesizer.open(engine="halving") as synthesizer:
+    with Synthesizer.open(choice=EngineChoice(engine="halving")) as synthesizer:
         assert synthesizer.engine.library == "NumPy"
-        volume = synthesizer.run({"t1": t1}).volume
+        volume = synthesizer.run(Request(images={"t1": t1})).volume
     np.testing.assert_array_equal(image_of(out)[0], volume.data)
 
 
@@ -108,7 +110,7 @@ def test_tensorrt_infers_without_onnx_runtime(
     for engine in ("trt", "auto"):
         words = ["infer", "--t1", str(t1), "--engine", engine, "--out", str(out), "--overwrite"]
         assert main(words) == 0
-        with Synthesizer.open(engine=engine) as synthesizer:
+        with Synthesizer.open(choice=EngineChoice(engine=engine)) as synthesizer:
             assert synthesizer.engine.name == "trt"
             assert synthesizer.engine.library == "TensorRT 11.4.0"
     assert module.builds == 1, "the second run opens what the first one built"

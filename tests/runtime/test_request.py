@@ -12,7 +12,7 @@ from tests.servers import saved
 from tlp_runtime import Request
 from tlp_runtime.errors import InputMissing, ModelMismatch, UsageError
 from tlp_runtime.synthesis.prepare import prepare
-from tlp_runtime.synthesis.request import read
+from tlp_runtime.synthesis.request import Prompt, read
 
 
 def test_a_request_without_an_image_cannot_be_made() -> None:
@@ -24,12 +24,12 @@ def test_a_request_without_an_image_cannot_be_made() -> None:
 
 def test_reading_brings_the_files_into_memory_and_changes_nothing_else(tmp_path: Path) -> None:
     path = saved(scan(), tmp_path / "t1.nii.gz")
-    asked = Request(images={"t1": path}, prompt=path, prompt_labels=("tumour=7",), strict=True)
+    asked = Request(images={"t1": path}, prompt=Prompt(path, {"tumour": (7,)}), strict=True)
     had = read(asked)
     assert list(asked.paths()) == [path, path]
     assert list(had.paths()) == []
     assert had.read_s > 0
-    assert (had.prompt_labels, had.strict) == (asked.prompt_labels, asked.strict)
+    assert (had.prompt.labels, had.strict) == (asked.prompt.labels, asked.strict)
     assert set(had.volumes) == {"t1", "prompt"}
     again = read(had)
     assert again.images == had.images, "what is in memory stays as it is"

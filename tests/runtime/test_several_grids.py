@@ -12,7 +12,7 @@ from tlp_runtime import Volume
 from tlp_runtime.errors import ContentError, GeometryError
 from tlp_runtime.geometry.grid import difference
 from tlp_runtime.synthesis.prepare import prepare
-from tlp_runtime.synthesis.request import Request
+from tlp_runtime.synthesis.request import Prompt, Request
 
 
 @pytest.mark.documents(
@@ -41,7 +41,9 @@ def test_resample_brings_t2_and_prompt_over_by_their_world_frame(
     t2 = scan(spacing=(0.9, 1.1, 1.4), degrees=12, landmark=(6, -4, 8), name="t2")
     roi = scan(spacing=(1, 2, 1), degrees=-8, landmark=(6, -4, 8), name="roi")
     labels = Volume((roi.data > 900).astype(np.uint8), roi.affine, name="roi")
-    prepared = prepare(Request(images={"t1": t1, "t2": t2}, prompt=labels, resample=True), DUAL)
+    prepared = prepare(
+        Request(images={"t1": t1, "t2": t2}, prompt=Prompt(labels), resample=True), DUAL
+    )
     centres = []
     for tensor in prepared.tensors.values():
         part = np.clip(tensor - tensor.min() - 0.8 * np.ptp(tensor), 0, None).transpose(2, 1, 0)
@@ -65,11 +67,11 @@ def test_a_map_cut_to_its_region_is_put_back_by_resample_alone() -> None:
     affine = labels.affine.copy()
     affine[:3, 3] = labels.grid.world(np.array([[a, b, c]]))[0]
     cut = Volume(labels.data[a:x, b:y, c:z], affine, name="cut").reoriented("SAR")
-    whole = prepare(Request(images={"t1": t1}, prompt=labels), SMALL).tensors["prompt"]
+    whole = prepare(Request(images={"t1": t1}, prompt=Prompt(labels)), SMALL).tensors["prompt"]
     assert whole.any()
     with pytest.raises(GeometryError, match="cut: lies on another grid"):
-        prepare(Request(images={"t1": t1}, prompt=cut), SMALL)
-    brought = prepare(Request(images={"t1": t1}, prompt=cut, resample=True), SMALL)
+        prepare(Request(images={"t1": t1}, prompt=Prompt(cut)), SMALL)
+    brought = prepare(Request(images={"t1": t1}, prompt=Prompt(cut), resample=True), SMALL)
     np.testing.assert_array_equal(brought.tensors["prompt"], whole)
 
 

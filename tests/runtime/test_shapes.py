@@ -9,7 +9,7 @@ from tests.scans import SMALL, scan
 from tlp_runtime.errors import ContentError, UsageError
 from tlp_runtime.geometry.grid import Grid
 from tlp_runtime.synthesis.prepare import prepare
-from tlp_runtime.synthesis.request import Request
+from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.values.shapes import Box, Shape, Sphere
 
 GRID = scan(spacing=(0.8, 1.1, 2), degrees=17, orientation="PSR").grid
@@ -80,7 +80,7 @@ def test_other_forms_are_refused_by_name(kind: type[Shape], text: str) -> None:
 def test_tumour_overwrites_oedema_whichever_comes_first() -> None:
     shapes = (Sphere.parse("0,0,0,8"), Sphere.parse("oedema:0,0,0,14"))
     for order in (shapes, shapes[::-1]):
-        prepared = prepare(Request(images={"t1": scan()}, shapes=order), SMALL)
+        prepared = prepare(Request(images={"t1": scan()}, prompt=Prompt(shapes=order)), SMALL)
         tensor = prepared.tensors["prompt"]
         assert set(np.unique(tensor)) == {0, 0.5, 1}
         assert (tensor == 1).sum() == pytest.approx(4 / 3 * np.pi * 8**3, rel=0.05)
@@ -93,14 +93,17 @@ def test_shapes_add_to_a_drawn_map() -> None:
     region = type(labels)((labels.data > 1000).astype(np.uint8), labels.affine)
     shapes = (Sphere.parse("-12,0,0,6"),)
     images = {"t1": t1}
-    tensor = prepare(Request(images=images, prompt=region, shapes=shapes), SMALL).tensors["prompt"]
-    alone = prepare(Request(images=images, prompt=region), SMALL).tensors["prompt"]
-    ball = prepare(Request(images=images, shapes=shapes), SMALL).tensors["prompt"]
+    tensor = prepare(Request(images=images, prompt=Prompt(region, shapes=shapes)), SMALL).tensors[
+        "prompt"
+    ]
+    alone = prepare(Request(images=images, prompt=Prompt(region)), SMALL).tensors["prompt"]
+    ball = prepare(Request(images=images, prompt=Prompt(shapes=shapes)), SMALL).tensors["prompt"]
     assert alone.any()
     np.testing.assert_array_equal(tensor, np.maximum(alone, ball))
 
 
 @pytest.mark.documents("Prompt", "a shape outside the image", "exit 3")
 def test_a_shape_outside_the_image_is_refused() -> None:
+    far = Prompt(shapes=(Sphere.parse("500,0,0,5"),))
     with pytest.raises(ContentError, match="the prompt's shapes: the prompt lies wholly outside"):
-        prepare(Request(images={"t1": scan()}, shapes=(Sphere.parse("500,0,0,5"),)), SMALL)
+        prepare(Request(images={"t1": scan()}, prompt=far), SMALL)

@@ -13,6 +13,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from tlp_runtime.engines.base import Opening
+from tlp_runtime.engines.choice import EngineChoice
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import matmul_models
 
@@ -24,7 +27,7 @@ from tlp_runtime.bench.limit import Limit, matrix_rate
 from tlp_runtime.bench.machine import Nvml
 from tlp_runtime.engines.base import RunTime, Slices
 from tlp_runtime.engines.cuda import Gpu
-from tlp_runtime.engines.select import Choice
+from tlp_runtime.engines.select import SelectedEngine
 from tlp_runtime.errors import EngineError, UsageError
 from tlp_runtime.models.bundle import Bundle
 
@@ -57,10 +60,16 @@ class Paced(FakeEngine):
         return (700, 1000)
 
 
+def asking(engine: str, device: str = "auto") -> Opening:
+    return Opening(EngineChoice(engine=engine, device=device))
+
+
 @pytest.fixture
 def paced(monkeypatch: pytest.MonkeyPatch) -> type[Paced]:
-    monkeypatch.setattr(Choice, "open", lambda self, bundle, opening: Paced(bundle))
-    monkeypatch.setattr(module, "choose", lambda engine, device: Choice(engine, None, "test"))
+    monkeypatch.setattr(SelectedEngine, "open", lambda self, bundle, opening: Paced(bundle))
+    monkeypatch.setattr(
+        module, "choose", lambda engine, device: SelectedEngine(engine, None, "test")
+    )
     monkeypatch.setattr(
         module, "matrix_rate", lambda device, precision, threads: Limit(0.5, "as the test says")
     )
@@ -81,7 +90,9 @@ def test_the_figures_follow_from_the_runs(
     monkeypatch.setattr(module, "_together", recorded)
     options = SweepOptions(batches=(1, 4), concurrency=(1, 2), runs=6)
     steps: list[int] = []
-    found = measure(tiny.bundle, "ort-cuda", "cuda", options, on_step=lambda: steps.append(1))
+    found = measure(
+        tiny.bundle, options, asking("ort-cuda", "cuda"), on_step=lambda: steps.append(1)
+    )
     assert found.error == ""
     assert [(p.concurrency, p.batch) for p in found.points] == [(1, 1), (1, 4), (2, 1), (2, 4)]
     assert len(steps) == 4
@@ -118,7 +129,7 @@ def test_callers_run_at_once() -> None:
 def test_a_point_that_fails_is_said_and_the_others_stay(
     tiny: TinyModel, paced: type[Paced]
 ) -> None:
-    found = measure(tiny.bundle, "trt", "cuda", SweepOptions(batches=(16, 2), runs=2))
+    found = measure(tiny.bundle, SweepOptions(batches=(16, 2), runs=2), asking("trt", "cuda"))
     assert [point.batch for point in found.points] == [2]
     assert found.error == "batch 16, 1 at once: too many"
 
@@ -145,14 +156,16 @@ def test_memory_and_energy_are_the_gpus(
     monkeypatch.setattr(module, "visible_gpu", lambda index: gpu)
     monkeypatch.setattr(module, "Cuda", Cuda)
     monkeypatch.setattr(Nvml, "open", lambda gpu: counter)
-    (point,) = measure(tiny.bundle, "trt", "cuda", SweepOptions(batches=(2,), runs=3)).points
+    (point,) = measure(
+        tiny.bundle, SweepOptions(batches=(2,), runs=3), asking("trt", "cuda")
+    ).points
     assert point.memory_mib == 250
     assert point.energy_mj == pytest.approx(600 / 6)
 
 
 def test_an_engine_that_cannot_run_says_why_and_is_not_replaced(tiny: TinyModel) -> None:
     for name in ("ort-cuda", "trt", "trt-rtx"):
-        found = measure(tiny.bundle, name, "auto", SweepOptions(runs=1))
+        found = measure(tiny.bundle, SweepOptions(runs=1), asking(name))
         assert found.engine == name
         assert found.points == ()
         assert "was asked for" in found.error
@@ -160,7 +173,7 @@ def test_an_engine_that_cannot_run_says_why_and_is_not_replaced(tiny: TinyModel)
 
 def test_a_real_engine_is_measured(tiny: TinyModel) -> None:
     options = SweepOptions(batches=(1,), concurrency=(2,), runs=2, most_warmup=10)
-    found = measure(tiny.bundle, "ort-cpu", "auto", options)
+    found = measure(tiny.bundle, options, asking("ort-cpu"))
     (point,) = found.points
     assert found.error == ""
     assert found.library.startswith("onnxruntime")

@@ -14,6 +14,7 @@ from tlp_runtime.errors import ContentError, GeometryError, ModelMismatch, Outpu
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.synthesis.preview import OEDEMA_COLOUR, TUMOUR_COLOUR, write_preview
+from tlp_runtime.synthesis.request import Prompt, Request
 
 AFFINE = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1.0]])
 SPEC = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
@@ -35,7 +36,7 @@ def _roi() -> Volume:
 
 def _run(images: Volume, prompt: Volume | None = None, batch: int = 4) -> Volume:
     with Synthesizer(FakeEngine(SPEC), batch=batch) as synthesizer:
-        return synthesizer.run({"t1": images}, prompt=prompt).volume
+        return synthesizer.run(Request(images={"t1": images}, prompt=Prompt(prompt))).volume
 
 
 def test_output_is_the_network_s_value_where_it_ran_and_exactly_zero_elsewhere() -> None:
@@ -54,7 +55,7 @@ def test_output_is_the_network_s_value_where_it_ran_and_exactly_zero_elsewhere()
 
 def test_only_slices_with_brain_are_run_in_batches() -> None:
     engine = FakeEngine(SPEC)
-    result = Synthesizer(engine, batch=4).run({"t1": _brain()})
+    result = Synthesizer(engine, batch=4).run(Request(images={"t1": _brain()}))
     assert result.slices_run == 6
     assert engine.batches == [4, 2]
     assert set(result.seconds) == {"read", "prepare", "engine", "restore"}
@@ -81,7 +82,7 @@ def test_a_prompt_changes_only_prompted_voxels_of_this_engine() -> None:
 
 def test_other_modalities_are_refused() -> None:
     with pytest.raises(ModelMismatch, match="takes t1; got t2"):
-        Synthesizer(FakeEngine(SPEC)).run({"t2": _brain()})
+        Synthesizer(FakeEngine(SPEC)).run(Request(images={"t2": _brain()}))
 
 
 def test_prompts_that_cannot_belong_are_refused() -> None:
@@ -109,7 +110,7 @@ def test_a_batch_must_hold_a_slice() -> None:
 
 
 def test_saving_says_synthetic_and_counts_its_time(tmp_path: Path) -> None:
-    result = Synthesizer(FakeEngine(SPEC)).run({"t1": _brain()})
+    result = Synthesizer(FakeEngine(SPEC)).run(Request(images={"t1": _brain()}))
     record = result.save(tmp_path / "o.nii.gz")
     back = read_volume(tmp_path / "o.nii.gz")
     assert b"SYNTHETIC" in bytes(back.header["descrip"])  # type: ignore[index]
@@ -120,7 +121,9 @@ def test_saving_says_synthetic_and_counts_its_time(tmp_path: Path) -> None:
 
 
 def test_the_preview_outlines_both_classes(tmp_path: Path) -> None:
-    result = Synthesizer(FakeEngine(SPEC)).run({"t1": _brain()}, prompt=_roi())
+    result = Synthesizer(FakeEngine(SPEC)).run(
+        Request(images={"t1": _brain()}, prompt=Prompt(_roi()))
+    )
     write_preview(result, SPEC, tmp_path / "p.png")
     pixels = np.asarray(Image.open(tmp_path / "p.png")).reshape(-1, 3)
     colours = {tuple(map(int, colour)) for colour in np.unique(pixels, axis=0)}

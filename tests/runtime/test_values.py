@@ -14,9 +14,9 @@ from tlp_runtime.geometry.crop import crop_slices
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import IntensitySpec, ModelSpec, PromptSpec
 from tlp_runtime.synthesis.prepare import prepare
-from tlp_runtime.synthesis.request import Request
+from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.values.intensity import scale, to_unit
-from tlp_runtime.values.prompt import encode, with_labels
+from tlp_runtime.values.prompt import encode, label_texts, parse_labels, with_labels
 
 
 def test_every_published_array_of_the_real_cases_is_reproduced(
@@ -33,7 +33,7 @@ def test_every_published_array_of_the_real_cases_is_reproduced(
             for name in ("t1", "t2", "t1ce", "seg")
         }
         images = {name: volumes[name] for name in spec.inputs}
-        arrays = dict(prepare(Request(images=images, prompt=volumes["seg"]), spec).tensors)
+        arrays = dict(prepare(Request(images=images, prompt=Prompt(volumes["seg"])), spec).tensors)
         target = crop_slices(volumes["t1ce"].reoriented("LPS"), spec.crop)
         arrays["t1ce"] = scale(target, spec.intensity, "t1ce")
         for row in (row for row in rows if row["case"] == case):
@@ -88,15 +88,32 @@ def test_unknown_labels_are_refused_and_named(value: float) -> None:
 
 
 def test_prompt_labels_say_what_labels_mean() -> None:
-    code = with_labels(PromptSpec(), ["tumour=5,6", "oedema=7"])
+    code = with_labels(PromptSpec(), {"tumour": (5, 6), "oedema": (7,)})
     assert encode(np.array([0, 5, 6, 7]), code, "seg").tolist() == [0, 1, 1, 0.5]
     with pytest.raises(ContentError):
         encode(np.array([1]), code, "seg")
 
 
 @pytest.mark.parametrize(
-    "assignments", [["tumor=1"], ["tumour=x"], ["tumour=1", "tumour=2"], ["tumour=1", "oedema=1"]]
+    "texts", [["tumor=1"], ["tumour=x"], ["tumour=1", "tumour=2"], ["tumour="], ["1,4"]]
 )
-def test_prompt_labels_of_another_form_are_refused(assignments: list[str]) -> None:
+def test_label_texts_of_another_form_are_refused(texts: list[str]) -> None:
     with pytest.raises(UsageError, match="labels"):
-        with_labels(PromptSpec(), assignments)
+        parse_labels(texts)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"tumor": (1,)}, {"tumour": (1,), "oedema": (1,)}, {"tumour": (0, 1)}, {"tumour": ()}],
+)
+def test_labels_that_mean_nothing_are_refused(labels: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(UsageError, match="labels"):
+        with_labels(PromptSpec(), labels)
+    with pytest.raises(UsageError, match="labels"):
+        Prompt("roi.nii.gz", labels=labels)
+
+
+def test_label_texts_are_read_as_what_they_were_written_from() -> None:
+    labels = {"tumour": (1, 4), "oedema": (2,)}
+    assert parse_labels(label_texts(labels)) == labels
+    assert parse_labels(["tumour=1,4 oedema=2"]) == labels

@@ -13,6 +13,7 @@ from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL, run, scan
 from tlp_runtime import Synthesizer
 from tlp_runtime.io.nifti import read_volume
+from tlp_runtime.synthesis.request import Request
 
 
 @pytest.mark.documents(
@@ -30,7 +31,7 @@ def test_every_voxel_type_and_byte_order_gives_the_same_image(tmp_path: Path, dt
     volume = read_volume(tmp_path / "a.nii.gz")
     assert volume.data.dtype.isnative
     with Synthesizer(FakeEngine(SMALL)) as synthesizer:
-        result = synthesizer.run({"t1": volume})
+        result = synthesizer.run(Request(images={"t1": volume}))
     np.testing.assert_array_equal(result.volume.data, run(replace(t1, data=whole)).data)
     result.save(tmp_path / "o.nii.gz")
     np.testing.assert_array_equal(read_volume(tmp_path / "o.nii.gz").data, result.volume.data)
@@ -44,7 +45,7 @@ def test_trailing_axes_of_length_one_come_back(tmp_path: Path) -> None:
     image = nib.Nifti1Image(t1.data[..., None], t1.affine)
     nib.save(image, tmp_path / "a.nii.gz")
     with Synthesizer(FakeEngine(SMALL)) as synthesizer:
-        result = synthesizer.run({"t1": tmp_path / "a.nii.gz"})
+        result = synthesizer.run(Request(images={"t1": tmp_path / "a.nii.gz"}))
     result.save(tmp_path / "o.nii.gz")
     assert nib.load(tmp_path / "o.nii.gz").shape == (*t1.shape, 1)
     np.testing.assert_array_equal(result.volume.data, run(t1).data)

@@ -20,6 +20,7 @@ from tlp_runtime.engines.base import Engine
 from tlp_runtime.engines.onnx import OnnxEngine
 from tlp_runtime.interactive.canvas import SHOWN
 from tlp_runtime.io.nifti import read_volume
+from tlp_runtime.synthesis.request import Prompt, Request
 
 
 @dataclass
@@ -67,7 +68,11 @@ class Reader:
             if stream[-1].state != "done" or not came <= drawn:
                 self.wrong.append(f"reader {self.seed}, stroke {number}: {stream[-1].header}")
             mask = Volume(page.mask, np.array(page.info["affine"]))
-            expected = Synthesizer(self.engine).run({"t1": self.image}, prompt=mask).volume
+            expected = (
+                Synthesizer(self.engine)
+                .run(Request(images={"t1": self.image}, prompt=Prompt(mask)))
+                .volume
+            )
             if not np.array_equal(expected.reoriented(SHOWN).data, page.shown["synthesis"]):
                 self.wrong.append(f"reader {self.seed}, stroke {number}: differs")
             self.compared += 1

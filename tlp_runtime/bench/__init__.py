@@ -3,10 +3,11 @@
 from tlp_runtime.bench.latency import Latency
 from tlp_runtime.bench.machine import environment, peak_memory_mib
 from tlp_runtime.bench.sweep import Contender, Point, SweepOptions, measure
-from tlp_runtime.bench.volume import STAGES, BenchReport, bench, write_stand_in
+from tlp_runtime.bench.volume import STAGES, BenchOptions, BenchReport, bench, write_stand_in
 
 __all__ = [
     "STAGES",
+    "BenchOptions",
     "BenchReport",
     "Contender",
     "Latency",

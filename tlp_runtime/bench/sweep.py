@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,46 +16,63 @@ from tlp_runtime.bench.latency import Latency
 from tlp_runtime.bench.limit import Limit, matrix_rate
 from tlp_runtime.bench.machine import Nvml, peak_memory_mib, visible_gpu
 from tlp_runtime.engines.base import Engine, Opening, Slices
+from tlp_runtime.engines.choice import AUTO
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.registry import find_engine
-from tlp_runtime.engines.select import Choice, choose
+from tlp_runtime.engines.select import SelectedEngine, choose
 from tlp_runtime.errors import TLPError, UsageError
 from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.options import Form, OptionGroup, option
 
 WINDOW = 5
 """Runs per window; warm-up compares the medians of successive windows."""
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers from 1, separated by commas. Raises :class:`UsageError`."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"{text!r}: expected whole numbers from 1, such as 1,4,16.")
+    return tuple(int(part) for part in parts)
+
+
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions:
-    """What is measured. Valid once constructed.
+class SweepOptions(OptionGroup):
+    """What is measured of engines side by side. Valid once constructed.
 
     Parameters
     ----------
     batches
-        Slices per run.
+        Slices per run of the engine, one or several, such as 1,4,16.
     concurrency
-        Callers at once.
+        Callers at once, one or several, such as 1,2,4.
     runs
-        Measured runs of each caller.
+        Measured runs of each point and caller.
     spread
         Warm-up ends when medians of successive windows differ by less than this fraction.
     most_warmup
         Warm-up ends after this many runs at the latest.
     """
 
-    batches: tuple[int, ...] = (1, 4)
-    concurrency: tuple[int, ...] = (1,)
-    runs: int = 20
+    TITLE: ClassVar[str] = "Engines side by side"
+
+    batches: tuple[int, ...] = option(
+        (1, 4), forms=[Form(name="batches", metavar="1,4,…", parse=_numbers)]
+    )
+    concurrency: tuple[int, ...] = option(
+        (1,), forms=[Form(name="concurrency", metavar="1,2,…", parse=_numbers)]
+    )
+    runs: int = option(20, minimum=1)
     spread: float = 0.03
     most_warmup: int = 60
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, values in (("batches", self.batches), ("concurrency", self.concurrency)):
             if not values or min(values) < 1:
                 raise UsageError(f"{name} {values}: expected whole numbers from 1.")
-        if self.runs < 1 or self.most_warmup < 1:
-            raise UsageError("runs and warm-up runs: expected at least 1 of each.")
+        if self.most_warmup < 1:
+            raise UsageError(f"most_warmup is {self.most_warmup}, expected at least 1.")
 
 
 @dataclass(frozen=True)
@@ -132,8 +149,6 @@ class Contender:
 
 def measure(
     bundle: Bundle,
-    engine: str,
-    device: str,
     options: SweepOptions,
     opening: Opening | None = None,
     *,
@@ -143,21 +158,22 @@ def measure(
 
     Parameters
     ----------
-    engine, device
-        The name of an engine, and the device to run it on.
+    opening
+        The engine to measure, and the device to run it on.
     on_step
         Called after each point.
     """
     opening = opening or Opening()
+    engine, device = opening.choice.engine, opening.choice.device
     try:
-        choice = choose(engine, device if find_engine(engine).on_gpu else "cpu")
+        choice = choose(engine, device if engine == AUTO or find_engine(engine).on_gpu else "cpu")
         return _measured(choice, bundle, options, opening, on_step)
     except TLPError as error:
         return Contender(engine, bundle.name, bundle.precision, error=str(error))
 
 
 def _measured(
-    choice: Choice,
+    choice: SelectedEngine,
     bundle: Bundle,
     options: SweepOptions,
     opening: Opening,
@@ -177,7 +193,7 @@ def _measured(
             engines.append(stack.enter_context(choice.open(bundle, opening)))
         first_run = first.timed(_inputs(first, 1)).total_s
         gflop = _gflop(bundle)
-        limit = matrix_rate(first.device, bundle.precision, threads=opening.threads)
+        limit = matrix_rate(first.device, bundle.precision, threads=opening.choice.threads)
         points = []
         for callers in options.concurrency:
             for batch in options.batches:

@@ -8,19 +8,46 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tlp_runtime.bench.latency import Latency
 from tlp_runtime.bench.machine import environment, peak_memory_mib
-from tlp_runtime.errors import UsageError
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.nifti import write_volume
+from tlp_runtime.options import OptionGroup, option
 from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 
 STAGES = ("read", "prepare", "engine", "restore", "write")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(OptionGroup):
+    """How many runs are measured. Valid once constructed.
+
+    Parameters
+    ----------
+    volumes
+        Volumes to measure.
+    slices
+        Single slices to measure.
+    warmup
+        Volumes, then slices, that run first and are not counted.
+    """
+
+    TITLE: ClassVar[str] = "Measuring a case"
+
+    volumes: int = option(5, minimum=1)
+    slices: int = option(30, minimum=1)
+    warmup: int = option(1, minimum=0)
+
+    @property
+    def steps(self) -> int:
+        """Runs in all, warm-up included."""
+        return self.warmup + self.volumes + max(self.warmup, 1) + self.slices
 
 
 @dataclass(frozen=True)
@@ -62,41 +89,30 @@ class BenchReport:
 
 def bench(
     synthesizer: Synthesizer,
-    images: Mapping[str, Path] | None = None,
-    prompt: Path | None = None,
+    request: Request | None = None,
+    options: BenchOptions | None = None,
     *,
-    volumes: int = 5,
-    slices: int = 30,
-    warmup: int = 1,
     on_step: Callable[[], None] | None = None,
 ) -> BenchReport:
     """Measure warm runs of whole volumes, then of single slices.
 
     Parameters
     ----------
-    images, prompt
+    request
         The case to run; None makes a stand-in of BraTS size in a temporary folder.
-    volumes, slices
-        Measurements of each kind.
-    warmup
-        Volumes, then slices, run first and not counted.
-
-    Raises
-    ------
-    UsageError
-        Nothing to measure.
+    on_step
+        Called after each measurement, :attr:`BenchOptions.steps` times.
     """
-    if volumes < 1 or slices < 1 or warmup < 0:
-        raise UsageError("bench needs at least one volume and one slice to measure.")
-    step = on_step or (lambda: None)
+    options = options or BenchOptions()
+    warmup, step = options.warmup, on_step or (lambda: None)
     with tempfile.TemporaryDirectory(prefix="tlp-bench-") as folder:
         place = Path(folder)
-        if images is None:
-            images, prompt = write_stand_in(synthesizer.spec, place)
+        if request is None:
+            request = write_stand_in(synthesizer.spec, place)
         stages: dict[str, list[float]] = {name: [] for name in STAGES}
         rates = []
-        for number in range(warmup + volumes):
-            result = synthesizer.run(images, prompt=prompt)
+        for number in range(warmup + options.volumes):
+            result = synthesizer.run(request)
             record = result.save(place / f"out-{number}.nii.gz")
             step()
             if number >= warmup:
@@ -108,7 +124,7 @@ def bench(
         for name, array in result.prepared.tensors.items()
     }
     single = []
-    for number in range(max(warmup, 1) + slices):
+    for number in range(max(warmup, 1) + options.slices):
         began = time.perf_counter()
         synthesizer.engine.run(tensors)
         if number >= max(warmup, 1):
@@ -132,7 +148,7 @@ def bench(
     )
 
 
-def write_stand_in(spec: ModelSpec, folder: Path) -> tuple[dict[str, Path], Path]:
+def write_stand_in(spec: ModelSpec, folder: Path) -> Request:
     """A head-sized ellipsoid on the BraTS grid for every input, and a prompt inside it.
 
     The network's speed does not depend on what it sees; the files compress as int16 images do.
@@ -149,4 +165,4 @@ def write_stand_in(spec: ModelSpec, folder: Path) -> tuple[dict[str, Path], Path
         write_volume(Volume(data, affine), paths[name], description="TLP bench stand-in")
     roi = ((x - 100) ** 2 + (y - 120) ** 2 + (z - 80) ** 2 < 15**2).astype(np.uint8)
     write_volume(Volume(roi, affine), folder / "roi.nii.gz", description="TLP bench stand-in")
-    return paths, folder / "roi.nii.gz"
+    return Request(images=paths, prompt=Prompt(folder / "roi.nii.gz"))

@@ -13,7 +13,7 @@ from typing import Any
 from tlp_runtime.errors import InputError, InputMissing, InputUnreadable
 from tlp_runtime.io.brats import SUFFIXES, case_folders
 from tlp_runtime.spec.model import MODALITIES
-from tlp_runtime.synthesis.request import Request
+from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.warnings import COLUMNS_UNUSED, Warn
 
 COLUMNS = ("case", *MODALITIES, "prompt", "brain_mask")
@@ -173,8 +173,8 @@ def folder_cases(folder: Path, *, prompts: bool, make: MakeRequest = Request) ->
             expected = " or ".join(f"{end}.nii.gz" for key in MODALITIES for end in SUFFIXES[key])
             request = InputError(f"{name}: {folder / name}: neither T1 nor T2 (…{expected}).")
         else:
-            prompt = found["seg"][0] if prompts and len(found["seg"]) == 1 else None
-            request = make(images=images, prompt=prompt)
+            seg = found["seg"][0] if prompts and len(found["seg"]) == 1 else None
+            request = make(images=images, prompt=Prompt(seg))
         cases.append(CohortCase.named(name, request))
     require_distinct(cases, folder)
     return cases
@@ -209,8 +209,8 @@ def _of_row(cells: Mapping[str, str], folder: Path, make: MakeRequest) -> Cohort
     name = cells["case"]
     if not images:
         return CohortCase.named(name, InputError(f"{name}: its line names no image."))
-    masks = {key: paths.get(key) for key in ("prompt", "brain_mask")}
-    return CohortCase.named(name, make(images=images, **masks))
+    prompt, mask = Prompt(paths.get("prompt")), paths.get("brain_mask")
+    return CohortCase.named(name, make(images=images, prompt=prompt, brain_mask=mask))
 
 
 def _is_file_name(name: str) -> bool:

@@ -22,8 +22,9 @@ from tlp_runtime.cohort.backend import Backend
 from tlp_runtime.cohort.job import Job, Outcome
 from tlp_runtime.cohort.pipeline import AHEAD, Pipeline
 from tlp_runtime.engines.base import Opening
+from tlp_runtime.engines.choice import AUTO, EngineChoice
 from tlp_runtime.engines.devices import CPU_ENGINES, choose_all, open_all
-from tlp_runtime.engines.registry import AUTO, find_engine
+from tlp_runtime.engines.registry import find_engine
 from tlp_runtime.errors import (
     DependencyMissing,
     DeviceUnavailable,
@@ -48,46 +49,28 @@ _STOP_S = 60.0
 _CONNECT_S = 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """How every actor opens its engines.
+class Worker:
+    """A pipeline in an actor of its own.
 
     Parameters
     ----------
     model
         The bundle's folder.
     workers
-        Threads of an actor that read, and as many that write; None takes one per core of its
-        share.
-    """
-
-    model: Path
-    engine: str = AUTO
-    device: str = AUTO
-    batch: int = 4
-    threads: int | None = None
-    build: bool = True
-    workers: int | None = None
-
-
-class Worker:
-    """A pipeline in an actor of its own.
-
-    Parameters
-    ----------
+        Threads that read, and as many that write; None takes one per core of its share.
     cpus
         Its share of the machine's cores.
     calls
         Calls that may be under way at once.
     """
 
-    def __init__(self, setup: Setup, cpus: int, calls: int) -> None:
+    def __init__(
+        self, model: Path, choice: EngineChoice, workers: int | None, cpus: int, calls: int
+    ) -> None:
         self._calls = calls - 2  # one to ask after it, one to stop it
-        choices = choose_all(setup.engine, setup.device)
-        bundle = Bundle.open(setup.model)
-        opening = Opening(setup.threads, setup.build)
-        engines = open_all(choices, bundle, opening, cpus=cpus)
-        self._pipeline = Pipeline(engines, batch=setup.batch, workers=setup.workers or cpus)
+        selected = choose_all(choice.engine, choice.device)
+        engines = open_all(selected, Bundle.open(model), Opening(choice), cpus=cpus)
+        self._pipeline = Pipeline(engines, batch=choice.batch, workers=workers or cpus)
 
     def about(self) -> dict[str, Any]:
         """Host, version, engine and model, to be compared with the other actors."""
@@ -136,6 +119,8 @@ class Cluster(Backend):
     ----------
     address
         ``auto`` finds the cluster that this machine belongs to.
+    model, choice, workers
+        As of every :class:`Worker`.
     warn
         As of :class:`~tlp_runtime.cohort.backend.Backend`.
 
@@ -154,10 +139,18 @@ class Cluster(Backend):
         An actor cannot open its engine.
     """
 
-    def __init__(self, address: str, setup: Setup, *, warn: Warn | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        model: Path,
+        choice: EngineChoice,
+        *,
+        workers: int | None = None,
+        warn: Warn | None = None,
+    ) -> None:
         super().__init__(warn)
         self._ray = _connect(address)
-        self._setup = setup
+        self._model, self._choice, self._workers = model, choice, workers
         self._queue: deque[_Entry] = deque()
         self._flying: dict[Any, tuple[_Actor, _Entry]] = {}
         self._changed = threading.Condition()
@@ -214,20 +207,20 @@ class Cluster(Backend):
 
     def _start(self) -> None:
         """Start one actor per GPU, or per machine without GPUs; all must open the same engine."""
-        shares = _shares(self._ray.nodes(), self._setup)
+        shares = _shares(self._ray.nodes(), self._choice)
         if not shares:
             raise DeviceUnavailable("the Ray cluster has no machine to run on.")
         remote = self._ray.remote(Worker)
         affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         for node, cpus, gpus in shares:
-            calls = (self._setup.workers or cpus) + _MORE_CALLS
+            calls = (self._workers or cpus) + _MORE_CALLS
             handle = remote.options(
                 num_cpus=cpus,
                 num_gpus=gpus,
                 max_restarts=-1,
                 max_concurrency=calls,
                 scheduling_strategy=affinity(node, soft=True),
-            ).remote(self._setup, cpus, calls)
+            ).remote(self._model, self._choice, self._workers, cpus, calls)
             self._actors.append(_Actor(handle, coming=handle.about.remote()))
         about = [self._answer(actor) for actor in self._actors]
         for what in ("version", "engine", "model"):
@@ -370,15 +363,15 @@ def _connect(address: str) -> Any:
     return ray
 
 
-def _shares(nodes: Sequence[Mapping[str, Any]], setup: Setup) -> list[tuple[str, int, int]]:
+def _shares(nodes: Sequence[Mapping[str, Any]], choice: EngineChoice) -> list[tuple[str, int, int]]:
     """(node, CPUs, GPUs) of each actor."""
     alive = [
         (node["NodeID"], int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
         for node in nodes
         if node["Alive"]
     ]
-    may = setup.engine == AUTO or find_engine(setup.engine).on_gpu
-    on_gpu = may and setup.device != "cpu" and any(gpus for _, _, gpus in alive)
+    may = choice.engine == AUTO or find_engine(choice.engine).on_gpu
+    on_gpu = may and choice.device != "cpu" and any(gpus for _, _, gpus in alive)
     if on_gpu:
         return [(node, max(1, cpus // gpus), 1) for node, cpus, gpus in alive for _ in range(gpus)]
     return [(node, cpus, 0) for node, cpus, _ in alive if cpus]

@@ -18,6 +18,7 @@ from tlp_runtime.files.hashes import sha256
 from tlp_runtime.io.nifti import sidecar
 from tlp_runtime.synthesis.request import Request
 from tlp_runtime.synthesis.result import Synthesis
+from tlp_runtime.values.prompt import label_texts
 from tlp_runtime.warnings import TLPWarning
 
 Status = Literal["done", "unchanged", "failed"]
@@ -125,7 +126,7 @@ class Outcome:
 def options_of(request: Request, *, int16: bool) -> dict[str, Any]:
     """The options that show in an output, as plain values."""
     return {
-        "prompt_labels": list(request.prompt_labels),
+        "prompt_labels": label_texts(request.prompt.labels),
         "resample": request.resample,
         "all_slices": request.all_slices,
         "dtype": "int16" if int16 else "float32",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.errors import DeviceError, EngineError, MemoryExhausted
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.spec.model import ModelSpec
@@ -29,18 +30,15 @@ class Opening:
 
     Parameters
     ----------
-    threads
-        CPU threads of an engine on the CPU; None takes one per core.
-    build
-        Whether a TensorRT engine may be built where none fits.
+    choice
+        Its threads, and whether an engine may be built; engine and device are settled.
     progress
         Follows a build.
     warn
         Called with each operational warning the moment it arises.
     """
 
-    threads: int | None = None
-    build: bool = True
+    choice: EngineChoice = field(default_factory=EngineChoice)
     progress: BuildProgress | None = None
     warn: Warn | None = None
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tlp_runtime.engines.base import Engine, Opening
+from tlp_runtime.engines.choice import AUTO
 from tlp_runtime.engines.cuda import Cuda
 from tlp_runtime.engines.registry import find_engine
-from tlp_runtime.engines.select import Choice, choose
+from tlp_runtime.engines.select import SelectedEngine, choose
 from tlp_runtime.errors import SetOption, UsageError
 from tlp_runtime.models.bundle import Bundle
 
@@ -22,7 +23,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def choose_all(engine: str = "auto", device: str = "auto") -> list[Choice]:
+def choose_all(engine: str = AUTO, device: str = AUTO) -> list[SelectedEngine]:
     """Settle what runs before anything is loaded.
 
     Parameters
@@ -53,10 +54,10 @@ def choose_all(engine: str = "auto", device: str = "auto") -> list[Choice]:
             )
         return choices
     first = choose(engine, device)
-    if first.cuda_index is None or device != "auto":
+    if first.cuda_index is None or device != AUTO:
         return [first]
     others = [
-        Choice(first.name, gpu.index, first.reason)
+        SelectedEngine(first.name, gpu.index, first.reason)
         for gpu in Cuda().gpus()
         if gpu.index != first.cuda_index and find_engine(first.name).unavailable(gpu.index) is None
     ]
@@ -64,7 +65,7 @@ def choose_all(engine: str = "auto", device: str = "auto") -> list[Choice]:
 
 
 def open_all(
-    choices: Sequence[Choice],
+    choices: Sequence[SelectedEngine],
     bundle: Bundle,
     opening: Opening | None = None,
     *,
@@ -86,10 +87,11 @@ def open_all(
     if choices[0].cuda_index is None:
         cpus = cpus or cores()
         count = min(CPU_ENGINES, cpus, cases or cpus)
-        if opening.threads is not None:
-            count = max(1, cpus // opening.threads)
-        threads = opening.threads or max(1, cpus // count)
-        opening = replace(opening, threads=threads)
+        threads = opening.choice.threads
+        if threads is not None:
+            count = max(1, cpus // threads)
+        choice = replace(opening.choice, threads=threads or max(1, cpus // count))
+        opening = replace(opening, choice=choice)
         choices = [choices[0]] * count
     choices = choices[: cases or len(choices)]
     engines: list[Engine] = []

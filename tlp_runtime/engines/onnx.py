@@ -93,7 +93,7 @@ class OnnxEngine(Engine):
     @classmethod
     def open(cls, bundle: Bundle, *, index: int = 0, opening: Opening | None = None) -> Self:
         """Load ``bundle``; threads are those of ``opening``."""
-        threads = None if opening is None else opening.threads
+        threads = None if opening is None else opening.choice.threads
         return cls(bundle, threads=threads, warnings=warnings_of(opening))
 
     def __init__(

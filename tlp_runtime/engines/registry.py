@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import TypeVar
 
 from tlp_runtime.engines.base import Engine
+from tlp_runtime.engines.choice import AUTO
 from tlp_runtime.engines.onnx import OnnxEngine
 from tlp_runtime.engines.onnx_cuda import OnnxCudaEngine
 from tlp_runtime.engines.onnx_tensorrt import OnnxTensorRTEngine
 from tlp_runtime.engines.trt import EnterpriseEngine
 from tlp_runtime.engines.trt_rtx import RtxEngine
 from tlp_runtime.errors import UsageError
-
-AUTO = "auto"
-"""What users give instead of a name, to have an engine chosen."""
 
 Kind = TypeVar("Kind", bound=type[Engine])
 

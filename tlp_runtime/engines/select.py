@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 from tlp_runtime.engines.base import Engine, Opening
-from tlp_runtime.engines.registry import AUTO, engines, find_engine
+from tlp_runtime.engines.choice import AUTO
+from tlp_runtime.engines.registry import engines, find_engine
 from tlp_runtime.errors import (
     DependencyConflict,
     DeviceError,
@@ -20,8 +21,8 @@ from tlp_runtime.models.bundle import Bundle
 
 
 @dataclass(frozen=True)
-class Choice:
-    """An engine that was chosen.
+class SelectedEngine:
+    """An engine that was selected.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ class Choice:
         return find_engine(self.name).open(bundle, index=index, opening=opening)
 
 
-def choose(engine: str = AUTO, device: str = AUTO) -> Choice:
+def choose(engine: str = AUTO, device: str = AUTO) -> SelectedEngine:
     """Settle engine and device before anything is loaded.
 
     Without a name the first registered engine that may be chosen and can run here is taken, GPUs
@@ -70,7 +71,7 @@ def choose(engine: str = AUTO, device: str = AUTO) -> Choice:
         problem = kind.unavailable(index or 0)
         if problem is None:
             before = "".join(f"; not {name}: {_phrase(why)}" for name, why in problems.items())
-            return Choice(kind.name, index or 0, f"the fastest that can run here{before}")
+            return SelectedEngine(kind.name, index or 0, f"the fastest that can run here{before}")
         if isinstance(problem, DependencyConflict):
             raise problem
         problems[kind.name] = problem
@@ -79,13 +80,13 @@ def choose(engine: str = AUTO, device: str = AUTO) -> Choice:
     return _on_cpu(problems, asked=device == "cpu")
 
 
-def _named(kind: type[Engine], device: str, index: int | None) -> Choice:
+def _named(kind: type[Engine], device: str, index: int | None) -> SelectedEngine:
     """The engine that was asked for, and nothing else."""
     if (device == "cpu") if kind.on_gpu else (index is not None):
         raise UsageError(f"the engine {kind.name} does not run on the device {device}.")
     problem = kind.unavailable(index or 0)
     if problem is None:
-        return Choice(kind.name, (index or 0) if kind.on_gpu else None, "as asked")
+        return SelectedEngine(kind.name, (index or 0) if kind.on_gpu else None, "as asked")
     if isinstance(problem, DependencyConflict):
         raise problem
     where = f" on cuda:{index or 0}" if kind.on_gpu else ""
@@ -94,14 +95,16 @@ def _named(kind: type[Engine], device: str, index: int | None) -> Choice:
     )
 
 
-def _on_cpu(on_gpu: dict[str, DeviceError | MemoryExhausted], *, asked: bool) -> Choice:
+def _on_cpu(on_gpu: dict[str, DeviceError | MemoryExhausted], *, asked: bool) -> SelectedEngine:
     """The first engine for the CPU that can run; ``on_gpu`` holds why none on a GPU can."""
     first: DeviceError | MemoryExhausted | None = None
     for kind in _candidates(on_gpu=False):
         problem = kind.unavailable()
         if problem is None:
             why = "; ".join(_phrase(one) for one in [*on_gpu.values()][-1:])
-            return Choice(kind.name, None, "as asked" if asked else f"no GPU engine can run: {why}")
+            return SelectedEngine(
+                kind.name, None, "as asked" if asked else f"no GPU engine can run: {why}"
+            )
         first = first or problem
     raise first or DeviceUnavailable("no engine for the CPU is registered.")
 

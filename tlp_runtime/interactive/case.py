@@ -21,7 +21,7 @@ from tlp_runtime.interactive.queue import EngineQueue, Level, Ticket
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
 from tlp_runtime.synthesis.batches import SliceWork
 from tlp_runtime.synthesis.prepare import PreparedCase, label_sources
-from tlp_runtime.values.prompt import encode, with_labels
+from tlp_runtime.values.prompt import NO_LABELS, Labels, encode, with_labels
 
 
 class InteractiveCase:
@@ -198,7 +198,7 @@ class InteractiveCase:
             self._schedule(changed, self.first if first is None else first)
             return self.revision
 
-    def replace_mask(self, labels: Volume, meaning: Iterable[str] = ()) -> int:
+    def replace_mask(self, labels: Volume, meaning: Labels = NO_LABELS) -> int:
         """Take a label map for the whole mask, as :func:`mask_of` does."""
         mask = mask_of(labels, self.reference, self._spec, meaning)
         return self.draw(MaskBox((0, 0, 0), self.grid.shape), mask)
@@ -376,14 +376,14 @@ class InteractiveCase:
 
 
 def mask_of(
-    labels: Volume, reference: Volume, spec: ModelSpec, meaning: Iterable[str] = ()
+    labels: Volume, reference: Volume, spec: ModelSpec, meaning: Labels = NO_LABELS
 ) -> NDArray[np.uint8]:
     """A label map of the reference's grid, in any axis order, as a mask.
 
     Parameters
     ----------
     meaning
-        What its labels mean, if not as in BraTS: ``tumour=1,4``, ``oedema=2``.
+        What its labels mean, if not as in BraTS.
 
     Returns
     -------

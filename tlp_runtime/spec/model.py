@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
-from tlp_runtime.errors import SpecError
+from tlp_runtime.errors import SpecError, UsageError
+from tlp_runtime.options import OptionGroup, option
 from tlp_runtime.spec.reader import build
 from tlp_runtime.warnings import SPEC_NEWER, Warn
 
@@ -31,8 +32,16 @@ def _require(condition: bool, message: str) -> None:
         raise SpecError(f"model spec: {message}")
 
 
+def _two_numbers(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"percentiles {text!r}: expected two numbers such as 0,99.5.") from error
+    return low, high
+
+
 @dataclass(frozen=True, kw_only=True)
-class NetworkSpec:
+class NetworkSpec(OptionGroup):
     """Shape of the generator (arXiv 2503.01265 and its published implementation).
 
     Parameters
@@ -40,7 +49,7 @@ class NetworkSpec:
     dim
         Channels at full resolution; scale ``s`` has ``dim * 2**s``.
     levels
-        Number of downsamplings (Table III of the paper varies it); ``levels + 1`` scales.
+        Number of downsamplings (Table III of the paper); the network has one scale more.
     blocks, heads
         Transformer blocks and attention heads per scale, finest first; each ``levels + 1`` long.
     refinement_blocks
@@ -48,22 +57,23 @@ class NetworkSpec:
     ffn_expansion
         Hidden channels of the feed-forward part, relative to its input.
     ffn
-        ``"conv"``: 1x1, full 3x3, GELU, 1x1 (as published in code); ``"gdfn"``: Restormer's
+        Feed-forward part. conv: 1x1, full 3x3, GELU, 1x1 (as published in code); gdfn: Restormer's
         gated depthwise form (as the paper's text points to).
     local_fusion, global_fusion
-        The two fusion modules of a two-input network (Table II switches them off). They have no
-        meaning for one input and must then be left on.
+        One of the two fusion modules of a network with two inputs (Table II of the paper).
     """
 
+    TITLE: ClassVar[str] = "Network"
+
     dim: int = 48
-    levels: int = 2
+    levels: int = option(2, minimum=1, maximum=3)
     blocks: tuple[int, ...] = (1, 2, 2)
     heads: tuple[int, ...] = (2, 4, 8)
     refinement_blocks: int = 2
     ffn_expansion: float = 2.0
-    ffn: FeedForward = "conv"
-    local_fusion: bool = True
-    global_fusion: bool = True
+    ffn: FeedForward = option("conv")
+    local_fusion: bool = option(True)
+    global_fusion: bool = option(True)
 
     def __post_init__(self) -> None:
         _require(self.levels in (1, 2, 3), f"levels is {self.levels}, expected 1, 2 or 3")
@@ -149,18 +159,28 @@ class CropSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IntensitySpec:
+class IntensitySpec(OptionGroup):
     """How voxel values become network input: linearly to ``range``, in float64, then float32.
 
     ``minmax-crop`` (the published rule): from the minimum and maximum over every slice of the
     in-plane crop. ``percentile-crop``: from those two ``percentiles`` of the crop's voxels that
     are not 0, values beyond them clipped, so that no single bright vessel sets the whole image's
     level.
+
+    Parameters
+    ----------
+    percentiles
+        Scale between two percentiles of the brain, such as 0,99.5, so that one bright vessel moves
+        nothing; by default between minimum and maximum, as published.
     """
+
+    TITLE: ClassVar[str] = "Data"
 
     rule: IntensityRule = "minmax-crop"
     range: tuple[float, float] = (-1.0, 1.0)
-    percentiles: tuple[float, float] | None = None
+    percentiles: tuple[float, float] | None = option(
+        None, name="intensity_percentiles", metavar="LOW,HIGH", parse=_two_numbers
+    )
 
     def __post_init__(self) -> None:
         _require(

@@ -294,7 +294,7 @@ def _prompted(
     marked = False
     labels = request.volumes.get("prompt")
     if labels is not None:
-        code = with_labels(spec.prompt, request.prompt_labels)
+        code = with_labels(spec.prompt, request.prompt.labels)
         # Encoded whole, so that an unknown label outside the crop is refused too.
         encoded = replace(labels, data=encode(labels.data, code, labels.name))
         marked = bool(encoded.data.any())
@@ -302,7 +302,7 @@ def _prompted(
             values = _brought(_oriented(encoded, spec), reference, placement)
         else:
             values = resampled_labels(_oriented(encoded, spec), placement.grid).transpose(2, 1, 0)
-    for shape in request.shapes:
+    for shape in request.prompt.shapes:
         drawn = shape.drawn(placement.grid, reference.grid).transpose(2, 1, 0)
         marked = True
         value = spec.prompt.tumour_value if shape.kind == "tumour" else spec.prompt.oedema_value

@@ -13,6 +13,7 @@ from tlp_runtime.geometry.placement import Placement
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.synthesis.request import Request
+from tlp_runtime.values.prompt import label_texts
 from tlp_runtime.warnings import TLPWarning
 
 SCHEMA = 1
@@ -34,14 +35,14 @@ def describe(
     sources = {name: volumes[name] for name in (*engine.spec.inputs, "prompt", "brain_mask")
                if name in volumes}  # fmt: skip
     prompt = {
-        "labels": list(request.prompt_labels),
-        "shapes": [str(shape) for shape in request.shapes],
+        "labels": label_texts(request.prompt.labels),
+        "shapes": [str(shape) for shape in request.prompt.shapes],
     }
     return {
         "schema": SCHEMA,
         "description": DESCRIPTION,
         "inputs": {name: _source(volume) for name, volume in sources.items()},
-        "prompt": prompt if "prompt" in volumes or request.shapes else None,
+        "prompt": prompt if request.prompt else None,
         "model": model_record(engine),
         "engine": engine_record(engine),
         "software": software(),

@@ -6,18 +6,85 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
-from tlp_runtime.errors import UsageError
+from tlp_runtime.errors import SetOption, UsageError
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.scan import Scan, read_labels, read_scan
-from tlp_runtime.values.shapes import Shape
+from tlp_runtime.options import Form, OptionGroup, by_key, option
+from tlp_runtime.spec.model import MODALITIES
+from tlp_runtime.values.prompt import Labels, parse_labels, require_labels
+from tlp_runtime.values.shapes import Box, Shape, Sphere
 
 Source = str | Path | Volume | Scan
 """Where an image comes from: a file or DICOM folder, or what was read of one."""
 
 
+@dataclass(frozen=True)
+class Prompt(OptionGroup):
+    """The region that is expected to enhance: a label map, shapes, both or nothing.
+
+    Parameters
+    ----------
+    source
+        Region drawn by a radiologist: a label map, NIfTI or DICOM SEG.
+    labels
+        What the map's labels mean, if not as in BraTS.
+    shapes
+        Spheres and boxes, in addition to the map or alone.
+
+    Raises
+    ------
+    UsageError
+        Labels of unknown classes, or that two classes share.
+    """
+
+    TITLE: ClassVar[str] = "Prompt"
+
+    source: Source | None = option(None, name="prompt", kind=Path)
+    labels: Labels = option(
+        factory=dict,
+        join=parse_labels,
+        forms=[
+            Form(
+                name="prompt_labels",
+                metavar="tumour=N[,N…] oedema=N[,N…]",
+                repeated=True,
+            )
+        ],
+    )
+    shapes: Sequence[Shape] = option(
+        (),
+        forms=[
+            Form(
+                name="prompt_sphere",
+                help="Ball of R mm about a point, in world millimetres (RAS). May begin with "
+                "oedema: and with lps: or voxel:, for other coordinates. Repeatable.",
+                metavar="X,Y,Z,R",
+                parse=Sphere.parse,
+                repeated=True,
+            ),
+            Form(
+                name="prompt_box",
+                help="Box between two corners, written as a sphere is. Repeatable.",
+                metavar="X,Y,Z,X,Y,Z",
+                parse=Box.parse,
+                repeated=True,
+            ),
+        ],
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_labels(self.labels)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to prompt with."""
+        return self.source is not None or bool(self.shapes)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(OptionGroup):
     """One case to synthesize.
 
     Parameters
@@ -29,22 +96,18 @@ class Request:
     series
         Series Instance UID of a modality whose DICOM folder holds several series.
     prompt
-        A label map, NIfTI or DICOM SEG; None prompts nothing.
-    prompt_labels
-        What labels mean, if not as in BraTS: ``tumour=1,4``, ``oedema=2``.
-    shapes
-        Spheres and boxes to prompt with, in addition to the map or alone.
+        The region to enhance; by default none.
     brain_mask
-        Not 0 where the brain is, for scans with skull.
+        Brain mask for a scan with skull: not 0 in the brain.
     resample
-        Bring images, mask and prompt that lie on other grids to the first image's; False
-        refuses them.
+        Bring images, mask and prompt that lie on other grids to the first image's grid;
+        otherwise they are refused.
     all_slices
         Run slices without brain too, which are 0 in the output otherwise.
     strict
         Make a warning about the scan an error.
     read_s
-        Seconds that reading took, of a request whose files are in memory.
+        Duration of reading in seconds, of a request whose files are in memory.
 
     Raises
     ------
@@ -52,25 +115,38 @@ class Request:
         There is no image, or a series is named of one that is not given.
     """
 
-    images: Mapping[str, Source]
-    series: Mapping[str, str] = field(default_factory=dict)
-    prompt: Source | None = None
-    prompt_labels: Sequence[str] = ()
-    shapes: Sequence[Shape] = ()
-    brain_mask: Source | None = None
-    resample: bool = False
-    all_slices: bool = False
-    strict: bool = False
+    TITLE: ClassVar[str] = "Inputs"
+
+    images: Mapping[str, Source] = option(
+        forms=by_key(MODALITIES, "{}", Path, "{} image: NIfTI, DICOM folder or multi-frame file.")
+    )
+    series: Mapping[str, str] = option(
+        factory=dict,
+        forms=by_key(
+            MODALITIES, "{}_series", str, "Series Instance UID, of a {} folder with several series."
+        ),
+    )
+    prompt: Prompt = field(default_factory=Prompt)
+    brain_mask: Source | None = option(None, kind=Path)
+    resample: bool = option(False)
+    all_slices: bool = option(False)
+    strict: bool = option(False)
     read_s: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.images:
-            raise UsageError("a case needs at least one image, such as a T1.")
+            raise UsageError(
+                "nothing to synthesize from: a case needs at least one image",
+                fix=SetOption("t1", "FILE"),
+            )
         stray = [name for name in self.series if name not in self.images]
         if stray:
             raise UsageError(
                 f"a series of the {' and '.join(stray).upper()} is named, but that is not given."
             )
+        if not isinstance(self.prompt, Prompt):
+            raise UsageError(f"the prompt is {self.prompt!r}, expected a Prompt of it.")
 
     @property
     def scans(self) -> dict[str, Scan]:
@@ -85,7 +161,7 @@ class Request:
     def volumes(self) -> dict[str, Volume]:
         """All volumes of such a request: by modality, then ``prompt`` and ``brain_mask``."""
         found = {name: scan.volume for name, scan in self.scans.items()}
-        for name, source in (("prompt", self.prompt), ("brain_mask", self.brain_mask)):
+        for name, source in (("prompt", self.prompt.source), ("brain_mask", self.brain_mask)):
             if source is not None:
                 assert isinstance(source, Volume), "read() comes first"
                 found[name] = source
@@ -93,7 +169,7 @@ class Request:
 
     def paths(self) -> Iterator[Path]:
         """Every file and folder that it names."""
-        for source in (*self.images.values(), self.prompt, self.brain_mask):
+        for source in (*self.images.values(), self.prompt.source, self.brain_mask):
             if isinstance(source, str | Path):
                 yield Path(source)
 
@@ -113,10 +189,11 @@ def read(request: Request) -> Request:
         name: _scan(source, request.series.get(name)) for name, source in request.images.items()
     }
     first = next(iter(scans.values())).volume
-    by_number = bool(request.prompt_labels)
-    prompt = _labels(request.prompt, first, by_number=by_number)
+    by_number = bool(request.prompt.labels)
+    labels = _labels(request.prompt.source, first, by_number=by_number)
     mask = _labels(request.brain_mask, first, by_number=True)
     seconds = request.read_s + time.perf_counter() - began
+    prompt = replace(request.prompt, source=labels)
     return replace(request, images=scans, prompt=prompt, brain_mask=mask, read_s=seconds)
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,34 @@ from tlp_runtime.errors import ChooseAnother, SetOption, UsageError
 from tlp_runtime.files.atomic import require_writable, write_text
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.nifti import require_nifti_name, sidecar, write_volume
+from tlp_runtime.options import OptionGroup, option
 from tlp_runtime.synthesis.batches import SliceWork
 from tlp_runtime.synthesis.prepare import PreparedCase, restore
 from tlp_runtime.synthesis.provenance import DESCRIPTION, describe, in_short, now
 from tlp_runtime.warnings import TLPWarning
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveOptions(OptionGroup):
+    """What a synthesis is written as. Valid once constructed.
+
+    Parameters
+    ----------
+    dtype
+        Voxels of a NIfTI output; int16 is scaled, and half the size.
+    out_format
+        Format of the output; dicom: a derived MR series, of a DICOM T1 alone.
+    """
+
+    TITLE: ClassVar[str] = "Output"
+
+    dtype: Literal["float32", "int16"] = option("float32")
+    out_format: Literal["nifti", "dicom"] = option("nifti")
+
+    @property
+    def int16(self) -> bool:
+        """As of :meth:`Synthesis.save`."""
+        return self.dtype == "int16"
 
 
 @dataclass(frozen=True)

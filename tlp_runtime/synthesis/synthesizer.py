@@ -6,30 +6,32 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tlp_runtime.engines.base import Engine, Opening
-from tlp_runtime.engines.select import Choice, choose
+from tlp_runtime.engines.choice import EngineChoice
+from tlp_runtime.engines.select import choose
 from tlp_runtime.models.choice import find_bundle
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.synthesis.batches import Batcher, SliceWork
 from tlp_runtime.synthesis.prepare import PreparedCase, prepare
-from tlp_runtime.synthesis.request import Request, Source
+from tlp_runtime.synthesis.request import Request
 from tlp_runtime.synthesis.result import Synthesis
-from tlp_runtime.values.shapes import Shape
 from tlp_runtime.warnings import TLPWarning, Warn
 
-DEFAULT_BATCH = 4
+if TYPE_CHECKING:
+    from tlp_runtime.engines.tensorrt.build import BuildProgress
 
 
 class Synthesizer:
     """A model in an engine, ready for any number of cases. A context manager.
 
     >>> with Synthesizer.open() as synthesizer:          # doctest: +SKIP
-    ...     synthesizer.run({"t1": "a.nii.gz"}, prompt="roi.nii.gz").save("out.nii.gz")
+    ...     request = Request(images={"t1": "a.nii.gz"}, prompt=Prompt("roi.nii.gz"))
+    ...     synthesizer.run(request).save("out.nii.gz")
 
     Parameters
     ----------
@@ -39,7 +41,7 @@ class Synthesizer:
         Slices per run of the engine. Halved, with a warning, when the device's memory runs out.
     """
 
-    def __init__(self, engine: Engine, *, batch: int = DEFAULT_BATCH) -> None:
+    def __init__(self, engine: Engine, *, batch: int = EngineChoice.batch) -> None:
         self.engine = engine
         self._batcher = Batcher(engine, batch)
 
@@ -49,25 +51,24 @@ class Synthesizer:
         model: str | Path | None = None,
         *,
         inputs: Sequence[str] | None = None,
-        engine: str = "auto",
-        device: str = "auto",
-        batch: int = DEFAULT_BATCH,
-        opening: Opening | None = None,
+        choice: EngineChoice | None = None,
+        progress: BuildProgress | None = None,
+        warn: Warn | None = None,
     ) -> Self:
         """Load a model into an engine.
 
         Parameters
         ----------
         model
-            A bundle's folder or a registered name; None takes the default or the newest that fits.
+            A bundle's folder or a registered name; None takes the default.
         inputs
             The modalities that will be given, to choose and check the model by.
-        engine
-            An engine's name; ``auto`` chooses one.
-        device
-            ``auto``, ``cpu`` or ``cuda[:INDEX]``.
-        opening
-            CPU threads, and whether an engine may be built.
+        choice
+            The engine, its device, batch and threads; None takes the defaults.
+        progress
+            Follows the build of a TensorRT engine.
+        warn
+            Called with each operational warning the moment it arises.
 
         Raises
         ------
@@ -76,9 +77,11 @@ class Synthesizer:
         DeviceError
             The engine or device asked for cannot be used.
         """
-        choice: Choice = choose(engine, device)
+        choice = choice or EngineChoice()
+        selected = choose(choice.engine, choice.device)
         bundle, _ = find_bundle(None if model is None else str(model), inputs)
-        return cls(choice.open(bundle, opening), batch=batch)
+        engine = selected.open(bundle, Opening(choice, progress, warn))
+        return cls(engine, batch=choice.batch)
 
     @property
     def spec(self) -> ModelSpec:
@@ -91,23 +94,12 @@ class Synthesizer:
         return self._batcher.batch
 
     def run(
-        self,
-        images: Mapping[str, Source],
-        *,
-        prompt: Source | None = None,
-        prompt_labels: Sequence[str] = (),
-        shapes: Sequence[Shape] = (),
-        brain_mask: Source | None = None,
-        resample: bool = False,
-        all_slices: bool = False,
-        on_slices: Callable[[int, int], None] | None = None,
+        self, request: Request, *, on_slices: Callable[[int, int], None] | None = None
     ) -> Synthesis:
         """Synthesize one case.
 
         Parameters
         ----------
-        images, prompt, prompt_labels, shapes, brain_mask, resample, all_slices
-            As of :class:`Request`.
         on_slices
             Called with (slices done, slices in all).
 
@@ -120,15 +112,6 @@ class Synthesizer:
         EngineError, MemoryExhausted
             The network could not be run.
         """
-        request = Request(
-            images=images,
-            prompt=prompt,
-            prompt_labels=prompt_labels,
-            shapes=shapes,
-            brain_mask=brain_mask,
-            resample=resample,
-            all_slices=all_slices,
-        )
         return self.synthesize(self.prepare(request), on_slices=on_slices)
 
     def prepare(self, request: Request, *, warn: Warn | None = None) -> PreparedCase:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,14 @@ from numpy.typing import NDArray
 from tlp_runtime.errors import SetOption, UnknownLabels, UsageError
 from tlp_runtime.spec.model import PromptSpec
 from tlp_runtime.values.intensity import require_numbers
+
+CLASSES = ("tumour", "oedema")
+
+Labels = Mapping[str, Sequence[int]]
+"""Numbers in a label map by what they mean, such as ``{"tumour": (1, 4), "oedema": (2,)}``."""
+
+NO_LABELS: Labels = MappingProxyType({})
+"""Labels mean what the model's specification says."""
 
 
 def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.float32]:
@@ -45,31 +54,59 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
     return prompt
 
 
-def with_labels(spec: PromptSpec, assignments: Iterable[str]) -> PromptSpec:
-    """``spec`` with the labels of assignments such as ``tumour=1,4`` and ``oedema=2``.
+def with_labels(spec: PromptSpec, labels: Labels) -> PromptSpec:
+    """``spec`` with other meanings of labels; itself where there are none.
 
     Raises
     ------
     UsageError
-        An assignment of another form, a class named twice, or a label in both classes.
+        As :func:`require_labels`.
+    """
+    require_labels(labels)
+    if not labels:
+        return spec
+    return replace(
+        spec,
+        tumour_labels=tuple(labels.get("tumour", ())),
+        oedema_labels=tuple(labels.get("oedema", ())),
+    )
+
+
+def require_labels(labels: Labels) -> None:
+    """Raise :class:`UsageError` for another class, no label, or a label that two classes share."""
+    unknown = [name for name in labels if name not in CLASSES]
+    if unknown:
+        raise UsageError(f"labels of {unknown[0]!r}: expected {' and '.join(CLASSES)}.")
+    numbers = [number for name in labels for number in labels[name]]
+    if len(set(numbers)) < len(numbers) or any(number < 1 for number in numbers):
+        listed = " and ".join(f"{name}={_list(tuple(labels[name]))}" for name in labels)
+        raise UsageError(f"labels: {listed} must not share a label, and 0 is background.")
+    if not all(labels.values()):
+        raise UsageError("labels: a class without a label; leave it out.")
+
+
+def parse_labels(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Labels of assignments such as ``tumour=1,4`` and ``oedema=2``, several in a text or one each.
+
+    Raises
+    ------
+    UsageError
+        An assignment of another form, or a class named twice.
     """
     labels: dict[str, tuple[int, ...]] = {}
-    for text in (word for words in assignments for word in words.split()):
-        match = re.fullmatch(r"(tumour|oedema)=(\d+(?:,\d+)*)", text)
+    for text in (word for words in texts for word in words.split()):
+        match = re.fullmatch(rf"({'|'.join(CLASSES)})=(\d+(?:,\d+)*)", text)
         if match is None or match[1] in labels:
             raise UsageError(
                 f"labels {text!r}: expected tumour=N[,N…] or oedema=N[,N…], each once."
             )
         labels[match[1]] = tuple(int(n) for n in match[2].split(","))
-    if not labels:
-        return spec
-    tumour, oedema = labels.get("tumour", ()), labels.get("oedema", ())
-    if set(tumour) & set(oedema) or 0 in tumour + oedema:
-        raise UsageError(
-            f"labels: tumour={_list(tumour)} and oedema={_list(oedema)} must not share "
-            "a label, and 0 is background."
-        )
-    return replace(spec, tumour_labels=tumour, oedema_labels=oedema)
+    return labels
+
+
+def label_texts(labels: Labels) -> list[str]:
+    """The assignments that :func:`parse_labels` reads as ``labels``."""
+    return [f"{name}={_list(tuple(numbers))}" for name, numbers in labels.items()]
 
 
 def _box_of(marked: NDArray[np.bool_]) -> tuple[slice, ...]:

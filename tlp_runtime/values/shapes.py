@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import UsageError
 from tlp_runtime.geometry.grid import Grid
+from tlp_runtime.options import alternatives
 
 Kind = Literal["tumour", "oedema"]
 Frame = Literal["ras", "lps", "voxel"]
@@ -31,6 +32,11 @@ class Shape:
         indices into the first image's file, from 0, whole numbers at the centres of voxels.
     kind
         What the region is.
+
+    Raises
+    ------
+    UsageError
+        Numbers of another count, or that are not finite; a shape without volume.
     """
 
     numbers: tuple[float, ...]
@@ -40,9 +46,22 @@ class Shape:
     form: ClassVar[str] = ""
     count: ClassVar[int] = 0
 
+    def __post_init__(self) -> None:
+        if len(self.numbers) != self.count or not np.isfinite(self.numbers).all():
+            raise UsageError(f"{self._word} {self.numbers}: expected {self.form}.")
+        if self.frame not in get_args(Frame) or self.kind not in get_args(Kind):
+            raise UsageError(
+                f"{self._word} of kind {self.kind!r} in the frame {self.frame!r}: expected "
+                f"{alternatives(get_args(Kind))} in {alternatives(get_args(Frame))}."
+            )
+
     def __str__(self) -> str:
         numbers = ",".join(f"{number:g}" for number in self.numbers)
-        return f"{type(self).__name__.lower()} {self.kind}:{self.frame}:{numbers}"
+        return f"{self._word} {self.kind}:{self.frame}:{numbers}"
+
+    @property
+    def _word(self) -> str:
+        return type(self).__name__.lower()
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -54,30 +73,24 @@ class Shape:
             Another form, or a shape without volume.
         """
         *words, numbers = (part.strip() for part in text.split(":"))
-        kind: Kind = "tumour"
-        frame: Frame = "ras"
+        given: dict[str, Any] = {}
         try:
             values = tuple(float(number) for number in numbers.split(","))
             for word in words:
-                if word in get_args(Kind):
-                    kind = word  # type: ignore[assignment]
-                elif word in get_args(Frame):
-                    frame = word  # type: ignore[assignment]
-                else:
-                    raise ValueError(word)
+                (name,) = (
+                    name
+                    for name, known in (("kind", get_args(Kind)), ("frame", get_args(Frame)))
+                    if word in known and name not in given
+                )
+                given[name] = word
         except ValueError:
             values = ()
-        if len(values) != cls.count or not np.isfinite(values).all() or len(words) > 2:
+        if len(values) != cls.count or not np.isfinite(values).all():
             raise UsageError(
                 f"{cls.__name__.lower()} {text!r}: expected {cls.form}, before it tumour: or "
                 "oedema:, and ras: (world mm, the default), lps: (DICOM's mm) or voxel: (indices)."
             )
-        shape = cls(values, frame, kind)
-        shape.require_volume(text)
-        return shape
-
-    def require_volume(self, text: str) -> None:
-        """Raise :class:`UsageError` for a shape that can hold no voxel."""
+        return cls(values, **given)
 
     def drawn(self, grid: Grid, reference: Grid) -> NDArray[np.bool_]:
         """Which voxels of ``grid`` have their centre in the shape.
@@ -96,9 +109,10 @@ class Sphere(Shape):
     form = "X,Y,Z,RADIUS_MM"
     count = 4
 
-    def require_volume(self, text: str) -> None:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.numbers[3] <= 0:
-            raise UsageError(f"sphere {text!r}: the radius is not positive.")
+            raise UsageError(f"sphere {self.numbers}: the radius is not positive.")
 
     def drawn(self, grid: Grid, reference: Grid) -> NDArray[np.bool_]:
         centre = np.array([self.numbers[:3]])

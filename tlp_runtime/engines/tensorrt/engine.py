@@ -85,7 +85,7 @@ class TensorRTEngine(DeviceEngine):
         return cls(
             bundle,
             cuda_index=index,
-            build=opening.build,
+            build=opening.choice.build,
             progress=opening.progress,
             warnings=warnings_of(opening),
         )
