@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tlp_export import export
 from tlp_export.fold import savings
-from tlp_export.onnx_export import export_bundle
 from tlp_export.options import BOUNDS, ExportOptions
 from tlp_export.slices import Labelled, phantom_slices, real_slices, run_module, unprompted
 from tlp_runtime.engines.builds import build_engine
@@ -124,7 +124,7 @@ def _bundle(checkpoint: Checkpoint, folder: Path, options: ExportOptions) -> Any
             print(f"{folder.name}: is there already", flush=True)
             return json.loads((folder / "parity.json").read_text(encoding="utf-8"))
     began = time.perf_counter()
-    exported = export_bundle(checkpoint, folder, options, overwrite=True)
+    exported = export(checkpoint, options, out=folder, overwrite=True)
     print(f"{folder.name}: exported in {time.perf_counter() - began:.0f} s", flush=True)
     return exported.parity.to_dict()
 

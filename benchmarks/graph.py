@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from tlp_export.fold import fold, savings
 from tlp_export.graph import export_module
-from tlp_export.onnx_export import write_onnx
+from tlp_export.onnx_graph import write_onnx
 from tlp_export.precision import DTYPES, to_precision
 from tlp_export.quantize import LayerCost, quantize
 from tlp_export.slices import (

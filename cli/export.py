@@ -13,15 +13,23 @@ from rich.table import Table
 
 from tlp_runtime.errors import UsageError
 
+from .build import (
+    BatchProfiles,
+    BuilderLevel,
+    Hardware,
+    HardwareOption,
+    Targets,
+    VersionCompatible,
+    Workspace,
+    describe,
+    engine_options,
+)
 from .console import JsonPath, Output, Overwrite, Quiet, Verbose, begin, require, write_json
 from .model import BuildBar
 
 if TYPE_CHECKING:
-    from tlp_export.onnx_export import GraphReport
+    from tlp_export.bundle import GraphReport
     from tlp_export.options import ExportOptions
-    from tlp_runtime.engines.options import EngineOptions
-    from tlp_runtime.engines.plans import StoredEngine
-    from tlp_runtime.models.bundle import Bundle
 
 
 class Target(StrEnum):
@@ -30,14 +38,6 @@ class Target(StrEnum):
     onnx = "onnx"
     trt = "trt"
     trt_rtx = "trt-rtx"
-
-
-class Hardware(StrEnum):
-    """GPUs that an engine of enterprise TensorRT runs on."""
-
-    none = "none"
-    same_cc = "same-cc"
-    ampere = "ampere+"
 
 
 class PrecisionName(StrEnum):
@@ -60,41 +60,12 @@ def command(
     which: Annotated[
         str, typer.Option("--checkpoint", help="last or best, of a run folder.")
     ] = "last",
-    batch: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--batch",
-            metavar="MIN,OPT,MAX",
-            help="Batch sizes of the engine; repeatable, a profile each; default: 1,4,16.",
-        ),
-    ] = None,
-    workspace: Annotated[
-        int | None, typer.Option("--workspace", help="Most GPU memory the builder may use, MiB.")
-    ] = None,
-    builder_level: Annotated[
-        int | None,
-        typer.Option("--builder-level", help="0 (fast build) to 5 (fast engine); default: 3."),
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--target",
-            help="TensorRT-RTX: compute capability such as 8.6, or current; repeatable; "
-            "default: all it supports.",
-        ),
-    ] = None,
-    hardware: Annotated[
-        Hardware,
-        typer.Option(
-            "--hardware", help="TensorRT: GPUs the engine runs on besides this model of GPU."
-        ),
-    ] = Hardware.none,
-    version_compatible: Annotated[
-        bool,
-        typer.Option(
-            "--version-compatible", help="TensorRT: later versions of the same major may open it."
-        ),
-    ] = False,
+    batch: BatchProfiles = None,
+    workspace: Workspace = None,
+    builder_level: BuilderLevel = None,
+    target: Targets = None,
+    hardware: HardwareOption = Hardware.none,
+    version_compatible: VersionCompatible = False,
     triton: Annotated[
         Path | None,
         typer.Option("--triton", metavar="DIR", help="Add it to a model repository for Triton."),
@@ -144,127 +115,53 @@ def command(
     """
     output = begin(quiet, verbose)
     require("export", "torch", "onnx", "onnxscript")
-    require("train", "monai", "lightning", "scipy")
-    from tlp_export.onnx_export import export_bundle
+    import tlp_export
     from tlp_export.verify import agreement
-    from tlp_runtime.engines.onnx import require_onnxruntime
-    from tlp_train.checkpoint import load_checkpoint
 
     if which not in ("last", "best"):
         raise UsageError(f"--checkpoint {which}: expected last or best.")
-    require_onnxruntime()
-    options_of_engine = _engine_options(
-        engine, batch, workspace, builder_level, target, hardware, version_compatible
+    options_of_engine = engine_options(
+        batch, workspace, builder_level, target, hardware, version_compatible
     )
-    loaded = load_checkpoint(_checkpoint_file(checkpoint, which, output))
     options = _options(precision.value, no_fold, max_size, calibration, min_psnr, exclude or [])
+    source = _checkpoint_file(checkpoint, which, output)
     with output.progress("exporting", named=True) as bar:
         task = bar.add_task("", total=None)
-        exported = export_bundle(
-            loaded,
-            out,
+        exported = tlp_export.export(
+            source,
             options,
+            out=out,
+            engine=engine.value,
+            engine_options=options_of_engine,
+            triton=triton,
             overwrite=overwrite,
             on_stage=lambda stage: bar.update(task, description=stage),
+            progress=BuildBar(bar),
+            warn=output.warn,
         )
-    bundle, parity, report = exported.bundle, exported.parity, exported.report
-    _explain(output, report)
-    output.note(f"parity with the checkpoint: {agreement(parity)}")
+    bundle, stored = exported.bundle, exported.engine
+    _explain(output, exported.report)
+    output.note(f"parity with the checkpoint: {agreement(exported.parity)}")
     record = {
         "model": exported.name,
         "bundle": str(bundle.path),
-        "checkpoint": str(loaded.path),
+        "checkpoint": str(source),
         "precision": bundle.precision,
-        "graph": asdict(report),
-        "parity": parity.to_dict(),
-        "engine": None,
+        "graph": asdict(exported.report),
+        "parity": exported.parity.to_dict(),
+        "engine": None if stored is None else dict(stored.sidecar),
     }
     made = f"model {exported.name} in {bundle.path}"
-    stored = None
-    if engine is not Target.onnx:
-        stored = _build(output, bundle, engine, options_of_engine)
-        record["engine"] = dict(stored.sidecar)
-        made += f"\nmade engine {_describe(stored)}"
+    if stored is not None:
+        made += f"\nmade engine {describe(stored)}"
     if triton is not None:
         if stored is not None and stored.sidecar["flavour"] == "trt-rtx":
             output.note("Triton serves no engines of TensorRT-RTX; it gets the ONNX model alone")
-        models = _triton(bundle, triton, stored, overwrite)
-        record["triton"] = {"repository": str(triton), "models": models}
-        made += f"\nmade Triton models {', '.join(models)} in {triton}"
+        record["triton"] = {"repository": str(triton), "models": list(exported.triton)}
+        made += f"\nmade Triton models {', '.join(exported.triton)} in {triton}"
     write_json(json_path, record, overwrite=overwrite)
     images = " ".join(f"--{name} {name}.nii.gz" for name in bundle.spec.inputs)
     output.done(made, f"tlp infer {images} --prompt roi.nii.gz")
-
-
-def _engine_options(
-    engine: Target,
-    batch: list[str] | None,
-    workspace: int | None,
-    level: int | None,
-    targets: list[str] | None,
-    hardware: Hardware,
-    version_compatible: bool,
-) -> EngineOptions:
-    from tlp_runtime.engines.options import BatchProfile, EngineOptions
-
-    options = EngineOptions(
-        profiles=tuple(BatchProfile.parse(text) for text in batch or ["1,4,16"]),
-        workspace_mib=workspace,
-        level=level,
-        targets=tuple(targets or ()),
-        hardware=hardware.value,
-        version_compatible=version_compatible,
-    )
-    if engine is Target.onnx and options != EngineOptions():
-        raise UsageError(
-            "--batch, --workspace, --builder-level, --target, --hardware and --version-compatible "
-            "are of engines: give --engine trt with them."
-        )
-    return options
-
-
-def _build(output: Output, bundle: Bundle, engine: Target, options: EngineOptions) -> StoredEngine:
-    from tlp_runtime.engines.builds import build_engine, current_gpu, pick_flavour
-    from tlp_runtime.engines.tensorrt.binding import load
-    from tlp_runtime.errors import DependencyMissing
-
-    gpu = current_gpu()
-    try:
-        flavour = "trt-rtx" if engine is Target.trt_rtx else pick_flavour(gpu)
-        binding = load(flavour)
-    except DependencyMissing as error:
-        raise DependencyMissing(
-            f"{error.problem}. The ONNX bundle was made and registered as {bundle.name}",
-            fix=error.fixes,
-        ) from error
-    where = "no GPU here" if gpu is None else gpu.name
-    output.default("builder", f"{binding.product} {binding.version}", where)
-    with output.progress("building", named=True) as bar:
-        return build_engine(bundle, options, binding, gpu, warn=output.warn, progress=BuildBar(bar))
-
-
-def _describe(stored: StoredEngine) -> str:
-    said = stored.sidecar
-    batches = " and ".join(str(profile) for profile in stored.options.profiles)
-    return (
-        f"{said['flavour']} {said['version']}, batch {batches}, "
-        f"{said['engine_bytes'] / 2**20:.1f} MiB, in {stored.file}"
-    )
-
-
-def _triton(
-    bundle: Bundle, folder: Path, stored: StoredEngine | None, overwrite: bool
-) -> list[str]:
-    from tlp_export.triton import Plan, write_repository
-
-    plan = None
-    if stored is not None and stored.sidecar["flavour"] == "trt":
-        profiles = tuple(
-            (profile.minimum, profile.optimum, profile.maximum)
-            for profile in stored.options.profiles
-        )
-        plan = Plan(stored.file, "trt", profiles)
-    return list(write_repository(bundle, folder, plan, overwrite=overwrite))
 
 
 def _options(

@@ -28,7 +28,7 @@ def command(
     Example: tlp import latest_net_G.pth --inputs t1,t2 --out published.ckpt
     """
     output = begin(quiet, verbose)
-    require("train", "torch", "lightning", "monai", "scipy")
+    require("export", "torch")
     from tlp_runtime.files.atomic import require_writable
     from tlp_train.checkpoint import load_checkpoint
     from tlp_train.published import import_weights

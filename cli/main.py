@@ -15,6 +15,7 @@ from tlp_runtime.errors import TLPError
 from . import (
     augment,
     bench,
+    build,
     compare,
     doctor,
     evaluate,
@@ -56,6 +57,7 @@ app.command("phantom")(phantom.command)
 app.command("train")(train.command)
 app.command("import")(import_weights.command)
 app.command("export")(export.command)
+app.command("build")(build.command)
 app.command("verify")(verify.command)
 # Words without an option: `--prompt-labels tumour=1,4 oedema=2`.
 app.command("infer", context_settings={"allow_extra_args": True})(infer.command)

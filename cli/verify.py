@@ -40,7 +40,6 @@ def command(
     """
     output = begin(quiet, verbose)
     require("export", "torch", "onnx", "onnxscript")
-    require("train", "monai", "lightning", "scipy")
     from tlp_export.verify import agreement, check_alone, check_parity
     from tlp_runtime.errors import ModelMismatch, UsageError
     from tlp_runtime.io.brats import find_cases

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.fakes.engine import TINY_NETWORK
-from tlp_export.onnx_export import export_bundle
+from tlp_export import export
 from tlp_runtime.io.brats import find_cases
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import models
@@ -86,7 +86,7 @@ def make_tiny_model(folder: Path, data: Path) -> TinyModel:
     assert find_cases(data, ("t1", "t1ce", "seg"))
     run = Run.create(folder / "run", config, data, split_of(data))
     run = fit(run, folder / "cache", progress=False)
-    exported = export_bundle(load_checkpoint(run.last), folder / "tiny-t1")
+    exported = export(load_checkpoint(run.last), out=folder / "tiny-t1")
     return TinyModel(run, exported.bundle)
 
 
@@ -97,4 +97,4 @@ def make_untrained_bundle(folder: Path, inputs: tuple[str, ...]) -> Bundle:
     module = SynthesisModule(config)
     path = folder / "untrained.ckpt"
     write_checkpoint(path, config.spec, module.generator.state_dict(), {"config": config.to_dict()})
-    return export_bundle(load_checkpoint(path), folder / f"tiny-{'-'.join(inputs)}").bundle
+    return export(load_checkpoint(path), out=folder / f"tiny-{'-'.join(inputs)}").bundle

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.ao.quantization.fx import _decomposed  # noqa: F401
 
 from tlp_export.slices import Tensors, psnr_db, run_module
-from tlp_runtime.errors import UsageError
+from tlp_runtime.errors import ChooseAnother, SetOption, UsageError
 from tlp_train.network import Generator
 
 LEVELS = 127
@@ -155,10 +155,16 @@ def quantize(
     every = candidates(generator)
     for name in exclude:
         if not any(layer.startswith(name) for layer in every):
-            raise UsageError(f"--exclude {name}: no such layer. There are {', '.join(every)}.")
+            raise UsageError(
+                f"exclude {name}: no such layer. There are {', '.join(every)}",
+                fix=ChooseAnother("exclude", "layer"),
+            )
     layers = {k: v for k, v in every.items() if not k.startswith(tuple(exclude))}
     if not layers:
-        raise UsageError("--exclude leaves nothing to quantise; export with --precision fp32.")
+        raise UsageError(
+            f"exclude {', '.join(exclude)}: leaves nothing to quantise",
+            fix=SetOption("precision", "fp32", "to keep every layer in float32"),
+        )
     ranges = _observe(generator, layers, calibration)
     replacements = {
         name: QuantizedConv2d(conv, *(seen.scale() for seen in ranges[name]))

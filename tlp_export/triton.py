@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlp_runtime.errors import UsageError
+from tlp_runtime.errors import SetOption, UsageError
 from tlp_runtime.files.atomic import atomic_folder
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.spec.model import OUTPUT_NAME
@@ -55,13 +55,14 @@ def write_repository(
     """
     if plan is not None and plan.flavour != "trt":
         raise UsageError(
-            f"--triton with an engine of {plan.flavour}: Triton's TensorRT backend opens those of "
-            "enterprise TensorRT only. Leave the engine out; the ONNX model is written without it."
+            f"an engine of {plan.flavour}: Triton's TensorRT backend opens those of enterprise "
+            "TensorRT only",
+            fix="Leave the engine out; the ONNX model is written without it.",
         )
     if plan is not None and min(least for least, _, _ in plan.profiles) > 1:
         raise UsageError(
-            "--triton: Triton sends single slices too, and no profile of the engine takes one. "
-            "Export it with a --batch that begins with 1."
+            "Triton sends single slices too, and no profile of the engine takes one",
+            fix=SetOption("profiles", "1,4,16"),
         )
     stem = re.sub(r"[^A-Za-z0-9_.-]", "-", bundle.name)
     gpu_only = bundle.precision == "bf16"

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from tlp_export.options import BOUNDS, Bounds
@@ -144,6 +145,7 @@ def check_parity(
     *,
     bounds: Bounds | None = None,
     cases: Sequence[CaseFiles] = (),
+    module: nn.Module | None = None,
 ) -> Parity:
     """Compare a graph with the checkpoint's generator, by structure and by value.
 
@@ -156,6 +158,8 @@ def check_parity(
         The checkpoint's, unfolded, float32.
     bounds
         Instead of the precision's own.
+    module
+        The module that was traced, to be run in half precision; None folds the generator again.
 
     Raises
     ------
@@ -167,7 +171,8 @@ def check_parity(
     library, run = _opened(onnx_file, spec, precision)
     runs = {library: run}
     if precision in HALVES:
-        runs[f"PyTorch {torch.__version__} CPU {precision}"] = _half_run(generator, precision)
+        half = half_module(generator, precision) if module is None else module
+        runs[f"PyTorch {torch.__version__} CPU {precision}"] = _half_run(half, spec)
     checks = tuple(_checks(generator, runs, labelled_slices(spec, cases)))
     return Parity(checks, BOUNDS[precision] if bounds is None else bounds)
 
@@ -289,11 +294,9 @@ class _AccumulateInFloat32(TorchFunctionMode):
         return function(*wider, **kwargs).to(args[0].dtype)
 
 
-def _half_run(generator: Generator, precision: Precision) -> Run:
-    module = half_module(generator, precision)
-
+def _half_run(module: nn.Module, spec: ModelSpec) -> Run:
     def run(tensors: Tensors) -> NDArray[np.float32]:
         with _AccumulateInFloat32():
-            return run_module(module, generator.spec, tensors)
+            return run_module(module, spec, tensors)
 
     return run

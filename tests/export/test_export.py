@@ -17,9 +17,10 @@ import torch
 
 from tests.fakes.engine import TINY_NETWORK
 from tests.support import TinyModel
-from tlp_export import onnx_export, verify
+from tlp_export import bundle as bundling
+from tlp_export import export, verify
 from tlp_export.graph import example_inputs, export_module
-from tlp_export.onnx_export import export_bundle, write_onnx
+from tlp_export.onnx_graph import write_onnx
 from tlp_export.options import BOUNDS, ExportOptions
 from tlp_export.precision import half_module
 from tlp_export.slices import psnr_db
@@ -116,11 +117,9 @@ def test_an_export_that_differs_leaves_nothing(
             generator.decoder.output.weight.mul_(1.2)
         return export_module(generator, dtype)
 
-    monkeypatch.setattr(onnx_export, "export_module", spoiled)
+    monkeypatch.setattr(bundling, "export_module", spoiled)
     with pytest.raises(ParityError, match="Nothing was registered"):
-        export_bundle(
-            load_checkpoint(tiny.run.last), tmp_path / "spoiled", ExportOptions(precision=precision)
-        )
+        export(tiny.run.last, ExportOptions(precision=precision), out=tmp_path / "spoiled")
     assert not (tmp_path / "spoiled").exists()
     assert list(models()) == []
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".tmp")]
@@ -163,7 +162,7 @@ def test_the_fp16_bound_is_a_psnr(rms: float, passes: bool) -> None:
 
 def test_an_existing_bundle_is_kept(tiny: TinyModel) -> None:
     with pytest.raises(OutputError, match="exists already"):
-        export_bundle(load_checkpoint(tiny.run.last), tiny.bundle.path)
+        export(tiny.run.last, out=tiny.bundle.path)
     assert Bundle.open(tiny.bundle.path).onnx_sha256 == tiny.bundle.onnx_sha256
 
 

@@ -16,10 +16,10 @@ from onnx import TensorProto, helper
 from tests.fakes.engine import TINY_NETWORK
 from tests.support import TinyModel
 from tests.train.test_published import KINDS, published_state
+from tlp_export import Exported, export
 from tlp_export import quantize as quantization
 from tlp_export.fold import fold
 from tlp_export.graph import export_module
-from tlp_export.onnx_export import Exported, export_bundle
 from tlp_export.options import ExportOptions
 from tlp_export.precision import half_module, widened
 from tlp_export.quantize import candidates, quantize
@@ -132,7 +132,7 @@ def bundles(tiny: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> dict[P
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLP_HOME", os.fspath(folder))
         return {
-            precision: export_bundle(
+            precision: export(
                 load_checkpoint(tiny.run.last), options=ExportOptions(precision=precision)
             )
             for precision in (*HALVES, "int8")
@@ -290,7 +290,7 @@ def test_excluded_layers_stay_float32(folded: Generator) -> None:
     for name, kind in kinds.items():
         kept = name.startswith(("decoder", "bottleneck.fusions.0"))
         assert kind == ("Conv2d" if kept else "QuantizedConv2d")
-    with pytest.raises(UsageError, match="--exclude nonsense: no such layer"):
+    with pytest.raises(UsageError, match="exclude nonsense: no such layer"):
         quantize(folded, slices, exclude=("nonsense",))
     with pytest.raises(UsageError, match="leaves nothing"):
         quantize(folded, slices, exclude=("",))
@@ -298,10 +298,10 @@ def test_excluded_layers_stay_float32(folded: Generator) -> None:
 
 def test_int8_below_its_bound_is_refused_with_its_figure(tiny: TinyModel, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match=r"PSNR \d+\.\d dB.*psnr_db 200.*costliest layers: .* dB"):
-        export_bundle(
-            load_checkpoint(tiny.run.last),
-            tmp_path / "int8",
+        export(
+            tiny.run.last,
             ExportOptions(precision="int8", min_psnr_db=200),
+            out=tmp_path / "int8",
         )
     assert not (tmp_path / "int8").exists()
     assert list(models()) == []

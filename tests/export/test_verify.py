@@ -13,7 +13,7 @@ import torch
 from tlp_cli.main import main
 
 from tests.support import TinyModel
-from tlp_export.onnx_export import export_bundle
+from tlp_export import export
 from tlp_export.options import BOUNDS, ExportOptions
 from tlp_export.structure import require_structure
 from tlp_export.verify import check_alone
@@ -114,7 +114,7 @@ def test_values_that_are_not_finite_are_found_without_a_checkpoint(
 
 def test_one_graph_takes_slices_of_several_sizes(tiny: TinyModel) -> None:
     checkpoint = load_checkpoint(tiny.run.last)
-    exported = export_bundle(checkpoint, options=ExportOptions(largest=(240, 240)))
+    exported = export(checkpoint, options=ExportOptions(largest=(240, 240)))
     assert exported.name.endswith("-240x240")
     assert exported.bundle.spec.sizes == SizeSpec(smallest=(64, 64), largest=(240, 240))
     generator = checkpoint.generator()

@@ -34,7 +34,7 @@ from tlp_server.failures import worded as http_worded
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
     path
-    for package in ("tlp_runtime", "tlp_server", "tlp_train")
+    for package in ("tlp_runtime", "tlp_server", "tlp_train", "tlp_export")
     for path in (ROOT / package).rglob("*.py")
 ]
 VERBS = {command.name or "" for command in app.registered_commands} | {
@@ -64,7 +64,7 @@ def literals(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-def test_neither_runtime_nor_server_names_an_option_or_a_verb_of_the_command_line() -> None:
+def test_no_library_names_an_option_or_a_verb_of_the_command_line() -> None:
     verbs = "|".join(sorted(VERBS))
     forbidden = re.compile(rf"--[a-z]|\btlp ({verbs})\b")
     assert forbidden.search("Give --overwrite")
@@ -198,6 +198,12 @@ def test_every_option_and_task_of_a_fix_exists_on_the_command_line() -> None:
             RunTask("export", (("engine", "trt"),), "to build it now"),
             "Run the task export with engine trt to build it now.",
             "Run tlp export --engine trt to build it now.",
+            "",
+        ),
+        (
+            RunTask("build", (("bundle", "my model"), ("engine", "trt"))),
+            "Run the task build with bundle my model, engine trt.",
+            "Run tlp build 'my model' --engine trt.",
             "",
         ),
         (

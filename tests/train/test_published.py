@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tlp_export.onnx_export import export_bundle
+from tlp_export import export
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import ModelDamaged, ModelMismatch, OutputError, UnsafeCheckpoint
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
@@ -62,7 +62,7 @@ def test_imported_and_exported_weights_give_the_published_output(
         output = checkpoint.generator()(*(torch.from_numpy(tensors[name]) for name in names))
     assert np.abs(output.numpy() - expected).max() <= 1e-5
 
-    exported = export_bundle(checkpoint, tmp_path / "bundle")
+    exported = export(checkpoint, out=tmp_path / "bundle")
     card = (exported.bundle.path / "MODEL_CARD.md").read_text()
     assert f"not known: imported from {weights.name}" in card
     # The graph is of the full crop, 4 x 4 of the fixture's images; the network, proven equal to

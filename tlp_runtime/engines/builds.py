@@ -83,6 +83,40 @@ def current_gpu(index: int = 0) -> Gpu | None:
     return gpus[index] if index < len(gpus) else None
 
 
+def add_engine(
+    bundle: Bundle,
+    flavour: FlavourName,
+    options: EngineOptions | None = None,
+    *,
+    warn: Warn,
+    on_builder: Callable[[str, str], None] = lambda builder, where: None,
+    progress: BuildProgress | None = None,
+) -> StoredEngine:
+    """Add an engine to a bundle, with what is installed here.
+
+    Parameters
+    ----------
+    flavour
+        ``trt`` takes the flavour that is installed and suits the GPU (:func:`pick_flavour`),
+        ``trt-rtx`` TensorRT-RTX.
+    on_builder
+        Called, before the build, with the product and version that builds and with the GPU.
+
+    Raises
+    ------
+    DependencyMissing
+        The flavour is not installed.
+    DeviceUnavailable, EngineError, OutputError
+        As :func:`build_engine`.
+    """
+    gpu = current_gpu()
+    binding = load(flavour if flavour == "trt-rtx" else pick_flavour(gpu))
+    on_builder(f"{binding.product} {binding.version}", "no GPU here" if gpu is None else gpu.name)
+    return build_engine(
+        bundle, options or EngineOptions(), binding, gpu, warn=warn, progress=progress
+    )
+
+
 def build_engine(
     bundle: Bundle,
     options: EngineOptions,
@@ -205,7 +239,11 @@ def obtain(
             f"{why} Building one was refused",
             fix=(
                 SetOption("build", "", "to build it at the first run"),
-                RunTask("export", (("engine", flavour),), "to build it now"),
+                RunTask(
+                    "build",
+                    (("bundle", str(bundle.path)), ("engine", flavour)),
+                    "to build it now",
+                ),
             ),
         )
     options = EngineOptions() if nearest is None else nearest.options

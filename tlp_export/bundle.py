@@ -1,0 +1,304 @@
+"""A verified bundle from a checkpoint: folded, traced, compared, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tlp_export.card import model_card, training_data
+from tlp_export.fold import Cost, FoldLine, cost, fold, savings
+from tlp_export.graph import export_module
+from tlp_export.onnx_graph import opset_of, write_onnx
+from tlp_export.options import BOUNDS, ExportOptions
+from tlp_export.precision import DTYPES, to_precision
+from tlp_export.quantize import LayerCost, quantize
+from tlp_export.slices import Tensors, calibration_slices
+from tlp_export.verify import Parity, check_parity
+from tlp_runtime.errors import ParityError, SetOption
+from tlp_runtime.files.atomic import atomic_folder, write_text
+from tlp_runtime.files.hashes import sha256
+from tlp_runtime.io.brats import find_cases
+from tlp_runtime.models.bundle import (
+    ENGINES,
+    FILES,
+    MANIFEST,
+    MANIFEST_MAJOR,
+    MODEL_CARD,
+    ONNX,
+    PARITY,
+    SPEC,
+    Bundle,
+)
+from tlp_runtime.models.choice import models, models_folder
+from tlp_runtime.spec.model import ModelSpec, SizeSpec
+from tlp_train.checkpoint import Checkpoint
+from tlp_train.network import Generator
+
+SMALLEST_SIDE = 64
+"""Of the slices that a graph with dynamic height and width takes."""
+
+OnStage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """What became of the network on its way into the graph.
+
+    Parameters
+    ----------
+    before, after
+        Of the network as published and as exported.
+    nodes
+        In the ONNX graph.
+    folds
+        Each pass.
+    layers
+        What int8 costs, layer by layer, the costliest first; empty for other precisions.
+    excluded
+        The layers that stayed in float32 as asked.
+    """
+
+    before: Cost
+    after: Cost
+    nodes: int
+    folds: tuple[FoldLine, ...]
+    layers: tuple[LayerCost, ...]
+    excluded: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A bundle that was made, the name it was registered under, its parity and how it was made."""
+
+    name: str
+    bundle: Bundle
+    parity: Parity
+    report: GraphReport
+
+
+def make_bundle(
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    out: Path | None,
+    *,
+    overwrite: bool,
+    on_stage: OnStage,
+) -> Made:
+    """Fold, trace, verify, write and register a bundle.
+
+    Engines of the bundle that is replaced are kept if its graph is the same.
+
+    Parameters
+    ----------
+    out
+        The bundle's folder; None takes one in the local store, named after inputs, preset,
+        checkpoint and options, and replaces an earlier export of the same.
+    on_stage
+        Called with what begins.
+
+    Raises
+    ------
+    ParityError
+        The graph's values or types are not what they must be; nothing is written or registered.
+    OutputError
+        ``out`` exists, or cannot be written.
+    """
+    spec = _exported_spec(checkpoint, options)
+    generator = checkpoint.generator(spec)
+    calibration = _calibration(spec, options, on_stage)
+    folder = out or models_folder() / bundle_name(checkpoint, options, calibration)
+    with atomic_folder(folder, overwrite=overwrite or out is None) as temporary:
+        deployed, layers = _deployed(generator, options, calibration, on_stage)
+        on_stage("tracing")
+        graph = export_module(deployed, DTYPES[options.precision])
+        nodes = write_onnx(graph, spec, temporary / ONNX)
+        on_stage("verifying")
+        try:
+            parity = check_parity(
+                generator,
+                temporary / ONNX,
+                options.precision,
+                bounds=options.bounds,
+                module=graph,
+            )
+            parity.require()
+        except ParityError as error:
+            raise _refused(error, layers) from error
+        report = _report(spec, options, nodes, layers)
+        write_text(temporary / SPEC, spec.to_json())
+        write_text(temporary / PARITY, json.dumps(parity.to_dict(), indent=2) + "\n")
+        write_text(temporary / MODEL_CARD, model_card(checkpoint, options, parity))
+        manifest = _manifest(checkpoint, options, parity, report, temporary)
+        write_text(temporary / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        _keep_engines(folder, temporary)
+    name = models().add(folder.name, folder)
+    return Made(name, Bundle.open(folder), parity, report)
+
+
+def _exported_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
+    """The specification of the graph: the checkpoint's, with the sizes it is exported for."""
+    spec = checkpoint.spec
+    if options.largest is None:
+        return spec
+    height, width = (min(SMALLEST_SIDE, side) for side in (spec.crop.height, spec.crop.width))
+    return replace(spec, sizes=SizeSpec(smallest=(height, width), largest=options.largest))
+
+
+def _calibration(spec: ModelSpec, options: ExportOptions, on_stage: OnStage) -> list[Tensors]:
+    """Single slices that int8 takes its ranges from; none for other precisions."""
+    if options.precision != "int8":
+        return []
+    on_stage("reading calibration slices")
+    cases = []
+    if options.calibration is not None:
+        cases = find_cases(options.calibration, (*spec.inputs, "seg"))
+    return calibration_slices(spec, cases)
+
+
+def _deployed(
+    generator: Generator,
+    options: ExportOptions,
+    calibration: Sequence[Tensors],
+    on_stage: OnStage,
+) -> tuple[Generator, list[LayerCost]]:
+    """The network in the form to be traced, and what its int8 layers cost."""
+    if not options.fold:
+        return generator, []
+    on_stage("folding")
+    folded = fold(generator)
+    if options.precision != "int8":
+        return to_precision(folded, options.precision), []
+    on_stage("calibrating")
+    return quantize(
+        folded,
+        calibration,
+        exclude=options.exclude,
+        on_layer=lambda name: on_stage(f"ranking {name}"),
+    )
+
+
+def _refused(error: ParityError, layers: Sequence[LayerCost]) -> ParityError:
+    """The error of a graph that missed its bounds; for int8, with the layers to blame."""
+    if not layers:
+        return ParityError(f"{error.problem} Nothing was registered.", fix=error.fixes)
+    worst = ", ".join(f"{layer.name} ({layer.psnr_db:.1f} dB alone)" for layer in layers[:5])
+    return ParityError(
+        f"{error.problem} Nothing was registered. The costliest layers: {worst}",
+        fix=(
+            SetOption("exclude", layers[0].name, "to leave that layer in float32"),
+            SetOption("min_psnr_db", "a lower value", "to accept a lower PSNR"),
+        ),
+    )
+
+
+def _report(
+    spec: ModelSpec, options: ExportOptions, nodes: int, layers: Sequence[LayerCost]
+) -> GraphReport:
+    folds = savings(spec) if options.fold else ()
+    before = cost(spec)
+    after = folds[-1].after if folds else before
+    return GraphReport(before, after, nodes, folds, tuple(layers), options.exclude)
+
+
+def _keep_engines(replaced: Path, folder: Path) -> None:
+    """Take over the engines of the bundle that is about to be replaced, if its graph is equal.
+
+    Engines of another graph could not be used.
+    """
+    old = replaced / ENGINES
+    if not old.is_dir() or not (replaced / ONNX).is_file():
+        return
+    if sha256(replaced / ONNX) == sha256(folder / ONNX):
+        shutil.copytree(
+            old,
+            folder / ENGINES,
+            copy_function=_link,
+            ignore=shutil.ignore_patterns(".*"),
+        )
+
+
+def _link(source: str, target: str) -> None:
+    """Link a file, or copy it where the file system has no links: engines are large."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def bundle_name(
+    checkpoint: Checkpoint, options: ExportOptions, calibration: Sequence[Tensors] = ()
+) -> str:
+    """The name of a bundle in the local store: two exports that differ have two names.
+
+    Options that the name does not show (calibration, exclusions, the lowest PSNR) add a hash where
+    they are not the defaults.
+    """
+    inputs = "-".join(checkpoint.spec.inputs)
+    variant = "" if options.fold else "-unfolded"
+    if options.largest is not None:
+        variant += f"-{options.largest[0]}x{options.largest[1]}"
+    hidden: dict[str, Any] = {}
+    if options.calibration is not None:
+        hidden["calibration"] = _digest(calibration)
+    if options.exclude:
+        hidden["exclude"] = sorted(options.exclude)
+    if options.bounds != BOUNDS[options.precision]:
+        hidden["bounds"] = dict(options.bounds)
+    if hidden:
+        text = json.dumps(hidden, sort_keys=True)
+        variant += f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return f"{inputs}-{_origin(checkpoint)}-{checkpoint.sha256[:8]}-{options.precision}{variant}"
+
+
+def _digest(slices: Sequence[Tensors]) -> str:
+    """A hash of the voxels of slices, wherever their files lie."""
+    content = hashlib.sha256()
+    for tensors in slices:
+        for name, array in sorted(tensors.items()):
+            content.update(name.encode())
+            content.update(array.tobytes())
+    return content.hexdigest()
+
+
+def _origin(checkpoint: Checkpoint) -> str:
+    return "imported" if checkpoint.config is None else checkpoint.config.preset
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    parity: Parity,
+    report: GraphReport,
+    folder: Path,
+) -> dict[str, Any]:
+    run = checkpoint.path.resolve().parent
+    return {
+        "schema": {"major": MANIFEST_MAJOR, "minor": 0},
+        "precision": options.precision,
+        "files": {name: sha256(folder / name) for name in FILES},
+        "parity": {"bounds": parity.bounds, "passed": parity.passed},
+        "graph": asdict(report),
+        "provenance": {
+            "checkpoint": {
+                "file": checkpoint.path.name,
+                "sha256": checkpoint.sha256,
+                "epoch": checkpoint.epoch,
+            },
+            "imported": checkpoint.imported,
+            "run": run.name,
+            "training_data": training_data(checkpoint),
+            "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "opset": opset_of(options.precision),
+            "versions": {name: version(name) for name in ("tlp-mri", "torch", "onnx", "onnxscript")}
+            | {"python": platform.python_version()},
+        },
+    }

@@ -1,0 +1,52 @@
+"""The model card: a bundle in words."""
+
+from __future__ import annotations
+
+from tlp_export.options import ExportOptions
+from tlp_export.verify import Parity, agreement
+from tlp_runtime.spec.model import OUTPUT_NAME
+from tlp_train.checkpoint import Checkpoint
+
+
+def training_data(checkpoint: Checkpoint) -> str:
+    """What is known of the training data, as one phrase."""
+    if checkpoint.imported is not None:
+        return f"not known: imported from {checkpoint.imported['file']}"
+    if checkpoint.config is not None and checkpoint.config.preset == "demo":
+        return "demo preset: a small network for demonstration; it is no model for patients"
+    return "as recorded in the run folder"
+
+
+def model_card(checkpoint: Checkpoint, options: ExportOptions, parity: Parity) -> str:
+    """``MODEL_CARD.md``."""
+    spec, config = checkpoint.spec, checkpoint.config
+    training, prompts = "not known: imported weights", "not known"
+    if config is not None:
+        training = (
+            f"{config.preset}, {checkpoint.epoch} of {config.epochs} epochs, seed {config.seed}"
+        )
+        prompts = "fuzzy (Algorithm 1)" if config.fpg else "exact segmentation"
+    inputs = " and ".join(name.upper() for name in spec.inputs)
+    net = spec.network
+    shape = f"(B, 1, {spec.crop.height}, {spec.crop.width})"
+    return f"""# TLP model: {inputs} to synthetic T1ce
+
+Synthesizes a contrast-enhanced T1 image from {inputs} and an optional region prompt
+(arXiv 2503.01265). **Research use only: the image is synthetic, not acquired, and not for
+diagnosis.**
+
+| | |
+|---|---|
+| inputs | {", ".join(spec.tensor_names)}, each {shape} float32 |
+| output | {OUTPUT_NAME}, {shape} float32 in [-1, 1] |
+| network | dim {net.dim}, {net.levels} downsamplings, blocks {net.blocks}, FFN {net.ffn} |
+| training | {training} |
+| training data | {training_data(checkpoint)} |
+| prompts in training | {prompts} |
+| checkpoint | SHA-256 {checkpoint.sha256} |
+| precision | {options.precision}; {agreement(parity)} |
+
+Volumes must be skull-stripped, 1 mm isotropic and hold the crop (rows {spec.crop.rows}, columns
+{spec.crop.columns} in {spec.crop.orientation} order); intensities are scaled by the rule
+`{spec.intensity.rule}`.
+"""

@@ -1,0 +1,107 @@
+"""The traced network as one ONNX file."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from tlp_export.graph import example_inputs
+from tlp_runtime.engines.onnx import SPEC_KEY
+from tlp_runtime.errors import ModelError
+from tlp_runtime.models.bundle import Precision
+from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
+
+OPSET = 20
+BF16_OPSET = 22
+"""The first in which a convolution may be bfloat16."""
+
+
+def opset_of(precision: Precision) -> int:
+    """The opset of a graph of that precision."""
+    return BF16_OPSET if precision == "bf16" else OPSET
+
+
+def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
+    """Trace ``graph`` into one ONNX file, specification inside; returns its number of nodes.
+
+    The batch axis is dynamic; height and width are where ``spec.sizes`` says so.
+
+    Raises
+    ------
+    ModelError
+        The file does not pass ``onnx.checker``.
+    """
+    axes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if spec.sizes is not None:
+        step = 2**spec.network.levels
+        for axis, name in ((2, "height"), (3, "width")):
+            low, high = spec.sizes.smallest[axis - 2], spec.sizes.largest[axis - 2]
+            steps = torch.export.Dim(f"{name}_steps", min=low // step, max=high // step)
+            axes[axis] = step * steps
+    half = {parameter.dtype for parameter in graph.parameters()}
+    opset = BF16_OPSET if torch.bfloat16 in half else OPSET
+    inputs = example_inputs(spec)
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        # The exporter warns of its own internals; the graph is checked by value below.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph,
+            inputs,
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(spec.tensor_names),
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=tuple(axes for _ in inputs),
+            external_data=False,
+            optimize=True,
+            verbose=False,
+        )
+        if program is None:
+            raise ModelError("torch.onnx.export returned nothing; check the torch version.")
+        program.save(str(path), external_data=False)
+    model = onnx.load(path)
+    _fix_shapes(model.graph)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = SPEC_KEY, spec.to_json()
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"the exported graph is no valid ONNX: {error}") from error
+    onnx.save(model, path)
+    return len(model.graph.node)
+
+
+def _fix_shapes(graph: onnx.GraphProto) -> None:
+    """Write shapes that only the batch varies into the reshapes, instead of reading them at run.
+
+    ONNX Runtime reads shapes on the CPU, which a graph that is to stay on a GPU, and be captured
+    there, should not need. Graphs of dynamic height and width keep theirs.
+    """
+    known = {
+        value.name: [axis.dim_value or -1 for axis in value.type.tensor_type.shape.dim]
+        for value in graph.value_info
+    }
+    read = {node.output[0]: node for node in graph.node if node.op_type == "Shape"}
+    for node in graph.node:
+        source = read.get(node.input[1]) if node.op_type == "Reshape" else None
+        shape = known.get(source.input[0]) if source is not None else None
+        if source is None or shape is None or shape.count(-1) != 1:
+            continue
+        name = f"{source.output[0]}_fixed"
+        if name not in {tensor.name for tensor in graph.initializer}:
+            graph.initializer.append(
+                onnx.helper.make_tensor(name, onnx.TensorProto.INT64, [len(shape)], shape)
+            )
+        node.input[1] = name
+    used = {name for node in graph.node for name in node.input}
+    for node in read.values():
+        if node.output[0] not in used:
+            graph.node.remove(node)
