@@ -1,82 +1,35 @@
-"""`tlp build`: a TensorRT engine added to a model bundle; and the options of engines."""
+"""`tlp build`: a TensorRT engine added to a model bundle."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tlp_runtime.engines.options import EngineOptions
+from tlp_runtime.engines.tensorrt.flavours import FlavourName
+
 from .console import JsonPath, Overwrite, Quiet, Verbose, begin, write_json
 from .model import BuildBar
+from .options import verb
 
 if TYPE_CHECKING:
-    from tlp_runtime.engines.options import EngineOptions
     from tlp_runtime.engines.plans import StoredEngine
 
 
-class Flavour(StrEnum):
-    """The TensorRT to build with."""
-
-    trt = "trt"
-    trt_rtx = "trt-rtx"
-
-
-class Hardware(StrEnum):
-    """GPUs that an engine of enterprise TensorRT runs on."""
-
-    none = "none"
-    same_cc = "same-cc"
-    ampere = "ampere+"
-
-
-BatchProfiles = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--batch",
-        metavar="MIN,OPT,MAX",
-        help="Batch sizes of the engine; repeatable, one profile each; default: 1,4,16.",
-    ),
-]
-Workspace = Annotated[
-    int | None, typer.Option("--workspace", help="Most GPU memory the builder may use, MiB.")
-]
-BuilderLevel = Annotated[
-    int | None,
-    typer.Option("--builder-level", help="0 (fast build) to 5 (fast engine); default: 3."),
-]
-Targets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target",
-        help="TensorRT-RTX: compute capability such as 8.6, or current; repeatable; "
-        "default: all it supports.",
-    ),
-]
-HardwareOption = Annotated[
-    Hardware,
-    typer.Option("--hardware", help="TensorRT: GPUs the engine runs on besides this model of GPU."),
-]
-VersionCompatible = Annotated[
-    bool,
-    typer.Option(
-        "--version-compatible", help="TensorRT: later versions of the same major may open it."
-    ),
-]
-
-
+@verb
 def command(
+    *,
     bundle: Annotated[str, typer.Argument(help="Bundle folder or registered name.")],
     engine: Annotated[
-        Flavour,
-        typer.Option("--engine", help="trt: the TensorRT that is installed; or trt-rtx."),
-    ] = Flavour.trt,
-    batch: BatchProfiles = None,
-    workspace: Workspace = None,
-    builder_level: BuilderLevel = None,
-    target: Targets = None,
-    hardware: HardwareOption = Hardware.none,
-    version_compatible: VersionCompatible = False,
+        FlavourName,
+        typer.Option(
+            "--engine",
+            help="trt: by the TensorRT that is installed; trt-rtx: by TensorRT-RTX.",
+            rich_help_panel=EngineOptions.TITLE,
+        ),
+    ] = "trt",
+    options: EngineOptions,
     json_path: JsonPath = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -92,12 +45,11 @@ def command(
     from tlp_runtime.models.choice import find_bundle
 
     output = begin(quiet, verbose)
-    options = engine_options(batch, workspace, builder_level, target, hardware, version_compatible)
     opened, _ = find_bundle(bundle, None)
     with output.progress("building", named=True) as bar:
         stored = add_engine(
             opened,
-            engine.value,
+            engine,
             options,
             warn=output.warn,
             on_builder=lambda builder, where: output.default("builder", builder, where),
@@ -109,27 +61,6 @@ def command(
     flavour = stored.sidecar["flavour"]
     output.done(
         f"engine {describe(stored)}", f"tlp infer --model {bundle} --engine {flavour} {images}"
-    )
-
-
-def engine_options(
-    batch: list[str] | None,
-    workspace: int | None,
-    level: int | None,
-    targets: list[str] | None,
-    hardware: Hardware,
-    version_compatible: bool,
-) -> EngineOptions:
-    """The options of an engine from their flags."""
-    from tlp_runtime.engines.options import BatchProfile, EngineOptions
-
-    return EngineOptions(
-        profiles=tuple(BatchProfile.parse(text) for text in batch or ["1,4,16"]),
-        workspace_mib=workspace,
-        level=level,
-        targets=tuple(targets or ()),
-        hardware=hardware.value,
-        version_compatible=version_compatible,
     )
 
 

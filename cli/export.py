@@ -2,108 +2,74 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from tlp_runtime.errors import UsageError
+from tlp_export.options import ExportOptions, Target
+from tlp_runtime.engines.options import EngineOptions
 
-from .build import (
-    BatchProfiles,
-    BuilderLevel,
-    Hardware,
-    HardwareOption,
-    Targets,
-    VersionCompatible,
-    Workspace,
-    describe,
-    engine_options,
-)
+from .build import describe
 from .console import JsonPath, Output, Overwrite, Quiet, Verbose, begin, require, write_json
 from .model import BuildBar
+from .options import verb
 
 if TYPE_CHECKING:
     from tlp_export.bundle import GraphReport
-    from tlp_export.options import ExportOptions
 
 
-class Target(StrEnum):
-    """What to build."""
+class Which(StrEnum):
+    """Checkpoints of a run."""
 
-    onnx = "onnx"
-    trt = "trt"
-    trt_rtx = "trt-rtx"
-
-
-class PrecisionName(StrEnum):
-    """What the convolutions compute in."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    bf16 = "bf16"
-    int8 = "int8"
+    last = "last"
+    best = "best"
 
 
+@verb
 def command(
+    *,
     checkpoint: Annotated[
         Path | None,
         typer.Argument(help="Checkpoint or run folder; default: the newest finished run."),
     ] = None,
-    engine: Annotated[
-        Target, typer.Option("--engine", help="onnx alone, or a TensorRT engine besides.")
-    ] = Target.onnx,
     which: Annotated[
-        str, typer.Option("--checkpoint", help="last or best, of a run folder.")
-    ] = "last",
-    batch: BatchProfiles = None,
-    workspace: Workspace = None,
-    builder_level: BuilderLevel = None,
-    target: Targets = None,
-    hardware: HardwareOption = Hardware.none,
-    version_compatible: VersionCompatible = False,
+        Which, typer.Option("--checkpoint", help="Which checkpoint of a run folder.")
+    ] = Which.last,
+    options: ExportOptions,
+    engine: Annotated[
+        Target,
+        typer.Option(
+            "--engine",
+            help="onnx: the graph alone. trt: an engine too, by the TensorRT that is installed. "
+            "trt-rtx: by TensorRT-RTX.",
+            rich_help_panel=EngineOptions.TITLE,
+        ),
+    ] = "onnx",
+    engine_options: EngineOptions,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Bundle folder; default: in the local store.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     triton: Annotated[
         Path | None,
-        typer.Option("--triton", metavar="DIR", help="Add it to a model repository for Triton."),
-    ] = None,
-    precision: Annotated[
-        PrecisionName,
-        typer.Option("--precision", help="Of the convolutions; sums stay fp32, and so does I/O."),
-    ] = PrecisionName.fp32,
-    no_fold: Annotated[
-        bool, typer.Option("--no-fold", help="The graph as published, for comparison; fp32 only.")
-    ] = False,
-    max_size: Annotated[
-        str | None,
         typer.Option(
-            "--max-size",
-            metavar="HxW",
-            help="Take slices of any size up to this; default: the crop.",
+            "--triton",
+            metavar="DIR",
+            help="Add the model to this model repository for Triton.",
+            rich_help_panel="Output",
         ),
     ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option("--calibration", help="BraTS cases for int8's ranges; default: the phantom."),
-    ] = None,
-    min_psnr: Annotated[
-        float | None,
-        typer.Option("--min-psnr", help="int8: least PSNR to the checkpoint, dB; default: 45."),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--exclude", help="int8: a layer (or its name's beginning) to leave fp32; repeatable."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Bundle folder; default: in the local store.")
-    ] = None,
-    overwrite: Overwrite = False,
     json_path: JsonPath = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -118,21 +84,15 @@ def command(
     import tlp_export
     from tlp_export.verify import agreement
 
-    if which not in ("last", "best"):
-        raise UsageError(f"--checkpoint {which}: expected last or best.")
-    options_of_engine = engine_options(
-        batch, workspace, builder_level, target, hardware, version_compatible
-    )
-    options = _options(precision.value, no_fold, max_size, calibration, min_psnr, exclude or [])
-    source = _checkpoint_file(checkpoint, which, output)
+    source = _checkpoint_file(checkpoint, which.value, output)
     with output.progress("exporting", named=True) as bar:
         task = bar.add_task("", total=None)
         exported = tlp_export.export(
             source,
             options,
             out=out,
-            engine=engine.value,
-            engine_options=options_of_engine,
+            engine=engine,
+            engine_options=engine_options,
             triton=triton,
             overwrite=overwrite,
             on_stage=lambda stage: bar.update(task, description=stage),
@@ -162,32 +122,6 @@ def command(
     write_json(json_path, record, overwrite=overwrite)
     images = " ".join(f"--{name} {name}.nii.gz" for name in bundle.spec.inputs)
     output.done(made, f"tlp infer {images} --prompt roi.nii.gz")
-
-
-def _options(
-    precision: Any,
-    no_fold: bool,
-    max_size: str | None,
-    calibration: Path | None,
-    min_psnr: float | None,
-    exclude: list[str],
-) -> ExportOptions:
-    from tlp_export.options import ExportOptions
-
-    largest = None
-    if max_size is not None:
-        sides = re.fullmatch(r"(\d+)x(\d+)", max_size)
-        if sides is None:
-            raise UsageError(f"--max-size {max_size}: expected HxW such as 240x240.")
-        largest = (int(sides[1]), int(sides[2]))
-    return ExportOptions(
-        precision=precision,
-        fold=not no_fold,
-        largest=largest,
-        calibration=calibration,
-        min_psnr_db=min_psnr,
-        exclude=tuple(exclude),
-    )
 
 
 def _explain(output: Output, report: GraphReport) -> None:

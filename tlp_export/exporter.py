@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from tlp_export.bundle import GraphReport, make_bundle
-from tlp_export.options import ExportOptions
+from tlp_export.options import ExportOptions, Target
 from tlp_export.triton import Plan, write_repository
 from tlp_export.verify import Parity
 from tlp_runtime.engines.builds import add_engine
@@ -20,9 +19,6 @@ from tlp_runtime.errors import DependencyMissing, SetOption, UsageError
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.warnings import TLPWarning, Warn, WarningLog
 from tlp_train.checkpoint import Checkpoint, load_checkpoint
-
-Target = Literal["onnx", "trt", "trt-rtx"]
-"""What to make: the ONNX bundle alone, or a TensorRT engine in it (``trt``: as installed)."""
 
 
 @dataclass(frozen=True)

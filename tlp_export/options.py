@@ -6,11 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from tlp_runtime.errors import SetOption, UsageError
 from tlp_runtime.models.bundle import Precision
 from tlp_runtime.options import OptionGroup, option
+
+Target = Literal["onnx", "trt", "trt-rtx"]
+"""What is made of a checkpoint: the graph alone, or an engine too."""
 
 Bounds = Mapping[str, float]
 

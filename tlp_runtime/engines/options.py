@@ -58,8 +58,8 @@ class EngineOptions(OptionGroup):
     Parameters
     ----------
     profiles
-        Batch sizes of the engine: least, usual and most slices per run. Several may be given; a
-        run takes the one that fits its batch best.
+        Batch sizes of the engine: least, usual and most slices per run; by default 1,4,16. Several
+        may be given; a run takes the one that fits its batch best.
     workspace_mib
         Most GPU memory that the builder may use, in MiB; by default as TensorRT decides.
     level
