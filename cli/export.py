@@ -28,8 +28,8 @@ from .console import JsonPath, Output, Overwrite, Quiet, Verbose, begin, require
 from .model import BuildBar
 
 if TYPE_CHECKING:
-    from tlp_export.bundle import GraphReport
     from tlp_export.options import ExportOptions
+    from tlp_runtime.models.manifest import GraphReport
 
 
 class Target(StrEnum):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tlp_export.bundle import GraphReport, make_bundle
+from tlp_export.bundle import make_bundle
 from tlp_export.options import ExportOptions
 from tlp_export.triton import Plan, write_repository
 from tlp_export.verify import Parity
@@ -18,6 +18,7 @@ from tlp_runtime.engines.plans import StoredEngine
 from tlp_runtime.engines.tensorrt.build import BuildProgress
 from tlp_runtime.errors import DependencyMissing, SetOption, UsageError
 from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.models.manifest import GraphReport
 from tlp_runtime.warnings import TLPWarning, Warn, WarningLog
 from tlp_train.checkpoint import Checkpoint, load_checkpoint
 

@@ -14,7 +14,7 @@ from torch import nn
 from tlp_export.graph import example_inputs
 from tlp_runtime.engines.onnx import SPEC_KEY
 from tlp_runtime.errors import ModelError
-from tlp_runtime.models.bundle import Precision
+from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
 
 OPSET = 20

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlp_runtime.errors import SetOption, UsageError
-from tlp_runtime.models.bundle import Precision
+from tlp_runtime.models.manifest import Precision
 
 Bounds = Mapping[str, float]
 
