@@ -47,8 +47,9 @@ from tlp_runtime.cohort.run import Summary, run_cohort
 from tlp_runtime.engines.base import Engine, Slices
 from tlp_runtime.engines.devices import choose_all, cores, open_all
 from tlp_runtime.files import gzip
-from tlp_runtime.models.bundle import ONNX, Bundle
+from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import find_bundle
+from tlp_runtime.models.manifest import ONNX, Manifest
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.synthesis.batches import Batcher, SliceWork
 from tlp_runtime.synthesis.prepare import prepare
@@ -73,8 +74,8 @@ class StandIn(Engine):
     library = "none"
 
     def __init__(self, spec: ModelSpec, run_s: float, slice_s: float) -> None:
-        record = {"files": {ONNX: "0" * 64}, "precision": "fp32"}
-        super().__init__(Bundle(Path("stand-in"), spec, record))
+        manifest = Manifest(graph_dtype="fp32", compute_precision="fp32", files={ONNX: "0" * 64})
+        super().__init__(Bundle(Path("stand-in"), spec, manifest))
         self._run_s, self._slice_s = run_s, slice_s
 
     def _run(self, tensors: Mapping[str, Slices]) -> Slices:

@@ -26,7 +26,8 @@ from tlp_runtime.engines.select import choose
 from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.engines.tensorrt.run import open_plan
 from tlp_runtime.engines.trt_rtx import RtxEngine
-from tlp_runtime.models.bundle import FILES, MANIFEST, Bundle
+from tlp_runtime.models.bundle import MANIFEST, Bundle
+from tlp_runtime.models.manifest import FILES
 from tlp_runtime.models.store import home
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
 

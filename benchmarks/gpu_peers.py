@@ -20,7 +20,7 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 from tlp_export.precision import DTYPES, half_module
-from tlp_runtime.models.bundle import Precision
+from tlp_runtime.models.manifest import Precision
 from tlp_train.network import Generator
 
 EAGER = "eager fp32"

@@ -119,8 +119,8 @@ def prepare(wanted: Preparation) -> dict[str, Any]:
 
 def _bundle(checkpoint: Checkpoint, folder: Path, options: ExportOptions) -> Any:
     if (folder / MANIFEST).is_file():
-        made_of = Bundle.open(folder).manifest["provenance"]["checkpoint"]["sha256"]
-        if made_of == checkpoint.sha256:
+        made_of = Bundle.open(folder).manifest.provenance.checkpoint
+        if made_of is not None and made_of.sha256 == checkpoint.sha256:
             print(f"{folder.name}: is there already", flush=True)
             return json.loads((folder / "parity.json").read_text(encoding="utf-8"))
     began = time.perf_counter()

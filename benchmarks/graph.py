@@ -36,7 +36,7 @@ from tlp_export.fold import fold, savings
 from tlp_export.graph import export_module
 from tlp_export.onnx_graph import write_onnx
 from tlp_export.precision import DTYPES, to_precision
-from tlp_export.quantize import LayerCost, quantize
+from tlp_export.quantize import quantize
 from tlp_export.slices import (
     Tensors,
     calibration_slices,
@@ -47,6 +47,7 @@ from tlp_export.slices import (
 )
 from tlp_runtime.bench import environment
 from tlp_runtime.engines.choice import EngineChoice
+from tlp_runtime.models.manifest import LayerCost
 from tlp_runtime.spec.model import PROMPT_NAME
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.network import Generator

@@ -19,7 +19,7 @@ from .model import BuildBar
 from .options import verb
 
 if TYPE_CHECKING:
-    from tlp_export.bundle import GraphReport
+    from tlp_runtime.models.manifest import GraphReport
 
 
 class Which(StrEnum):

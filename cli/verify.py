@@ -40,32 +40,35 @@ def command(
     """
     output = begin(quiet, verbose)
     require("export", "torch", "onnx", "onnxscript")
-    from tlp_export.verify import agreement, check_alone, check_parity
+    from tlp_export.verify import agreement, bounds_of, check_alone, check_parity
     from tlp_runtime.errors import ModelMismatch, UsageError
     from tlp_runtime.io.brats import find_cases
     from tlp_runtime.models.choice import find_bundle
     from tlp_train.checkpoint import load_checkpoint
 
     opened, _ = find_bundle(bundle, None)
-    bounds = opened.manifest["parity"]["bounds"]
-    recorded = opened.manifest["provenance"]["checkpoint"]["sha256"]
+    made_of = opened.manifest.provenance.checkpoint
     checkpoint = load_checkpoint(reference) if reference is not None else _recorded(opened)
-    if checkpoint is not None and checkpoint.sha256 != recorded:
+    if checkpoint is not None and (made_of is None or checkpoint.sha256 != made_of.sha256):
+        recorded = "a checkpoint that it does not name"
+        if made_of is not None:
+            recorded = f"{made_of.file}, {made_of.sha256[:16]}…"
         raise ModelMismatch(
             f"{checkpoint.path}: SHA-256 {checkpoint.sha256[:16]}…, but {opened.name} was made of "
-            f"{recorded[:16]}…. Give the checkpoint it was exported from."
+            f"{recorded}. Give the checkpoint it was exported from."
         )
     cases = [] if data is None else find_cases(data, opened.spec.inputs)
     if checkpoint is None:
         if cases:
             raise UsageError("--data needs the checkpoint to compare with: give --reference.")
         output.note(
-            "no checkpoint to compare with was found; the graph is checked against itself only. "
-            "Give --reference."
+            "no checkpoint to compare with was found; the graph is compared with "
+            + ("itself only" if opened.manifest.proof is None else "the bundle's proof slice")
+            + ". Give --reference."
         )
         with output.progress("verifying") as bar:
             bar.add_task("", total=None)
-            parity = check_alone(opened.onnx, opened.spec, opened.precision, bounds)
+            parity = check_alone(opened)
     else:
         output.default("reference", checkpoint.path)
         generator = checkpoint.generator(opened.spec)
@@ -75,7 +78,7 @@ def command(
                 generator,
                 opened.onnx,
                 opened.precision,
-                bounds=bounds,
+                bounds=bounds_of(opened),
                 cases=cases,
             )
     record = {
@@ -97,14 +100,17 @@ def _recorded(bundle: Bundle) -> Checkpoint | None:
     from tlp_runtime.models.store import Register
     from tlp_train.checkpoint import load_checkpoint
 
-    provenance = bundle.manifest["provenance"]
+    provenance = bundle.manifest.provenance
+    made_of = provenance.checkpoint
+    if made_of is None:
+        return None
     for entry in Register("runs"):
-        if entry.name == provenance["run"]:
+        if entry.name == provenance.run:
             try:
-                found = load_checkpoint(entry.path / provenance["checkpoint"]["file"])
+                found = load_checkpoint(entry.path / made_of.file)
             except TLPError:
                 return None
-            return found if found.sha256 == provenance["checkpoint"]["sha256"] else None
+            return found if found.sha256 == made_of.sha256 else None
     return None
 
 

@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import platform
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from tlp_export.card import model_card, training_data
-from tlp_export.fold import Cost, FoldLine, cost, fold, savings
+from tlp_export.fold import cost, fold, savings
 from tlp_export.graph import export_module
 from tlp_export.onnx_graph import opset_of, write_onnx
 from tlp_export.options import BOUNDS, ExportOptions
 from tlp_export.precision import DTYPES, to_precision
-from tlp_export.quantize import LayerCost, quantize
-from tlp_export.slices import Tensors, calibration_slices
+from tlp_export.quantize import quantize
+from tlp_export.slices import PROOF_SLICE, Tensors, calibration_slices, proof_slice, run_module
 from tlp_export.verify import Parity, check_parity
 from tlp_runtime.errors import ParityError, SetOption
 from tlp_runtime.files.atomic import atomic_folder, write_text
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.io.brats import find_cases
-from tlp_runtime.models.bundle import (
-    ENGINES,
+from tlp_runtime.models.bundle import ENGINES, MANIFEST, Bundle
+from tlp_runtime.models.choice import models, models_folder
+from tlp_runtime.models.manifest import (
     FILES,
-    MANIFEST,
-    MANIFEST_MAJOR,
     MODEL_CARD,
     ONNX,
     PARITY,
+    PROOF,
     SPEC,
-    Bundle,
+    CheckpointRecord,
+    GraphReport,
+    LayerCost,
+    Manifest,
+    Origin,
+    ParityRecord,
+    ProofRecord,
 )
-from tlp_runtime.models.choice import models, models_folder
+from tlp_runtime.models.proof import Proof
 from tlp_runtime.spec.model import ModelSpec, SizeSpec
 from tlp_train.checkpoint import Checkpoint
 from tlp_train.network import Generator
@@ -47,32 +57,6 @@ SMALLEST_SIDE = 64
 """Of the slices that a graph with dynamic height and width takes."""
 
 OnStage = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class GraphReport:
-    """What became of the network on its way into the graph.
-
-    Parameters
-    ----------
-    before, after
-        Of the network as published and as exported.
-    nodes
-        In the ONNX graph.
-    folds
-        Each pass.
-    layers
-        What int8 costs, layer by layer, the costliest first; empty for other precisions.
-    excluded
-        The layers that stayed in float32 as asked.
-    """
-
-    before: Cost
-    after: Cost
-    nodes: int
-    folds: tuple[FoldLine, ...]
-    layers: tuple[LayerCost, ...]
-    excluded: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -137,8 +121,9 @@ def make_bundle(
         write_text(temporary / SPEC, spec.to_json())
         write_text(temporary / PARITY, json.dumps(parity.to_dict(), indent=2) + "\n")
         write_text(temporary / MODEL_CARD, model_card(checkpoint, options, parity))
+        _proof(generator).save(temporary / PROOF)
         manifest = _manifest(checkpoint, options, parity, report, temporary)
-        write_text(temporary / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        write_text(temporary / MANIFEST, manifest.to_json())
         _keep_engines(folder, temporary)
     name = models().add(folder.name, folder)
     return Made(name, Bundle.open(folder), parity, report)
@@ -273,32 +258,40 @@ def _origin(checkpoint: Checkpoint) -> str:
     return "imported" if checkpoint.config is None else checkpoint.config.preset
 
 
+def _proof(generator: Generator) -> Proof:
+    """The proof slice, with what the checkpoint gives for it in float64."""
+    inputs = proof_slice(generator.spec)
+    exact = run_module(copy.deepcopy(generator).double(), generator.spec, inputs, torch.float64)
+    return Proof(inputs, exact.astype(np.float32))
+
+
 def _manifest(
     checkpoint: Checkpoint,
     options: ExportOptions,
     parity: Parity,
     report: GraphReport,
     folder: Path,
-) -> dict[str, Any]:
-    run = checkpoint.path.resolve().parent
-    return {
-        "schema": {"major": MANIFEST_MAJOR, "minor": 0},
-        "precision": options.precision,
-        "files": {name: sha256(folder / name) for name in FILES},
-        "parity": {"bounds": parity.bounds, "passed": parity.passed},
-        "graph": asdict(report),
-        "provenance": {
-            "checkpoint": {
-                "file": checkpoint.path.name,
-                "sha256": checkpoint.sha256,
-                "epoch": checkpoint.epoch,
-            },
-            "imported": checkpoint.imported,
-            "run": run.name,
-            "training_data": training_data(checkpoint),
-            "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "opset": opset_of(options.precision),
-            "versions": {name: version(name) for name in ("tlp-mri", "torch", "onnx", "onnxscript")}
+) -> Manifest:
+    proof = next(check for check in parity.checks if check.inputs == PROOF_SLICE)
+    return Manifest(
+        graph_dtype=options.precision,
+        compute_precision=options.precision,
+        files={name: sha256(folder / name) for name in (*FILES, PROOF)},
+        parity=ParityRecord(bounds=parity.bounds, passed=parity.passed),
+        graph=report,
+        provenance=Origin(
+            checkpoint=CheckpointRecord(
+                file=checkpoint.path.name, sha256=checkpoint.sha256, epoch=checkpoint.epoch
+            ),
+            imported=checkpoint.imported,
+            run=checkpoint.path.resolve().parent.name,
+            training_data=training_data(checkpoint),
+            created=datetime.now().astimezone().isoformat(timespec="seconds"),
+            opset=opset_of(options.precision),
+            versions={name: version(name) for name in ("tlp-mri", "torch", "onnx", "onnxscript")}
             | {"python": platform.python_version()},
-        },
-    }
+        ),
+        proof=ProofRecord(
+            torch_fp32_max_abs=proof.torch_fp32_max_abs, torch_fp32_rms=proof.torch_fp32_rms
+        ),
+    )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlp_export.bundle import GraphReport, make_bundle
+from tlp_export.bundle import make_bundle
 from tlp_export.options import ExportOptions, Target
 from tlp_export.triton import Plan, write_repository
 from tlp_export.verify import Parity
@@ -17,6 +17,7 @@ from tlp_runtime.engines.plans import StoredEngine
 from tlp_runtime.engines.tensorrt.build import BuildProgress
 from tlp_runtime.errors import DependencyMissing, SetOption, UsageError
 from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.models.manifest import GraphReport
 from tlp_runtime.warnings import TLPWarning, Warn, WarningLog
 from tlp_train.checkpoint import Checkpoint, load_checkpoint
 

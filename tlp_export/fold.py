@@ -31,6 +31,7 @@ from tlp_export.graph import (
     convolution,
     pointwise,
 )
+from tlp_runtime.models.manifest import Cost, FoldLine
 from tlp_runtime.spec.model import ModelSpec
 from tlp_train.network import Generator
 from tlp_train.network.blocks import (
@@ -60,24 +61,6 @@ class Fold:
     name: str
     what: str
     apply: Callable[[Generator], None]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one slice: multiplications and additions, in GFLOP, and operators that compute."""
-
-    gflop: float
-    operators: int
-
-
-@dataclass(frozen=True)
-class FoldLine:
-    """What one pass did."""
-
-    name: str
-    what: str
-    before: Cost
-    after: Cost
 
 
 def fold(generator: Generator, folds: Sequence[Fold] | None = None) -> Generator:

@@ -14,7 +14,7 @@ from torch import nn
 from tlp_export.graph import example_inputs
 from tlp_runtime.engines.onnx import SPEC_KEY
 from tlp_runtime.errors import ModelError
-from tlp_runtime.models.bundle import Precision
+from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
 
 OPSET = 20
@@ -30,7 +30,8 @@ def opset_of(precision: Precision) -> int:
 def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
     """Trace ``graph`` into one ONNX file, specification inside; returns its number of nodes.
 
-    The batch axis is dynamic; height and width are where ``spec.sizes`` says so.
+    The batch axis is dynamic; height and width are where ``spec.sizes`` says so. The same module
+    gives the same bytes, wherever it is exported: the file holds no traces of the tracing.
 
     Raises
     ------
@@ -69,6 +70,7 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
         program.save(str(path), external_data=False)
     model = onnx.load(path)
     _fix_shapes(model.graph)
+    _strip(model)
     entry = model.metadata_props.add()
     entry.key, entry.value = SPEC_KEY, spec.to_json()
     try:
@@ -77,6 +79,18 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
         raise ModelError(f"the exported graph is no valid ONNX: {error}") from error
     onnx.save(model, path)
     return len(model.graph.node)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes of the machine it ran on: stack traces, files, module paths.
+
+    Half of the metadata, and different in every folder. Names of nodes and tensors stay.
+    """
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    for part in (model, graph, *graph.node, *graph.initializer, *values, *model.functions):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
 
 
 def _fix_shapes(graph: onnx.GraphProto) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from tlp_runtime.errors import SetOption, UsageError
-from tlp_runtime.models.bundle import Precision
+from tlp_runtime.models.manifest import Precision
 from tlp_runtime.options import OptionGroup, option
 
 Target = Literal["onnx", "trt", "trt-rtx"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from tlp_export.fold import fold
 from tlp_export.graph import export_module
-from tlp_runtime.models.bundle import Precision
+from tlp_runtime.models.manifest import Precision
 from tlp_train.network import Generator
 
 DTYPES: dict[Precision, torch.dtype] = {

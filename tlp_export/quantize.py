@@ -24,6 +24,7 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401
 
 from tlp_export.slices import Tensors, psnr_db, run_module
 from tlp_runtime.errors import ChooseAnother, SetOption, UsageError
+from tlp_runtime.models.manifest import LayerCost
 from tlp_train.network import Generator
 
 LEVELS = 127
@@ -31,23 +32,6 @@ LEVELS = 127
 
 _SAMPLE = 20_000
 _SHARES = np.linspace(1.0, 0.3, 36)
-
-
-@dataclass(frozen=True)
-class LayerCost:
-    """What quantising one layer alone costs.
-
-    Parameters
-    ----------
-    psnr_db
-        Of the output against float32, peak 2, over the ranking slices.
-    gflop
-        Of one slice in that layer: what int8 makes faster.
-    """
-
-    name: str
-    psnr_db: float
-    gflop: float
 
 
 @dataclass

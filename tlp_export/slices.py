@@ -43,6 +43,15 @@ def phantom_slices(spec: ModelSpec, count: int, *, seed: int = 7) -> Tensors:
     return _chosen(prepare_published(request, spec), count)
 
 
+PROOF_SLICE = "proof slice"
+"""What the proof slice of a bundle is called among the checks."""
+
+
+def proof_slice(spec: ModelSpec) -> Tensors:
+    """The phantom's slice with most prompt, by which a bundle proves itself without checkpoint."""
+    return phantom_slices(spec, 1)
+
+
 def real_slices(case: CaseFiles, spec: ModelSpec, count: int) -> Tensors:
     """``count`` slices of a real case: those with most prompt, else spread over the brain.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from torch.overrides import TorchFunctionMode
 from tlp_export.options import BOUNDS, Bounds
 from tlp_export.precision import half_module, widened
 from tlp_export.slices import (
+    PROOF_SLICE,
     Labelled,
     Tensors,
     phantom_slices,
+    proof_slice,
     psnr_db,
     random_slices,
     real_slices,
@@ -37,7 +39,8 @@ from tlp_export.structure import require_islands, require_structure
 from tlp_runtime.engines.onnx import require_onnxruntime
 from tlp_runtime.errors import ParityError
 from tlp_runtime.io.brats import CaseFiles
-from tlp_runtime.models.bundle import Precision
+from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_train.network import Generator
 
@@ -183,6 +186,7 @@ def labelled_slices(spec: ModelSpec, cases: Sequence[CaseFiles] = ()) -> Iterato
     phantom = phantom_slices(spec, 2)
     yield "phantom, prompted", phantom
     yield "phantom, no prompt", unprompted(phantom)
+    yield PROOF_SLICE, proof_slice(spec)
     for case in cases:
         tensors = real_slices(case, spec, 2)
         if tensors[PROMPT_NAME].any():
@@ -190,18 +194,31 @@ def labelled_slices(spec: ModelSpec, cases: Sequence[CaseFiles] = ()) -> Iterato
         yield f"{case.name}, no prompt", unprompted(tensors)
 
 
-def check_alone(onnx_file: Path, spec: ModelSpec, precision: Precision, bounds: Bounds) -> Parity:
-    """What can be checked of a graph without its checkpoint.
+def check_alone(bundle: Bundle) -> Parity:
+    """What can be checked of a bundle's graph without its checkpoint.
 
-    Structure, and that phantom and random slices in one batch give what they give one by one.
+    Structure; the proof slice against its expected output, where the bundle has one; and that
+    phantom and random slices in one batch give what they give one by one.
 
     Raises
     ------
     ParityError
         As :func:`check_parity`, and values that are not finite or lie outside [-1, 1].
+    ModelDamaged
+        The proof slice cannot be read.
     """
-    library, run = _opened(onnx_file, spec, precision)
+    spec, proof, record = bundle.spec, bundle.proof(), bundle.manifest.proof
+    library, run = _opened(bundle.onnx, spec, bundle.precision)
     checks = []
+    if proof is not None and record is not None:
+        check = _check(PROOF_SLICE, library, run(proof.inputs), proof.expected)
+        checks.append(
+            replace(
+                check,
+                torch_fp32_max_abs=record.torch_fp32_max_abs,
+                torch_fp32_rms=record.torch_fp32_rms,
+            )
+        )
     for label, tensors in labelled_slices(spec):
         together = run(tensors)
         if not (np.isfinite(together).all() and np.abs(together).max() <= 1):
@@ -214,7 +231,12 @@ def check_alone(onnx_file: Path, spec: ModelSpec, precision: Precision, bounds: 
         checks.append(
             _check(f"{label}, batch against single slices", library, together, one_by_one)
         )
-    return Parity(tuple(checks), bounds)
+    return Parity(tuple(checks), bounds_of(bundle))
+
+
+def bounds_of(bundle: Bundle) -> Bounds:
+    """The bounds that a bundle's graph was held to."""
+    return bundle.manifest.parity.bounds or BOUNDS[bundle.precision]
 
 
 def _checks(

@@ -161,6 +161,7 @@ CACHE_NOT_KEPT = register("cache-not-kept", "operational", "A cache could not be
 NO_CUDA_GRAPHS = register("no-cuda-graphs", "operational", "CUDA graphs fail; runs are slower.")
 LAYERS_UNKNOWN = register("layers-unknown", "operational", "TensorRT does not report layer types.")
 SPEC_NEWER = register("spec-newer", "operational", "A specification of a newer minor version.")
+MANIFEST_NEWER = register("manifest-newer", "operational", "A bundle of a newer minor version.")
 COLUMNS_UNUSED = register("columns-unused", "operational", "Columns of a table that are not used.")
 JOURNAL_CUT = register("journal-cut", "operational", "The last line of a journal was cut short.")
 ENGINE_LOST = register("engine-lost", "operational", "An engine failed; the others go on.")

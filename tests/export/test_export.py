@@ -39,8 +39,9 @@ from tlp_runtime.errors import (
     UsageError,
 )
 from tlp_runtime.files.hashes import sha256
-from tlp_runtime.models.bundle import Bundle, Precision
+from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import models
+from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.warnings import WarningLog
 from tlp_train.checkpoint import load_checkpoint
@@ -49,7 +50,8 @@ from tlp_train.network import Generator
 
 def test_the_bundle_is_one_valid_file_with_named_tensors(tiny: TinyModel) -> None:
     assert sorted(path.name for path in tiny.bundle.path.iterdir()) == [
-        "MODEL_CARD.md", "generator.onnx", "manifest.json", "parity.json", "spec.json"
+        "MODEL_CARD.md", "generator.onnx", "manifest.json", "parity.json", "proof.npz",
+        "spec.json",
     ]  # fmt: skip
     model = onnx.load(tiny.bundle.onnx)
     onnx.checker.check_model(model, full_check=True)
@@ -70,10 +72,11 @@ def test_manifest_and_parity_say_what_was_checked(tiny: TinyModel) -> None:
     assert {check["inputs"] for check in parity["checks"]} >= {
         "random, batch 1", "phantom, prompted", "phantom, no prompt"
     }  # fmt: skip
-    provenance = tiny.bundle.manifest["provenance"]
-    assert provenance["checkpoint"]["sha256"] == load_checkpoint(tiny.run.last).sha256
-    assert provenance["versions"]["torch"] == torch.__version__
-    assert tiny.bundle.manifest["parity"]["bounds"] == BOUNDS["fp32"]
+    provenance = tiny.bundle.manifest.provenance
+    assert provenance.checkpoint is not None
+    assert provenance.checkpoint.sha256 == load_checkpoint(tiny.run.last).sha256
+    assert provenance.versions["torch"] == torch.__version__
+    assert tiny.bundle.manifest.parity.bounds == BOUNDS["fp32"]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 5])

@@ -40,8 +40,9 @@ from tlp_runtime.engines.select import choose
 from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.errors import EngineError, ParityError, UsageError
 from tlp_runtime.io.brats import find_cases
-from tlp_runtime.models.bundle import Bundle, Precision
+from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import models
+from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.warnings import WarningLog
 from tlp_train.checkpoint import load_checkpoint
@@ -205,14 +206,15 @@ def test_every_precision_becomes_a_bundle_that_says_so(
     bundle = Bundle.open(exported.bundle.path)
     assert bundle.precision == precision
     assert precision in exported.name
-    assert bundle.manifest["parity"]["bounds"] == exported.parity.bounds
+    assert bundle.manifest.parity.bounds == exported.parity.bounds
     assert exported.parity.psnr_db >= exported.parity.bounds["psnr_db"]
     executors = {check.executor for check in exported.parity.checks}
     assert any("PyTorch" in name for name in executors) == (precision in HALVES)
     graph = onnx.load(bundle.onnx)
     kinds = {v.type.tensor_type.elem_type for v in (*graph.graph.input, *graph.graph.output)}
     assert kinds == {TensorProto.FLOAT}
-    assert bundle.manifest["graph"]["nodes"] == len(graph.graph.node)
+    assert bundle.manifest.graph == exported.report
+    assert exported.report.nodes == len(graph.graph.node)
     if precision == "bf16":
         with pytest.raises(EngineError, match="bf16, which ONNX Runtime cannot run on a CPU"):
             choose("ort-cpu").open(bundle)

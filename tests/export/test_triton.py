@@ -89,7 +89,7 @@ def test_slices_of_any_size_are_declared_so(tiny: TinyModel, tmp_path: Path) -> 
 
 
 def test_bf16_goes_to_gpus_only(tiny: TinyModel, tmp_path: Path) -> None:
-    manifest = dict(tiny.bundle.manifest) | {"precision": "bf16"}
+    manifest = dataclasses.replace(tiny.bundle.manifest, compute_precision="bf16")
     (name,) = write_repository(dataclasses.replace(tiny.bundle, manifest=manifest), tmp_path)
     (group,) = parse(tmp_path / name).instance_group
     assert group.kind == group.KIND_GPU

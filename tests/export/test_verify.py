@@ -14,12 +14,13 @@ from tlp_cli.main import main
 
 from tests.support import TinyModel
 from tlp_export import export
-from tlp_export.options import BOUNDS, ExportOptions
+from tlp_export.options import ExportOptions
 from tlp_export.structure import require_structure
 from tlp_export.verify import check_alone
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import EngineError, ParityError, SpecError
 from tlp_runtime.files.hashes import sha256
+from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.spec.model import ModelSpec, SizeSpec
 from tlp_train.checkpoint import load_checkpoint
 
@@ -46,10 +47,16 @@ def test_verify_without_a_checkpoint_says_what_it_cannot_know(
 ) -> None:
     assert main(["verify", str(tiny.bundle.path), "--json", "-"]) == 0
     said = capsys.readouterr()
-    assert "no checkpoint to compare with" in said.err
+    assert "no checkpoint to compare with was found" in said.err
+    assert "compared with the bundle's proof slice" in " ".join(said.err.split())
     record = json.loads(said.out)
     assert record["reference"] is None
-    for check in record["parity"]["checks"]:
+    proof, *others = record["parity"]["checks"]
+    assert proof["inputs"] == "proof slice"
+    assert 0 < proof["max_abs"] <= 2e-4
+    assert proof["torch_fp32_max_abs"] > 0
+    assert others
+    for check in others:
         assert check["inputs"].endswith("batch against single slices")
     assert main(["verify", str(tiny.bundle.path), "--data", "anywhere"]) == 3
 
@@ -69,17 +76,25 @@ def test_verify_exits_7_for_a_graph_of_other_weights(
     tiny: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A bundle whose every hash is right, but whose network is not the checkpoint's."""
-    folder = tiny.copy(tmp_path)
+    folder = spoil(tiny.copy(tmp_path), 1.1)
+    for reference in (["--reference", str(tiny.run.last)], []):
+        assert main(["verify", str(folder), *reference]) == 7
+        said = " ".join(capsys.readouterr().err.split())
+        assert "differs from its reference" in said
+    assert "proof slice" in said, "the slice in the bundle shows it without the checkpoint"
+
+
+def spoil(folder: Path, factor: float) -> Path:
+    """Multiply weights of a bundle's graph and record its new hash."""
     model = onnx.load(folder / "generator.onnx")
     weight = next(t for t in model.graph.initializer if t.name.endswith("decoder.output.weight"))
-    values = onnx.numpy_helper.to_array(weight) * np.float32(1.1)
+    values = onnx.numpy_helper.to_array(weight) * np.float32(factor)
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     onnx.save(model, folder / "generator.onnx")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["generator.onnx"] = sha256(folder / "generator.onnx")
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert main(["verify", str(folder), "--reference", str(tiny.run.last)]) == 7
-    assert "differs from its reference" in " ".join(capsys.readouterr().err.split())
+    return folder
 
 
 def test_names_shapes_and_types_are_checked(tiny: TinyModel) -> None:
@@ -103,13 +118,9 @@ def test_names_shapes_and_types_are_checked(tiny: TinyModel) -> None:
 def test_values_that_are_not_finite_are_found_without_a_checkpoint(
     tiny: TinyModel, tmp_path: Path
 ) -> None:
-    model = onnx.load(tiny.bundle.onnx)
-    weight = next(t for t in model.graph.initializer if t.name.endswith("decoder.output.weight"))
-    values = onnx.numpy_helper.to_array(weight) * np.float32(np.nan)
-    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    onnx.save(model, tmp_path / "nan.onnx")
+    spoil(tiny.copy(tmp_path), np.nan)
     with pytest.raises(ParityError, match="not finite"):
-        check_alone(tmp_path / "nan.onnx", tiny.bundle.spec, "fp32", BOUNDS["fp32"])
+        check_alone(Bundle.open(tmp_path / "bundle copy"))
 
 
 def test_one_graph_takes_slices_of_several_sizes(tiny: TinyModel) -> None:
@@ -160,7 +171,8 @@ def test_the_plain_graph_is_kept_for_comparison(
     record = json.loads(capsys.readouterr().out)
     assert record["graph"]["folds"] == []
     assert record["graph"]["before"] == record["graph"]["after"]
-    assert tiny.bundle.manifest["graph"]["after"]["gflop"] < record["graph"]["after"]["gflop"]
+    assert tiny.bundle.manifest.graph is not None
+    assert tiny.bundle.manifest.graph.after.gflop < record["graph"]["after"]["gflop"]
     plain = onnx.load(out / "generator.onnx").graph.node
     folded = onnx.load(tiny.bundle.onnx).graph.node
     assert sum(n.op_type == "Split" for n in plain) > 0

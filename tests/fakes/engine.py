@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from tlp_runtime.engines.base import Engine, Slices
-from tlp_runtime.models.bundle import ONNX, Bundle
+from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.models.manifest import ONNX, Manifest
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 
 TINY_NETWORK = NetworkSpec(dim=4, blocks=(1, 1, 1), heads=(2, 2, 2), refinement_blocks=1)
@@ -24,7 +25,11 @@ class FakeEngine(Engine):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(
-            Bundle(Path("fake"), spec, {"files": {ONNX: "0" * 64}, "precision": "fp32"})
+            Bundle(
+                Path("fake"),
+                spec,
+                Manifest(graph_dtype="fp32", compute_precision="fp32", files={ONNX: "0" * 64}),
+            )
         )
         self.batches: list[int] = []
 

@@ -75,7 +75,8 @@ def test_other_options_or_another_model_do_all_again(data: Path, out: Path) -> N
     assert run(data, out, int16=True).done == 5
     assert run(data, out, int16=True).unchanged == 5
     engine = FakeEngine(SMALL)
-    engine.bundle.manifest["files"]["generator.onnx"] = "1" * 64
+    other = replace(engine.bundle.manifest, files={"generator.onnx": "1" * 64})
+    engine.bundle = replace(engine.bundle, manifest=other)
     assert run(data, out, engine, int16=True).done == 5
 
 

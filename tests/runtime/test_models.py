@@ -21,8 +21,9 @@ from tlp_runtime.errors import (
     ModelMissing,
     SpecError,
 )
-from tlp_runtime.models.bundle import FILES, Bundle
+from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import default_name, find_bundle, models, set_default
+from tlp_runtime.models.manifest import FILES
 from tlp_runtime.models.store import Register
 from tlp_runtime.synthesis.request import Prompt, Request
 
@@ -51,7 +52,7 @@ def test_manifests_that_cannot_be_read(tiny: TinyModel, tmp_path: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     for broken, message in (
         ("{", "cannot be read"),
-        (json.dumps({**manifest, "schema": {"major": 9}}), "schema 9"),
+        (json.dumps({**manifest, "schema": {"major": 9, "minor": 0}}), "schema 9"),
         (json.dumps({**manifest, "files": {}}), "lacks file hashes"),
     ):
         (copy / "manifest.json").write_text(broken)

@@ -98,7 +98,8 @@ def test_the_figures_follow_from_the_runs(
     assert len(steps) == 4
     assert paced.opened == 2  # one for each caller, since its runs take turns
     assert found.first_call == {"open": 1.5, "first run": 9.0}
-    assert found.gflop == tiny.bundle.manifest["graph"]["after"]["gflop"]
+    assert tiny.bundle.manifest.graph is not None
+    assert found.gflop == tiny.bundle.manifest.graph.after.gflop
     rows = walls[1::2]  # each point: calls one by one, then batches in a row
     for point, (callers, wall) in zip(found.points, rows, strict=True):
         assert callers == point.concurrency

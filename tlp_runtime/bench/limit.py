@@ -20,7 +20,7 @@ import numpy as np
 from tlp_runtime.engines.onnx import require_onnxruntime
 from tlp_runtime.engines.onnx_device import CUDA_PROVIDER
 from tlp_runtime.errors import DependencyMissing, first_line
-from tlp_runtime.models.bundle import Precision
+from tlp_runtime.models.manifest import Precision
 
 PRODUCTS = 4
 """Matrix products in each file, one after the other."""

@@ -326,8 +326,8 @@ def _free(engine: Engine) -> int | None:
 
 
 def _gflop(bundle: Bundle) -> float | None:
-    graph = bundle.manifest.get("graph")
-    return None if graph is None else float(graph["after"]["gflop"])
+    graph = bundle.manifest.graph
+    return None if graph is None else graph.after.gflop
 
 
 def _median_ms(seconds: Sequence[float | None]) -> float | None:

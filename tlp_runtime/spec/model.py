@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 from tlp_runtime.errors import SpecError, UsageError
 from tlp_runtime.options import OptionGroup, option
-from tlp_runtime.spec.reader import build
+from tlp_runtime.spec.reader import Contract, build, read_schema
 from tlp_runtime.warnings import SPEC_NEWER, Warn
 
 SCHEMA_MAJOR = 1
@@ -364,16 +364,16 @@ class ModelSpec:
             raise SpecError(f"model spec: expected a JSON object, got {type(data).__name__}")
         body = dict(data)
         schema = body.pop("schema", None)
-        newer = _check_schema(schema)
-        if schema["minor"] < 1:
+        minor = _minor({"schema": schema})
+        if minor < 1:
             body.setdefault("sizes", None)
-        if schema["minor"] < 2:
+        if minor < 2:
             body.setdefault("brightness", ())
             if isinstance(body.get("intensity"), Mapping):
                 body["intensity"] = {"percentiles": None, **body["intensity"]}
         extra: list[str] = []
-        spec = build(cls, body, "", extra)
-        if extra and not newer:
+        spec = build(cls, body, _CONTRACT, extra)
+        if extra and minor <= SCHEMA_MINOR:
             raise SpecError(
                 f"model spec: unknown keys {', '.join(sorted(extra))}; schema "
                 f"{SCHEMA_MAJOR}.{SCHEMA_MINOR} does not have them.",
@@ -399,18 +399,15 @@ class ModelSpec:
         return cls.from_dict(data, warn=warn)
 
 
-def _check_schema(schema: Any) -> bool:
-    """Refuse another major; say whether the minor is newer than ours."""
-    if not (
-        isinstance(schema, Mapping)
-        and set(schema) == {"major", "minor"}
-        and all(isinstance(v, int) for v in schema.values())
-    ):
-        raise SpecError(f"model spec: schema is {schema!r}, expected {{major, minor}}")
-    if schema["major"] != SCHEMA_MAJOR:
+_CONTRACT = Contract(what="model spec", error=SpecError)
+
+
+def _minor(data: Mapping[str, Any]) -> int:
+    """The minor version of a specification; another major is refused."""
+    major, minor = read_schema(data, _CONTRACT)
+    if major != SCHEMA_MAJOR:
         raise SpecError(
-            f"model spec: schema {schema['major']}.{schema['minor']}, this version reads "
-            f"{SCHEMA_MAJOR}.x.",
+            f"model spec: schema {major}.{minor}, this version reads {SCHEMA_MAJOR}.x.",
             fix="Install a matching tlp-mri, or export the model again.",
         )
-    return bool(schema["minor"] > SCHEMA_MINOR)
+    return minor

@@ -68,11 +68,11 @@ def model_record(engine: Engine) -> dict[str, Any]:
     """Name, hashes and specification of the model in an engine."""
     bundle = engine.bundle
     spec: ModelSpec = engine.spec
-    checkpoint = bundle.manifest.get("provenance", {}).get("checkpoint", {})
+    checkpoint = bundle.manifest.provenance.checkpoint
     return {
         "name": bundle.name,
         "onnx_sha256": bundle.onnx_sha256,
-        "checkpoint_sha256": checkpoint.get("sha256"),
+        "checkpoint_sha256": None if checkpoint is None else checkpoint.sha256,
         "precision": bundle.precision,
         "spec": spec.to_dict(),
     }

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from tlp_runtime.errors import EngineError
-from tlp_runtime.models.bundle import Precision
+from tlp_runtime.models.manifest import Precision
 from tlp_runtime.warnings import LAYERS_UNKNOWN, Warn
 
 Layers = Mapping[str, Mapping[str, int]]
