@@ -68,9 +68,9 @@ def line(fix: Fix) -> str:
             return f"{first}pip install {force}{quoted}"
         case SetOption(option, value) if option not in NEGATIVE:
             return f"{flag(option)} {value}".rstrip()
-        case RunTask(task, options, program=program):
+        case RunTask(task, options, program=program, arguments=arguments):
             given = [word for name, value in options for word in (flag(name), value) if word]
-            return shlex.join([program, task, *given])
+            return shlex.join([program, *task.split(), *arguments, *given])
         case _:
             return worded(fix)
 

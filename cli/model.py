@@ -19,7 +19,7 @@ from .console import Output
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Bundle folder or registered name; default: the newest that fits."
+        "--model", help="Bundle folder or registered name; default: see tlp models default."
     ),
 ]
 EngineOption = Annotated[

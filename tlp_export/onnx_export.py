@@ -39,6 +39,7 @@ from tlp_runtime.models.bundle import (
     Precision,
 )
 from tlp_runtime.models.choice import models, models_folder
+from tlp_runtime.models.contents import foreign_in_bundle
 from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec, SizeSpec
 from tlp_train.checkpoint import Checkpoint
 from tlp_train.network import Generator
@@ -153,7 +154,7 @@ def export_bundle(
     ParityError
         The graph's values or types are not what they must be; nothing is written or registered.
     OutputError
-        ``out`` exists, or cannot be written.
+        ``out`` exists and may not be replaced, holds files of others, or cannot be written.
     """
     options = options or ExportOptions()
     spec = checkpoint.spec
@@ -162,7 +163,8 @@ def export_bundle(
         spec = replace(spec, sizes=SizeSpec(smallest=smallest, largest=options.largest))  # type: ignore[arg-type]
     generator = checkpoint.generator(spec)
     folder = out or models_folder() / _bundle_name(checkpoint, options)
-    with atomic_folder(folder, overwrite=overwrite or out is None) as temporary:
+    replace_ours = overwrite or out is None
+    with atomic_folder(folder, overwrite=replace_ours, foreign=foreign_in_bundle) as temporary:
         deployed, layers = _deployed(generator, options, on_stage)
         on_stage("tracing")
         graph = export_module(deployed, DTYPES[options.precision])
