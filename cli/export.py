@@ -15,6 +15,7 @@ from tlp_runtime.errors import UsageError
 
 from .console import JsonPath, Output, Overwrite, Quiet, Verbose, begin, require, write_json
 from .model import BuildBar
+from .models import say_default
 
 if TYPE_CHECKING:
     from tlp_export.onnx_export import ExportOptions, GraphReport
@@ -194,6 +195,7 @@ def command(
         record["triton"] = {"repository": str(triton), "models": models}
         made += f"\nmade Triton models {', '.join(models)} in {triton}"
     write_json(json_path, record, overwrite=overwrite)
+    say_default(output, exported.registration)
     images = " ".join(f"--{name} {name}.nii.gz" for name in bundle.spec.inputs)
     output.done(made, f"tlp infer {images} --prompt roi.nii.gz")
 

@@ -40,6 +40,7 @@ from tlp_runtime.models.bundle import (
 )
 from tlp_runtime.models.choice import models, models_folder
 from tlp_runtime.models.contents import foreign_in_bundle
+from tlp_runtime.models.registered import Registration
 from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec, SizeSpec
 from tlp_train.checkpoint import Checkpoint
 from tlp_train.network import Generator
@@ -125,10 +126,15 @@ class GraphReport:
 class Exported:
     """A bundle, the name it was registered under, its parity and how it was made."""
 
-    name: str
+    registration: Registration
     bundle: Bundle
     parity: Parity
     report: GraphReport
+
+    @property
+    def name(self) -> str:
+        """The name it was registered under."""
+        return self.registration.name
 
 
 def export_bundle(
@@ -186,8 +192,8 @@ def export_bundle(
         write_text(temporary / MODEL_CARD, _model_card(checkpoint, options, parity))
         manifest = _manifest(checkpoint, options, parity, report, temporary)
         write_text(temporary / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    name = models().add(folder.name, folder)
-    return Exported(name, Bundle.open(folder), parity, report)
+    registration = models().register(folder)
+    return Exported(registration, Bundle.open(folder), parity, report)
 
 
 def _deployed(

@@ -58,7 +58,8 @@ def write_repository(
     UsageError
         A plan that Triton cannot run.
     OutputError
-        A model of that name is there already, or the folder cannot be written.
+        A model of that name is there already and may not be replaced, or the folder cannot be
+        written.
     """
     if plan is not None and plan.flavour != "trt":
         raise UsageError(
@@ -94,8 +95,8 @@ def write_repository(
             instances=f"kind: KIND_GPU, count: 1, profile: [ {numbers} ]",
         )
         models.append((f"{stem}_tensorrt", config, plan.file, PLAN_FILE))
-    for name, *_ in models:  # before the first is written
-        require_folder(folder / name, overwrite=overwrite, foreign=_foreign, fix=_ELSEWHERE)
+    # Before the first is written:
+    require_repository(folder, bundle.name, with_plan=plan is not None, overwrite=overwrite)
     for name, config, source, file in models:
         place = folder / name
         with atomic_folder(place, overwrite=overwrite, foreign=_foreign) as temporary:

@@ -97,9 +97,9 @@ class Models(Register):
         OutputError
             The register cannot be written.
         """
-        path = path.resolve()
+        name, path = name or path.name or path.resolve().name, path.resolve()
         with self.locked():
-            return self._settled(self._add(name or path.name, path, newest=False), path)
+            return self._settled(self._add(name, path, newest=False), path)
 
     def copy_in(self, path: Path, name: str | None = None, *, link: bool = False) -> Registration:
         """Check a bundle, copy it with its engines into the store, and register it.
