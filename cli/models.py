@@ -269,6 +269,8 @@ def _lines(record: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
             lines.append((f"{indent}{key}", ", ".join(map(str, value)) or "none"))
         elif isinstance(value, bool):
             lines.append((f"{indent}{key}", "yes" if value else "no"))
+        elif value is None:
+            lines.append((f"{indent}{key}", "none"))
         else:
             lines.append((f"{indent}{key}", str(value)))
     return lines

@@ -59,7 +59,7 @@ class Synthesizer:
         Parameters
         ----------
         model
-            A bundle's folder or a registered name; None takes the default or the newest that fits.
+            A bundle's folder or a registered name; None takes the default.
         inputs
             The modalities that will be given, to choose and check the model by.
         engine
