@@ -309,7 +309,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="case folders in BraTS layout")
     parser.add_argument("--engine", help="a real one; default: the stand-in")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--model", help="with --engine; default: the newest")
+    parser.add_argument("--model", help="with --engine; default: the default model")
     parser.add_argument("--inputs", default="t1", help="of the stand-in: t1 or t1,t2")
     parser.add_argument("--run-ms", type=float, default=0.5)
     parser.add_argument("--slice-ms", type=float, default=0.25)

@@ -38,6 +38,7 @@ from tlp_export.slices import Labelled, phantom_slices, real_slices, run_module,
 from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.tensorrt.binding import load
+from tlp_runtime.files.atomic import is_temporary
 from tlp_runtime.io.brats import find_cases
 from tlp_runtime.models.bundle import MANIFEST, Bundle
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
@@ -84,7 +85,7 @@ def prepare(wanted: Preparation) -> dict[str, Any]:
     checkpoint = load_checkpoint(wanted.checkpoint)
     spec, folder = checkpoint.spec, wanted.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for killed in folder.glob(".tmp-*"):  # what an export that was killed left
+    for killed in filter(is_temporary, folder.iterdir()):  # what an export that was killed left
         shutil.rmtree(killed)
     torch.save(dict(checkpoint.generator_state), folder / "weights.pt")
     parity = {}

@@ -63,7 +63,7 @@ class Plan:
         """Train, export and evaluate one model, each unless it is done."""
         name = f"{model.name}_seed{seed}"
         run, bundle = self.out / "runs" / name, self.out / "models" / name
-        if run.is_dir() and not (run / LAST).is_file():
+        if (run / "run.json").is_file() and not (run / LAST).is_file():
             shutil.rmtree(run)  # stopped before its first epoch was saved
         if not run.is_dir():
             sizes = ["--split-sizes", self.split_sizes] if self.split_sizes else []

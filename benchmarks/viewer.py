@@ -149,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--t1", type=Path)
     parser.add_argument("--t2", type=Path)
-    parser.add_argument("--model", help="default: the newest that fits")
+    parser.add_argument("--model", help="default: the default model")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--strokes", type=int, default=40)

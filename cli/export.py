@@ -16,6 +16,7 @@ from tlp_runtime.engines.options import EngineOptions
 from .build import describe
 from .console import JsonPath, Output, Overwrite, Quiet, Verbose, begin, require, write_json
 from .model import BuildBar
+from .models import say_default
 from .options import verb
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def command(
         record["triton"] = {"repository": str(triton), "models": list(exported.triton)}
         made += f"\nmade Triton models {', '.join(exported.triton)} in {triton}"
     write_json(json_path, record, overwrite=overwrite)
+    say_default(output, exported.registration)
     images = " ".join(f"--{name} {name}.nii.gz" for name in bundle.spec.inputs)
     output.done(made, f"tlp infer {images} --prompt roi.nii.gz")
 

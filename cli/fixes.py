@@ -51,10 +51,6 @@ NEGATIVE = {
 """Switches that are on unless such a flag is given."""
 
 
-POSITIONAL = frozenset(("bundle",))
-"""Options of tasks that are given without a flag."""
-
-
 def flag(option: str) -> str:
     """The flag of a library option."""
     return FLAGS.get(option, flag_of(option))
@@ -92,14 +88,9 @@ def line(fix: Fix) -> str:
             return f"{first}pip install {force}{quoted}"
         case SetOption(option, value) if option not in NEGATIVE:
             return f"{flag(option)} {value}".rstrip()
-        case RunTask(task, options, program=program):
-            given = [
-                word
-                for name, value in options
-                for word in ("" if name in POSITIONAL else flag(name), value)
-                if word
-            ]
-            return shlex.join([program, task, *given])
+        case RunTask(task, options, program=program, arguments=arguments):
+            given = [word for name, value in options for word in (flag(name), value) if word]
+            return shlex.join([program, *task.split(), *arguments, *given])
         case _:
             return worded(fix)
 

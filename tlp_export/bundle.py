@@ -28,11 +28,11 @@ from tlp_export.quantize import quantize
 from tlp_export.slices import PROOF_SLICE, Tensors, calibration_slices, proof_slice, run_module
 from tlp_export.verify import Parity, check_parity
 from tlp_runtime.errors import ParityError, SetOption
-from tlp_runtime.files.atomic import atomic_folder, write_text
+from tlp_runtime.files.atomic import atomic_folder, require_folder, write_text
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.io.brats import find_cases
 from tlp_runtime.models.bundle import ENGINES, MANIFEST, Bundle
-from tlp_runtime.models.choice import models, models_folder
+from tlp_runtime.models.contents import foreign_in_bundle
 from tlp_runtime.models.manifest import (
     FILES,
     MODEL_CARD,
@@ -49,6 +49,7 @@ from tlp_runtime.models.manifest import (
     ProofRecord,
 )
 from tlp_runtime.models.proof import Proof
+from tlp_runtime.models.registered import Registration, models, models_folder
 from tlp_runtime.spec.model import ModelSpec, SizeSpec
 from tlp_train.checkpoint import Checkpoint
 from tlp_train.network import Generator
@@ -61,9 +62,9 @@ OnStage = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Made:
-    """A bundle that was made, the name it was registered under, its parity and how it was made."""
+    """A bundle that was made, how it was registered, its parity and how it was made."""
 
-    name: str
+    registration: Registration
     bundle: Bundle
     parity: Parity
     report: GraphReport
@@ -94,13 +95,16 @@ def make_bundle(
     ParityError
         The graph's values or types are not what they must be; nothing is written or registered.
     OutputError
-        ``out`` exists, or cannot be written.
+        ``out`` exists and may not be replaced, holds files of others, or cannot be written.
     """
+    if out is not None:  # before any work
+        require_folder(out, overwrite=overwrite, foreign=foreign_in_bundle)
     spec = _exported_spec(checkpoint, options)
     generator = checkpoint.generator(spec)
     calibration = _calibration(spec, options, on_stage)
     folder = out or models_folder() / bundle_name(checkpoint, options, calibration)
-    with atomic_folder(folder, overwrite=overwrite or out is None) as temporary:
+    replace_ours = overwrite or out is None
+    with atomic_folder(folder, overwrite=replace_ours, foreign=foreign_in_bundle) as temporary:
         deployed, layers = _deployed(generator, options, calibration, on_stage)
         on_stage("tracing")
         graph = export_module(deployed, DTYPES[options.precision])
@@ -125,8 +129,8 @@ def make_bundle(
         manifest = _manifest(checkpoint, options, parity, report, temporary)
         write_text(temporary / MANIFEST, manifest.to_json())
         _keep_engines(folder, temporary)
-    name = models().add(folder.name, folder)
-    return Made(name, Bundle.open(folder), parity, report)
+    registration = models().register(folder)
+    return Made(registration, Bundle.open(folder), parity, report)
 
 
 def _exported_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:

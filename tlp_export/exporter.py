@@ -18,6 +18,7 @@ from tlp_runtime.engines.tensorrt.build import BuildProgress
 from tlp_runtime.errors import DependencyMissing, SetOption, UsageError
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.manifest import GraphReport
+from tlp_runtime.models.registered import Registration
 from tlp_runtime.warnings import TLPWarning, Warn, WarningLog
 from tlp_train.checkpoint import Checkpoint, load_checkpoint
 
@@ -28,8 +29,8 @@ class Exported:
 
     Parameters
     ----------
-    name
-        The name under which the bundle was registered.
+    registration
+        The name under which the bundle was registered, and the default for its inputs.
     parity
         How close the graph came to its checkpoint.
     report
@@ -42,13 +43,18 @@ class Exported:
         Warnings of the engine's build.
     """
 
-    name: str
+    registration: Registration
     bundle: Bundle
     parity: Parity
     report: GraphReport
     engine: StoredEngine | None = None
     triton: tuple[str, ...] = ()
     warnings: tuple[TLPWarning, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name under which the bundle was registered."""
+        return self.registration.name
 
 
 def export(
@@ -134,13 +140,16 @@ def export(
             )
         except DependencyMissing as error:
             raise DependencyMissing(
-                f"{error.problem}. The ONNX bundle was made and registered as {made.name}",
+                f"{error.problem}. The ONNX bundle was made and registered as "
+                f"{made.registration.name}",
                 fix=error.fixes,
             ) from error
     names: tuple[str, ...] = ()
     if triton is not None:
         names = write_repository(made.bundle, Path(triton), _plan(stored), overwrite=overwrite)
-    return Exported(made.name, made.bundle, made.parity, made.report, stored, names, tuple(heard))
+    return Exported(
+        made.registration, made.bundle, made.parity, made.report, stored, names, tuple(heard)
+    )
 
 
 def _plan(stored: StoredEngine | None) -> Plan | None:

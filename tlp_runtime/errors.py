@@ -141,22 +141,26 @@ class RunTask:
     Parameters
     ----------
     task
-        Such as ``export``.
+        Such as ``export``, or ``models default``.
     options
         (name, value) of each option; an empty value for a switch.
     purpose
         What that does.
     program
         Whose task it is.
+    arguments
+        What it is applied to, such as a model's name.
     """
 
     task: str
     options: tuple[tuple[str, str], ...] = ()
     purpose: str = ""
     program: str = "tlp"
+    arguments: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        given = ", ".join(f"{name} {value}".strip() for name, value in self.options)
+        named = [f"{name} {value}".strip() for name, value in self.options]
+        given = ", ".join((*self.arguments, *named))
         of = f" of {self.program}" if self.program != "tlp" else ""
         options = f" with {given}" if given else ""
         return f"Run the task {self.task}{of}{options}{_after(self.purpose)}."

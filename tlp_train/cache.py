@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import ChooseAnother, ContentError, InputError, OutputError, TLPError
-from tlp_runtime.files.atomic import atomic_folder, make_folder
+from tlp_runtime.files.atomic import atomic_folder, entries, make_folder, require_folder
 from tlp_runtime.geometry.crop import crop_slices, require_model_grid
 from tlp_runtime.geometry.volume import require_same_grid
-from tlp_runtime.io.brats import CaseFiles
+from tlp_runtime.io.brats import SUFFIXES, CaseFiles
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import IntensitySpec, ModelSpec, PromptSpec
 from tlp_runtime.values import checks
@@ -35,6 +35,9 @@ from tlp_runtime.values.prompt import encode
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
+RECORD = "case.json"
+
+_ELSEWHERE = ChooseAnother("cache", "folder", "for the decoded slices")
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def open_cases(
     except OutputError as error:
         raise OutputError(
             f"{error.problem.rstrip('.')}. The cases cached before it are kept",
-            fix=(*error.fixes, ChooseAnother("cache", "folder")),
+            fix=dict.fromkeys((*error.fixes, _ELSEWHERE)),
         ) from error
     problems = [
         f"  {case.name}: {result}"
@@ -117,21 +120,30 @@ def _open_case(case: CaseFiles, spec: ModelSpec, folder: Path) -> CachedCase:
     identity = _identity(case, spec)
     cached = _load(case.name, place, identity, spec)
     if cached is None:
+        require_folder(place, overwrite=True, foreign=_foreign, fix=_ELSEWHERE)
         if place.exists():
             logger.info("cache of %s is stale or half-written; made anew", case.name)
         arrays, record = _decode(case, spec)
-        with atomic_folder(place, overwrite=True) as temporary:
+        with atomic_folder(place, overwrite=True, foreign=_foreign) as temporary:
             for name, array in arrays.items():
                 # By way of memory: np.save to a file says of a full disk only how much it wrote.
                 buffer = io.BytesIO()
                 np.save(buffer, array, allow_pickle=False)
                 (temporary / f"{name}.npy").write_bytes(buffer.getbuffer())
             text = json.dumps({**identity, **record})
-            (temporary / "case.json").write_text(text, encoding="utf-8")
+            (temporary / RECORD).write_text(text, encoding="utf-8")
         cached = _load(case.name, place, identity, spec)
         if cached is None:
             raise InputError(f"{case.name}: its files changed while they were being read.")
     return cached
+
+
+def _foreign(folder: Path) -> Iterator[Path]:
+    """What a folder holds besides a cached case; arrays without our record are somebody's own."""
+    ours = {RECORD, *(f"{name}.npy" for name in SUFFIXES)} if (folder / RECORD).is_file() else ()
+    for path in entries(folder):
+        if path.name not in ours or not path.is_file():
+            yield path
 
 
 def _identity(case: CaseFiles, spec: ModelSpec) -> dict[str, Any]:
@@ -153,7 +165,7 @@ def _load(
     name: str, place: Path, identity: Mapping[str, Any], spec: ModelSpec
 ) -> CachedCase | None:
     try:
-        record = json.loads((place / "case.json").read_text(encoding="utf-8"))
+        record = json.loads((place / RECORD).read_text(encoding="utf-8"))
         between = {key: (float(a), float(b)) for key, (a, b) in record.pop("limits").items()}
         brightness = {
             key: tuple(map(float, values)) for key, values in record.pop("brightness").items()

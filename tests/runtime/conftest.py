@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,3 +34,18 @@ def enterprise(tiny: TinyModel, tmp_path: Path) -> Machine:
 def series(tmp_path: Path) -> Path:
     """A folder with a DICOM series of :func:`~tests.fakes.dicom_series.head`."""
     return dicom_series.write(dicom_series.datasets(dicom_series.head()), tmp_path / "sérïes 1")
+
+
+@pytest.fixture
+def place(tiny: TinyModel, tlp_home: Path) -> Callable[[str], Path]:
+    """Puts a T1 model of a name of its own into the store's folder; registers nothing."""
+
+    def one(name: str) -> Path:
+        target = tlp_home / "models" / name
+        shutil.copytree(tiny.bundle.path, target)
+        manifest = json.loads((target / "manifest.json").read_text())
+        manifest["provenance"]["run"] = name
+        (target / "manifest.json").write_text(json.dumps(manifest))
+        return target
+
+    return one

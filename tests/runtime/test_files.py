@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.support import public_folder, read_only
 from tlp_runtime.errors import GeometryError, InputMissing, InputUnreadable, OutputError
-from tlp_runtime.files.atomic import atomic_file, atomic_folder, require_writable, write_text
+from tlp_runtime.files.atomic import (
+    atomic_file,
+    atomic_folder,
+    entries,
+    require_folder,
+    require_writable,
+    write_text,
+)
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.nifti import read_volume, stem, write_volume
 
@@ -177,23 +186,173 @@ def test_a_missing_or_unwritable_folder_is_refused_beforehand(tmp_path: Path) ->
         require_writable(Path("/proc/a.txt"), overwrite=False)
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "bundle"
-    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
-        (temporary / "a").write_text("1")
-        raise RuntimeError
-    assert not os.listdir(tmp_path)
-    with atomic_folder(target) as temporary:
-        (temporary / "a").write_text("1")
-    with pytest.raises(OutputError, match="exists already"), atomic_folder(target):
-        pass
-    with atomic_folder(target, overwrite=True) as temporary:
-        (temporary / "b").write_text("2")
-    assert os.listdir(target) == ["b"]
-    assert os.listdir(tmp_path) == ["bundle"]
-
-
 def test_outputs_must_be_named_as_nifti(tmp_path: Path) -> None:
     volume = Volume(np.zeros((2, 2, 2), np.float32), AFFINE)
     with pytest.raises(OutputError, match=r"\.nii\.gz or \.nii"):
         write_volume(volume, tmp_path / "a.png", description="")
+
+
+def foreign(folder: Path) -> Iterator[Path]:
+    """What of a folder is not ours; here, ours ends in .ours."""
+    return (path for path in entries(folder) if path.suffix != ".ours")
+
+
+def replace_folder(path: Path) -> None:
+    with atomic_folder(path, overwrite=True, foreign=foreign) as temporary:
+        (temporary / "new.ours").write_text("2")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "bundle"
+    with pytest.raises(RuntimeError), atomic_folder(target, foreign=foreign) as temporary:
+        (temporary / "a.ours").write_text("1")
+        raise RuntimeError
+    assert not os.listdir(target.parent)
+    with atomic_folder(target, foreign=foreign) as temporary:
+        (temporary / "a.ours").write_text("1")
+    with pytest.raises(OutputError, match="exists already"):
+        require_folder(target, overwrite=False, foreign=foreign)
+    replace_folder(target)
+    assert os.listdir(target) == ["new.ours"]
+    assert os.listdir(target.parent) == ["bundle"]
+
+
+def test_an_empty_folder_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    replace_folder(tmp_path / "empty")
+    assert os.listdir(tmp_path / "empty") == ["new.ours"]
+
+
+def test_a_folder_with_one_foreign_file_is_refused_by_name_and_stays(tmp_path: Path) -> None:
+    target = tmp_path / "thesis"
+    target.mkdir()
+    (target / "a.ours").write_text("1")
+    for number in range(5):
+        (target / f"chapter{number}.txt").write_text("words")
+    message = r"thesis: holds chapter0\.txt, chapter1\.txt, chapter2\.txt and 2 more, which this"
+    with pytest.raises(OutputError, match=message) as raised:
+        replace_folder(target)
+    assert "Move what you want to keep elsewhere" in str(raised.value)
+    assert len(os.listdir(target)) == 6
+    assert os.listdir(tmp_path) == ["thesis"]
+
+
+def test_a_foreign_file_that_came_while_the_new_folder_was_written_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    replace_folder(target)
+    with (
+        pytest.raises(OutputError, match=r"holds late\.txt"),
+        atomic_folder(target, overwrite=True, foreign=foreign),
+    ):
+        (target / "late.txt").write_text("words")
+    assert sorted(os.listdir(target)) == ["late.txt", "new.ours"]
+    with (
+        pytest.raises(OutputError, match="exists already"),
+        atomic_folder(tmp_path / "other", foreign=foreign),
+    ):
+        (tmp_path / "other").mkdir()
+
+
+def test_what_killed_processes_and_desktops_leave_is_no_obstacle(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    (target / ".tmp-123-0a1b2c3d-engine").mkdir(parents=True)
+    (target / ".DS_Store").write_text("")
+    replace_folder(target)
+    assert os.listdir(target) == ["new.ours"]
+
+
+@pytest.mark.parametrize("name", [".", "..", "../..", "inside/..", ""])
+def test_the_current_folder_and_those_above_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "a" / "b" / "inside").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    expected = "(is|holds) the current folder and is not replaced"
+    for overwrite in (True, False):
+        with pytest.raises(OutputError, match=expected):
+            require_folder(Path(name), overwrite=overwrite, foreign=foreign)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(OutputError, match="holds the current folder"):
+        replace_folder(tmp_path / "link")
+
+
+def test_a_link_to_a_folder_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "real").mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk" / "real")
+    (link / "mine.txt").write_text("words")
+    with pytest.raises(OutputError, match=r"holds mine\.txt"):
+        replace_folder(link)
+    (link / "mine.txt").unlink()
+    replace_folder(link)
+    assert link.is_symlink()
+    assert os.listdir(tmp_path / "disk") == ["real"]
+    assert os.listdir(tmp_path / "disk" / "real") == ["new.ours"]
+
+
+def test_a_link_within_a_folder_is_removed_and_its_target_stays(tmp_path: Path) -> None:
+    target, elsewhere = tmp_path / "bundle", tmp_path / "elsewhere"
+    target.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "mine.txt").write_text("words")
+    (target / "a.ours").symlink_to(elsewhere)
+    replace_folder(target)
+    assert (elsewhere / "mine.txt").read_text() == "words"
+
+
+def test_links_to_nothing_and_files_are_no_folders(tmp_path: Path) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("dangling", "loop"):
+        with pytest.raises(OutputError, match=rf"{name}: is a link to .*which does not exist"):
+            replace_folder(tmp_path / name)
+        with pytest.raises(OutputError, match=rf"{name}: is a link to .*which does not exist"):
+            write_text(tmp_path / name, "new")
+    (tmp_path / "file").write_text("words")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for name in ("file", "link"):
+        with pytest.raises(OutputError, match=f"{name}: is a file, expected a folder"):
+            replace_folder(tmp_path / name)
+    with pytest.raises(OutputError, match=r"file is a file, expected a folder"):
+        replace_folder(tmp_path / "file" / "below" / "it")
+    assert (tmp_path / "file").read_text() == "words"
+
+
+def test_a_link_to_a_file_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    real, link = tmp_path / "disk" / "real", tmp_path / "a.nii.gz"
+    real.write_text("old")
+    link.symlink_to(real)
+    with pytest.raises(OutputError, match="exists already"):
+        write_text(link, "new", overwrite=False)
+    with atomic_file(link, overwrite=True) as temporary:
+        assert temporary.name.endswith("a.nii.gz")  # by which writers choose a format
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    assert os.listdir(tmp_path / "disk") == ["real"]
+
+
+def test_folders_devices_and_long_names_are_no_files(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is a folder, expected a file name"):
+        write_text(tmp_path, "new", overwrite=False)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/null"), tmp_path / "pipe"):
+        with pytest.raises(OutputError, match="is not a regular file and is not replaced"):
+            write_text(path, "new")
+    with pytest.raises(OutputError, match="cannot be written: File name too long"):
+        write_text(tmp_path / ("n" * 300), "new")
+    with pytest.raises(OutputError, match="cannot be written: File name too long"):
+        replace_folder(tmp_path / ("n" * 300))
+
+
+def test_a_folder_that_could_not_be_deleted_is_refused_before_anything_happens() -> None:
+    with public_folder() as folder:
+        target = folder / "bundle"
+        replace_folder(target)
+        with read_only(folder), pytest.raises(OutputError, match="it is read-only"):
+            replace_folder(target)
+        with read_only(folder), pytest.raises(OutputError, match="permission denied"):
+            replace_folder(folder / "other")
+        assert os.listdir(target) == ["new.ours"]
+        assert os.listdir(folder) == ["bundle"]

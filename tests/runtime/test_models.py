@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from tlp_runtime.errors import (
     SpecError,
 )
 from tlp_runtime.models.bundle import Bundle
-from tlp_runtime.models.choice import default_name, find_bundle, models, set_default
+from tlp_runtime.models.choice import find_bundle
 from tlp_runtime.models.manifest import FILES
-from tlp_runtime.models.store import Register
 from tlp_runtime.synthesis.request import Prompt, Request
 
 
@@ -88,52 +86,12 @@ def test_nothing_registered(tmp_path: Path) -> None:
         find_bundle("nobody", ("t1",))
 
 
-def test_the_newest_that_fits_unless_a_default_is_set(tiny: TinyModel, tmp_path: Path) -> None:
-    older = tmp_path / "older"
-    shutil.copytree(tiny.bundle.path, older)
-    models().add("older", older)
-    tiny.register()
-    assert find_bundle(None, ("t1",))[0].path == tiny.bundle.path
-    set_default("older")
-    bundle, why = find_bundle(None, ("t1",))
-    assert (bundle.path, why) == (older, "the default")
-    set_default(None)
-    assert default_name() is None
-    assert find_bundle("older", None)[0].path == older
-    models().add("older", older)  # registered anew: the newest again
-    assert find_bundle(None, ("t1",))[0].path == older
-
-
 def test_a_model_for_other_inputs(tiny: TinyModel) -> None:
     tiny.register()
     with pytest.raises(ModelMismatch, match=r"no registered model takes T1 and T2.*\(T1\)"):
         find_bundle(None, ("t1", "t2"))
     with pytest.raises(ModelMismatch, match="takes T1"):
         find_bundle(str(tiny.bundle.path), ("t2",))
-
-
-def test_a_bundle_whose_folder_is_gone_is_passed_over(tiny: TinyModel, tmp_path: Path) -> None:
-    gone = tmp_path / "gone"
-    shutil.copytree(tiny.bundle.path, gone)
-    tiny.register()
-    models().add("gone", gone)
-    shutil.rmtree(gone)
-    assert find_bundle(None, ("t1",))[0].name == tiny.bundle.name
-
-
-def test_a_damaged_register_entry_is_named(tlp_home: Path) -> None:
-    Register("models").add("a", tlp_home)
-    (tlp_home / "register" / "models" / "a.json").write_text("{")
-    with pytest.raises(ModelDamaged, match=r"a\.json: is not a register entry"):
-        list(models())
-
-
-def test_two_folders_of_one_name_get_two_names(tmp_path: Path) -> None:
-    register = Register("models")
-    assert register.add("m", tmp_path / "a") == "m"
-    assert register.add("m", tmp_path / "b") == "m-2"
-    assert register.add("m", tmp_path / "a") == "m"  # the same folder again: now the newest
-    assert [(e.name, e.path.name) for e in register] == [("m-2", "b"), ("m", "a")]
 
 
 def test_engine_refuses_other_tensors(tiny: TinyModel) -> None:

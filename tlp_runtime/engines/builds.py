@@ -24,6 +24,7 @@ from tlp_runtime.engines.tensorrt.build import BuildProgress, build_plan
 from tlp_runtime.engines.tensorrt.flavours import FlavourName
 from tlp_runtime.engines.tensorrt.layers import require_precision
 from tlp_runtime.errors import (
+    Advice,
     DependencyMissing,
     DeviceUnavailable,
     EngineError,
@@ -33,11 +34,20 @@ from tlp_runtime.errors import (
     RunTask,
     SetOption,
 )
-from tlp_runtime.files.atomic import atomic_file, atomic_folder, make_folder, write_text
+from tlp_runtime.files.atomic import (
+    atomic_file,
+    atomic_folder,
+    make_folder,
+    require_folder,
+    write_text,
+)
 from tlp_runtime.models.bundle import ENGINES, Bundle
+from tlp_runtime.models.contents import foreign_in_engine
 from tlp_runtime.warnings import BUILD_AWAITED, CACHE_NOT_KEPT, ENGINE_BUILT, Warn
 
 Opened = TypeVar("Opened")
+
+_TIDY = Advice("Then build again.")
 
 
 @dataclass(frozen=True)
@@ -160,6 +170,8 @@ def build_engine(
         )
     identity = plans.identity(bundle, binding, options, gpu)
     name = plans.fingerprint(identity)
+    folder = (root or bundle.path / ENGINES) / name
+    require_folder(folder, overwrite=True, foreign=foreign_in_engine, fix=_TIDY)
     timings = _timing_cache(binding, gpu)
     began = time.perf_counter()
     known = timings.read_bytes() if timings is not None and timings.is_file() else b""
@@ -173,7 +185,6 @@ def build_engine(
     )
     seconds = time.perf_counter() - began
     require_precision(result.layers, bundle.precision, warn=warn)
-    folder = (root or bundle.path / ENGINES) / name
     sidecar = {
         **identity,
         "fingerprint": name,
@@ -186,7 +197,7 @@ def build_engine(
         "built": datetime.now().astimezone().isoformat(timespec="seconds"),
         "built_on": platform.platform(),
     }
-    with atomic_folder(folder, overwrite=True) as temporary:
+    with atomic_folder(folder, overwrite=True, foreign=foreign_in_engine) as temporary:
         (temporary / plans.ENGINE_FILE).write_bytes(result.plan)
         (temporary / plans.LOG_FILE).write_text("\n".join(result.log) + "\n", encoding="utf-8")
         write_text(temporary / plans.SIDECAR_FILE, json.dumps(sidecar, indent=2) + "\n")
@@ -241,8 +252,9 @@ def obtain(
                 SetOption("build", "", "to build it at the first run"),
                 RunTask(
                     "build",
-                    (("bundle", str(bundle.path)), ("engine", flavour)),
+                    (("engine", flavour),),
                     "to build it now",
+                    arguments=(str(bundle.path),),
                 ),
             ),
         )

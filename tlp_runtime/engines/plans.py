@@ -24,11 +24,10 @@ from tlp_runtime.engines.tensorrt.binding import TensorRT
 from tlp_runtime.engines.tensorrt.flavours import FlavourName
 from tlp_runtime.errors import EngineError, UsageError
 from tlp_runtime.models.bundle import ENGINES, Bundle
+from tlp_runtime.models.contents import ENGINE_FILES
 from tlp_runtime.models.store import home
 
-ENGINE_FILE = "generator.engine"
-SIDECAR_FILE = "engine.json"
-LOG_FILE = "build.log"
+ENGINE_FILE, SIDECAR_FILE, LOG_FILE = ENGINE_FILES
 
 SCHEMA = {"major": 2, "minor": 0}
 

@@ -1,56 +1,48 @@
-"""Which bundle is used: by path, by name, the default, or the newest that fits."""
+"""Which bundle is used: by path, by name, or the default for the inputs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from tlp_runtime.errors import (
     ChooseAnother,
-    ModelDamaged,
+    ModelError,
     ModelMismatch,
     ModelMissing,
     RunTask,
     SetOption,
 )
-from tlp_runtime.files.atomic import make_folder, write_text
 from tlp_runtime.models.bundle import MANIFEST, Bundle
-from tlp_runtime.models.store import Register, home
+from tlp_runtime.models.defaults import key
+from tlp_runtime.models.registered import inputs_of, models, models_folder
+
+__all__ = ["default_name", "find_bundle", "models", "models_folder", "set_default"]
 
 
-def models() -> Register:
-    """The register of bundles."""
-    return Register("models")
+def default_name(inputs: Sequence[str] | None = None) -> str | None:
+    """The name of the default model for ``inputs``, usable or not; None where there is none.
 
+    Parameters
+    ----------
+    inputs
+        None: the one that was chosen last, else that for the inputs of the first bundle.
 
-def models_folder() -> Path:
-    """Where bundles exported without a folder of their own lie."""
-    return home() / "models"
-
-
-def default_name() -> str | None:
-    """The name of the default model; None where none was set."""
-    file = _default_file()
-    if not file.is_file():
-        return None
-    try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelDamaged(
-            f"{file}: cannot be read ({error!r}).",
-            fix="Set the default again.",
-        ) from error
+    Raises
+    ------
+    ModelDamaged
+        The record of defaults cannot be read.
+    """
+    found = _default(inputs)
+    return None if found is None else found[0]
 
 
 def set_default(name: str | None) -> None:
-    """Make the registered ``name`` the default, or none."""
+    """Make the registered ``name`` the default for its inputs, or forget every default."""
     if name is None:
-        _default_file().unlink(missing_ok=True)
-        return
-    models().find(name)
-    make_folder(_default_file().parent)
-    write_text(_default_file(), json.dumps({"name": name}) + "\n")
+        models().clear_defaults()
+    else:
+        models().set_default(name)
 
 
 def find_bundle(model: str | None, inputs: Sequence[str] | None) -> tuple[Bundle, str]:
@@ -59,17 +51,19 @@ def find_bundle(model: str | None, inputs: Sequence[str] | None) -> tuple[Bundle
     Parameters
     ----------
     model
-        A bundle's folder or a registered name; None takes the default if it fits ``inputs``, else
-        the newest registered one that does.
+        A bundle's folder or a registered name; None takes the default for ``inputs``: the one that
+        was set, else the first that was registered.
     inputs
         The modalities given; None accepts any.
 
     Raises
     ------
     ModelMissing
-        Nothing of that name, or nothing registered that fits.
+        Nothing of that name, nothing registered, or the default is gone.
+    ModelDamaged
+        The bundle is damaged, or its register entry.
     ModelMismatch
-        The named model is for other inputs.
+        The named model is for other inputs, or no registered one is for these.
     """
     if model is not None:
         bundle = Bundle.open(_named(model))
@@ -80,28 +74,72 @@ def find_bundle(model: str | None, inputs: Sequence[str] | None) -> tuple[Bundle
                 fix=("Give the inputs it takes.", ChooseAnother("model", "model")),
             )
         return bundle, "as asked"
-    entries = list(models())
-    default = default_name()
-    ordered = [entry for entry in entries if entry.name == default]
-    ordered += [entry for entry in reversed(entries) if entry.name != default]
-    seen = []
-    for entry in ordered:
+    found = _default(inputs)
+    if found is None:
+        raise _nothing_fits(inputs)
+    name, why = found
+    return _open_default(name, inputs), why
+
+
+def _default(inputs: Sequence[str] | None) -> tuple[str, str] | None:
+    """Name of the default and why it is that."""
+    store = models()
+    defaults = store.defaults()
+    if inputs is None and defaults.chosen is not None:
+        return defaults.chosen, "the default"
+    if inputs is None:
+        inputs = next(filter(None, (inputs_of(entry.path) for entry in store)), ())
+    if key(inputs) in defaults.names:
+        return defaults.names[key(inputs)], "the default"
+    if defaults.unplaced and defaults.chosen is not None:
+        return defaults.chosen, "the default"
+    fitting = store.fitting(inputs) if inputs else []
+    return (fitting[0].name, "the first that fits") if fitting else None
+
+
+def _open_default(name: str, inputs: Sequence[str] | None) -> Bundle:
+    """Open the default; where it cannot be used, that is an error, and no other one is taken."""
+    store = models()
+    what = f"the default model{f' for {_join(inputs)}' if inputs else ''}, {name},"
+    others = [
+        entry.name
+        for entry in (store.fitting(inputs) if inputs else store)
+        if entry.name != name and inputs_of(entry.path)
+    ]
+    another = RunTask(
+        "models default", arguments=(others[0] if others else "NAME",), purpose="to set another"
+    )
+    if name not in {entry.name for entry in store} | store.damaged.keys():
+        raise ModelMissing(f"{what} is not registered any more", fix=another)
+    try:
+        entry = store.find(name)
         if not (entry.path / MANIFEST).is_file():
-            continue  # its folder was moved or deleted by hand
+            raise ModelMissing(f"there is no bundle in {entry.path} any more")
         bundle = Bundle.open(entry.path)
-        if inputs is None or _fits(bundle, inputs):
-            return bundle, "the default" if entry.name == default else "the newest that fits"
-        seen.append(f"{entry.name} ({_join(bundle.spec.inputs)})")
+    except ModelError as error:
+        raise type(error)(
+            f"{what} cannot be used: {error.problem}", fix=(*error.fixes, another)
+        ) from error
+    if inputs is not None and not _fits(bundle, inputs):
+        raise ModelMismatch(f"{what} takes {_join(bundle.spec.inputs)} now", fix=another)
+    return bundle
+
+
+def _nothing_fits(inputs: Sequence[str] | None) -> ModelError:
+    seen = [
+        f"{entry.name} ({_join(takes)})" for entry in models() if (takes := inputs_of(entry.path))
+    ]
     if not seen:
-        raise ModelMissing(
+        return ModelMissing(
             "no model is registered",
             fix=(
                 RunTask("train", purpose="to train one"),
                 RunTask("export", purpose="to make a bundle of it"),
+                RunTask("models add", arguments=("PATH",), purpose="to add a bundle"),
                 SetOption("model", "a bundle's folder", "to use that one"),
             ),
         )
-    raise ModelMismatch(
+    return ModelMismatch(
         f"no registered model takes {_join(inputs or ())}; there are: {', '.join(seen)}",
         fix=(
             "Give the inputs one of them takes.",
@@ -114,9 +152,12 @@ def _named(model: str) -> Path:
     path = Path(model)
     if path.is_dir():
         return path
-    entries = {entry.name: entry for entry in models()}
+    store = models()
+    entries = {entry.name: entry for entry in store}
     if model in entries:
         return entries[model].path
+    if model in (damaged := store.damaged):
+        raise damaged[model]
     raise ModelMissing(
         f"{model}: is neither a bundle folder nor a registered model; registered are: "
         f"{', '.join(entries) or 'none'}."
@@ -129,7 +170,3 @@ def _fits(bundle: Bundle, inputs: Sequence[str]) -> bool:
 
 def _join(names: Sequence[str]) -> str:
     return " and ".join(name.upper() for name in names)
-
-
-def _default_file() -> Path:
-    return home() / "register" / "default-model.json"

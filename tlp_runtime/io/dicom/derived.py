@@ -6,15 +6,15 @@ into pixels and no contrast agent can come along.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tlp_runtime.errors import ChooseAnother, GeometryError, OutputError
-from tlp_runtime.files.atomic import atomic_folder, require_writable
+from tlp_runtime.errors import GeometryError
+from tlp_runtime.files.atomic import atomic_folder, entries, require_folder
 from tlp_runtime.geometry.grid import Grid, shape_text
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.dicom.series import DicomSeries
@@ -71,24 +71,22 @@ def require_series_folder(folder: Path, *, overwrite: bool) -> None:
     OutputError
         The folder cannot be written, exists without ``overwrite``, or holds anything else.
     """
-    if not (folder.is_dir() and overwrite):
-        require_writable(folder, overwrite=overwrite)
-        return
+    require_folder(folder, overwrite=overwrite, foreign=_foreign)
+
+
+def _foreign(folder: Path) -> Iterator[Path]:
+    """What a folder holds besides a series that this module wrote."""
     import pydicom
     from pydicom.errors import InvalidDicomError
 
-    for path in folder.iterdir():
+    for path in entries(folder):
         try:
             header = pydicom.dcmread(path, specific_tags=["SeriesDescription"])
             ours = header.get("SeriesDescription") == DESCRIPTION
         except (InvalidDicomError, OSError):
             ours = False
         if not ours:
-            raise OutputError(
-                f"{folder}: holds {path.name}, which is not part of a synthetic series and "
-                "would be lost",
-                fix=ChooseAnother("out", "output folder"),
-            )
+            yield path
 
 
 def write_derived(
@@ -131,7 +129,7 @@ def write_derived(
     common = _common(source, record)
     common.SeriesInstanceUID = pydicom.uid.generate_uid(prefix=None)
     pixels = np.rint(np.clip(volume.data, 0, 1) * MAXIMUM).astype("<u2")
-    with atomic_folder(folder, overwrite=overwrite) as temporary:
+    with atomic_folder(folder, overwrite=overwrite, foreign=_foreign) as temporary:
         for index in range(volume.shape[2]):
             image = _slice(common, source, index)
             places = [_slice_at(other, source, index) for other in others]
