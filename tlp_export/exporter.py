@@ -149,7 +149,7 @@ def export(
 
 def _plan(stored: StoredEngine | None) -> Plan | None:
     """The engine as Triton's TensorRT backend takes it; None for one that it cannot run."""
-    if stored is None or stored.sidecar["flavour"] != "trt":
+    if stored is None or stored.sidecar.flavour != "trt":
         return None
     profiles = tuple((one.minimum, one.optimum, one.maximum) for one in stored.options.profiles)
     return Plan(stored.file, "trt", profiles)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tlp_runtime.errors import UsageError
 from tlp_runtime.spec.model import ModelSpec
@@ -86,13 +84,6 @@ class EngineOptions:
             raise UsageError(f"builder level {self.level}: expected 0 to 5.")
         if self.hardware not in HARDWARE:
             raise UsageError(f"hardware {self.hardware!r}: expected one of {', '.join(HARDWARE)}.")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> EngineOptions:
-        """The inverse of ``dataclasses.asdict``."""
-        profiles = tuple(BatchProfile(**profile) for profile in values["profiles"])
-        rest = {name: value for name, value in values.items() if name != "profiles"}
-        return cls(profiles=profiles, **(rest | {"targets": tuple(rest["targets"])}))
 
     def shapes(self, spec: ModelSpec) -> list[dict[str, ProfileShapes]]:
         """For each profile, of each of ``spec``'s inputs."""
