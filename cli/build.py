@@ -55,10 +55,10 @@ def command(
             on_builder=lambda builder, where: output.default("builder", builder, where),
             progress=BuildBar(bar),
         )
-    record = {"model": opened.name, "bundle": str(opened.path), "engine": dict(stored.sidecar)}
+    record = {"model": opened.name, "bundle": str(opened.path), "engine": stored.sidecar.to_dict()}
     write_json(json_path, record, overwrite=overwrite)
     images = " ".join(f"--{name} {name}.nii.gz" for name in opened.spec.inputs)
-    flavour = stored.sidecar["flavour"]
+    flavour = stored.sidecar.flavour
     output.done(
         f"engine {describe(stored)}", f"tlp infer --model {bundle} --engine {flavour} {images}"
     )
@@ -69,6 +69,6 @@ def describe(stored: StoredEngine) -> str:
     said = stored.sidecar
     batches = " and ".join(str(profile) for profile in stored.options.profiles)
     return (
-        f"{said['flavour']} {said['version']}, batch {batches}, "
-        f"{said['engine_bytes'] / 2**20:.1f} MiB, in {stored.file}"
+        f"{said.flavour} {said.version}, batch {batches}, "
+        f"{said.engine_bytes / 2**20:.1f} MiB, in {stored.file}"
     )

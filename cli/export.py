@@ -110,13 +110,13 @@ def command(
         "precision": bundle.precision,
         "graph": asdict(exported.report),
         "parity": exported.parity.to_dict(),
-        "engine": None if stored is None else dict(stored.sidecar),
+        "engine": None if stored is None else stored.sidecar.to_dict(),
     }
     made = f"model {exported.name} in {bundle.path}"
     if stored is not None:
         made += f"\nmade engine {describe(stored)}"
     if triton is not None:
-        if stored is not None and stored.sidecar["flavour"] == "trt-rtx":
+        if stored is not None and stored.sidecar.flavour == "trt-rtx":
             output.note("Triton serves no engines of TensorRT-RTX; it gets the ONNX model alone")
         record["triton"] = {"repository": str(triton), "models": list(exported.triton)}
         made += f"\nmade Triton models {', '.join(exported.triton)} in {triton}"

@@ -77,6 +77,7 @@ def make_bundle(
     *,
     overwrite: bool,
     on_stage: OnStage,
+    on_name: Callable[[str], None] = lambda name: None,
 ) -> Made:
     """Fold, trace, verify, write and register a bundle.
 
@@ -89,6 +90,8 @@ def make_bundle(
         checkpoint and options, and replaces an earlier export of the same.
     on_stage
         Called with what begins.
+    on_name
+        Called with the folder's name before the graph is made.
 
     Raises
     ------
@@ -103,6 +106,7 @@ def make_bundle(
     generator = checkpoint.generator(spec)
     calibration = _calibration(spec, options, on_stage)
     folder = out or models_folder() / bundle_name(checkpoint, options, calibration)
+    on_name(folder.name)
     replace_ours = overwrite or out is None
     with atomic_folder(folder, overwrite=replace_ours, foreign=foreign_in_bundle) as temporary:
         deployed, layers = _deployed(generator, options, calibration, on_stage)

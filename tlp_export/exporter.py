@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tlp_export.bundle import make_bundle
 from tlp_export.options import ExportOptions, Target
-from tlp_export.triton import Plan, write_repository
+from tlp_export.triton import Plan, require_repository, write_repository
 from tlp_export.verify import Parity
 from tlp_runtime.engines.builds import add_engine
 from tlp_runtime.engines.onnx import require_onnxruntime
@@ -119,12 +119,19 @@ def export(
     require_onnxruntime()
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(Path(checkpoint))
+
+    def require_triton(name: str) -> None:
+        if triton is not None:
+            planned = engine == "trt"
+            require_repository(Path(triton), name, with_plan=planned, overwrite=overwrite)
+
     made = make_bundle(
         checkpoint,
         options or ExportOptions(),
         None if out is None else Path(out),
         overwrite=overwrite,
         on_stage=on_stage,
+        on_name=require_triton,
     )
     heard = WarningLog(warn)
     stored = None
@@ -154,7 +161,7 @@ def export(
 
 def _plan(stored: StoredEngine | None) -> Plan | None:
     """The engine as Triton's TensorRT backend takes it; None for one that it cannot run."""
-    if stored is None or stored.sidecar["flavour"] != "trt":
+    if stored is None or stored.sidecar.flavour != "trt":
         return None
     profiles = tuple((one.minimum, one.optimum, one.maximum) for one in stored.options.profiles)
     return Plan(stored.file, "trt", profiles)

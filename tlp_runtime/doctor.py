@@ -290,7 +290,7 @@ def _stored(bundle: Bundle, flavour: FlavourName, gpus: tuple[Gpu, ...]) -> list
             found.append(Finding("engine", "broken", stored, (_build(FLAVOURS[0]),)))
             continue
         name = f"engine {stored.folder.name}"
-        which = f"{flavour} {stored.sidecar['version']}"
+        which = f"{flavour} {stored.sidecar.version}"
         try:
             binding = load(flavour)
             why = stored.misfit(bundle, binding, gpus[0]) if gpus else None

@@ -11,7 +11,7 @@ from tlp_runtime.errors import ModelMismatch
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.interactive.case import InteractiveCase
 from tlp_runtime.io.nifti import nifti_bytes
-from tlp_runtime.synthesis.provenance import DESCRIPTION, describe, in_short
+from tlp_runtime.synthesis.provenance import DESCRIPTION, describe
 from tlp_runtime.synthesis.request import Prompt
 
 ImageName = Literal["t1", "t2", "prompt", "synthesis", "plain"]
@@ -47,7 +47,7 @@ def file_bytes(case: InteractiveCase, name: FileName) -> bytes:
     asked = replace(prepared.request, prompt=Prompt(drawn)) if prompted else prepared.request
     warnings = (*prepared.warnings, *case.queue.warnings)
     record = describe(asked, prepared.placement, case.queue.engine, warnings)
-    return nifti_bytes(volume, description=_said(name), comment=in_short(record))
+    return nifti_bytes(volume, description=_said(name), comment=record.in_short())
 
 
 def _viewable(volume: Volume) -> Volume:

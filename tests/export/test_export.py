@@ -199,10 +199,10 @@ def test_a_real_engine_is_built_and_described(
     options = EngineOptions(profiles=(BatchProfile(1, 1, 2), BatchProfile(4, 8, 16)), level=2)
     built = build_engine(bundle, options, rtx, None, warn=WarningLog().add)
     assert built.file.stat().st_size > 100_000
-    assert built.sidecar["version"] == rtx.version
-    assert built.sidecar["engine_sha256"] == sha256(built.file)
-    assert built.sidecar["layers"]["correlation"] == {"Float": ANY}
-    assert built.sidecar["layers_from"] in ("build log", "engine")
+    assert built.sidecar.version == rtx.version
+    assert built.sidecar.engine_sha256 == sha256(built.file)
+    assert built.sidecar.layers["correlation"] == {"Float": ANY}
+    assert built.sidecar.layers_from in ("build log", "engine")
     assert built.options == options
     assert "Engine" in (built.folder / "build.log").read_text(encoding="utf-8")
     assert built.read()[4:] != b""
@@ -230,7 +230,7 @@ def test_real_engines_are_built_for_chosen_gpus(
     one = build_engine(
         bundle, EngineOptions(targets=("8.6", "12.0")), rtx, None, warn=WarningLog().add
     )
-    assert one.sidecar["compute_capabilities"] == ["8.6", "12.0"]
+    assert one.sidecar.compute_capabilities == ("8.6", "12.0")
     with pytest.raises(EngineError, match=r"compute capabilities 9\.0: TensorRT-RTX builds for"):
         build_engine(bundle, EngineOptions(targets=("9.0",)), rtx, None, warn=WarningLog().add)
     with pytest.raises(DeviceUnavailable, match="builds on the GPU"):

@@ -235,9 +235,9 @@ def test_tensorrt_builds_the_graph(
         bundles[precision].bundle, options, load("trt-rtx"), None, warn=WarningLog().add
     )
     assert built.file.stat().st_size > 100_000
-    assert built.sidecar["precision"] == precision
+    assert built.sidecar.precision == precision
     # As found in the built engine, not as asked for.
-    convolutions = set(built.sidecar["layers"]["correlation"])
+    convolutions = set(built.sidecar.layers["correlation"])
     assert convolutions == ENGINE_TYPES[precision]
 
 

@@ -35,7 +35,7 @@ from tlp_runtime.synthesis.request import Request
 def synthesize(source: DicomSeries, spec: ModelSpec = SMALL) -> tuple[Volume, dict[str, Any]]:
     with Synthesizer(FakeEngine(spec)) as synthesizer:
         result = synthesizer.run(Request(images={"t1": source.volume}))
-    return result.volume, dict(result.record)
+    return result.volume, result.record.to_dict()
 
 
 @pytest.mark.documents(

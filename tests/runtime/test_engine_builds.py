@@ -72,7 +72,7 @@ def test_no_engine_at_all_is_said_and_one_is_built_once(
 
 
 def test_current_is_this_gpus_capability(rtx: Machine) -> None:
-    assert rtx.build(targets=("current",)).sidecar["compute_capabilities"] == ["8.6"]
+    assert rtx.build(targets=("current",)).sidecar.compute_capabilities == ("8.6",)
     rtx.cuda.gpus = 0
     with pytest.raises(DeviceUnavailable, match=r"the target 'current' builds on the GPU"):
         rtx.build(targets=("current",))
@@ -95,7 +95,7 @@ def test_enterprise_needs_a_gpu_to_build_and_rtx_does_not(
     enterprise.cuda.gpus = rtx.cuda.gpus = 0
     with pytest.raises(DeviceUnavailable, match=r"TensorRT builds on the GPU.*Set engine to"):
         enterprise.build()
-    assert rtx.build().sidecar["layers_from"] == "build log"
+    assert rtx.build().sidecar.layers_from == "build log"
 
 
 def test_timings_are_kept_from_build_to_build(enterprise: Machine) -> None:
@@ -249,7 +249,7 @@ def test_building_and_opening_are_timed_apart(machine: Machine) -> None:
 
     with machine.open(progress=Slow()) as engine:
         assert set(engine.opening) == {"open", "build"}
-        assert engine.opening["build"] == engine.stored.sidecar["seconds"] >= 0.3
+        assert engine.opening["build"] == engine.stored.sidecar.seconds >= 0.3
         assert engine.opening["open"] >= 0
     with machine.open() as engine:
         assert set(engine.opening) == {"open"}

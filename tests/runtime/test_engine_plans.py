@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -14,14 +16,72 @@ from tests.support import TinyModel
 from tlp_runtime.engines import plans
 from tlp_runtime.engines.cuda import Gpu
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
-from tlp_runtime.engines.plans import StoredEngine
+from tlp_runtime.engines.plans import BuiltOn, StoredEngine
 from tlp_runtime.engines.tensorrt.binding import TensorRT
+from tlp_runtime.engines.tensorrt.flavours import FlavourName
 from tlp_runtime.errors import EngineError, UsageError
 
 
 def edit(stored: StoredEngine, **changes: Any) -> None:
-    sidecar = dict(stored.sidecar) | changes
+    sidecar = stored.sidecar.to_dict() | changes
     (stored.folder / "engine.json").write_text(json.dumps(sidecar), encoding="utf-8")
+
+
+def test_fingerprints_are_those_of_the_versions_before(tiny: TinyModel) -> None:
+    """Engines that were built then are found under their names."""
+    files = dict.fromkeys(tiny.bundle.manifest.files, "a" * 64)
+    manifest = replace(tiny.bundle.manifest, files=files, compute_precision="fp16")
+    bundle = replace(tiny.bundle, manifest=manifest)
+    gpu = Gpu(0, "NVIDIA X", (8, 6), 1, "GPU-0")
+
+    def name(flavour: FlavourName, **options: Any) -> str:
+        binding = cast(TensorRT, SimpleNamespace(flavour=flavour, version="10.16.1"))
+        return plans.fingerprint(plans.identity(bundle, binding, EngineOptions(**options), gpu))
+
+    profiles = (BatchProfile(1, 2, 4), BatchProfile(8, 8, 8))
+    assert name("trt") == "8ef60ab4fa5a6d6b"
+    assert name("trt-rtx", targets=("8.6", "12.0"), level=2, profiles=profiles) == (
+        "8f57da182dfe0449"
+    )
+    assert name("trt-rtx", targets=("current",)) == "26abdf024b0a922b"
+
+
+def test_a_sidecar_of_the_version_before_is_read(machine: Machine) -> None:
+    """Schema 2.0 as it was first written, and with only what an engine needs."""
+    stored = machine.build(profiles=(BatchProfile(1, 2, 4),))
+    written = json.loads((stored.folder / "engine.json").read_text(encoding="utf-8"))
+    assert list(written) == [
+        "schema", "flavour", "version", "onnx_sha256", "precision", "options",
+        "compute_capabilities", "gpu", "fingerprint", "layers", "layers_from", "engine_sha256",
+        "engine_bytes", "cuda", "seconds", "built", "built_on",
+    ]  # fmt: skip
+    assert stored.sidecar == StoredEngine.open(stored.folder).sidecar
+    for name in ("layers", "layers_from", "cuda", "seconds", "built", "built_on"):
+        del written[name]
+    (stored.folder / "engine.json").write_text(json.dumps(written), encoding="utf-8")
+    machine.open(build=False).close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"engine_bytes": "many"}, "engine_bytes is 'many', expected int"),
+        ({"colour": "red"}, "unknown keys colour"),
+        ({"flavour": "other"}, "flavour is 'other', expected one of"),
+        ({"options": {"profiles": []}}, "batch profiles: expected at least one"),
+        ({"options": {"profiles": [{"minimum": 1, "size": 2}]}}, "unknown keys"),
+        ({"gpu": {"name": "X"}}, "missing keys gpu.compute_capability"),
+        ({"schema": {"major": 2, "minor": 1}, "colour": "red"}, ""),
+    ],
+)
+def test_a_sidecar_is_read_as_its_schema_says(
+    machine: Machine, changes: dict[str, Any], said: str
+) -> None:
+    edit(machine.build(), **changes)
+    if said:
+        assert f"its sidecar cannot be read: {said}" in machine.refusal()
+    else:
+        machine.open(build=False).close()
 
 
 def test_the_fingerprint_covers_everything_that_matters(machine: Machine) -> None:
@@ -101,7 +161,7 @@ def test_an_engine_of_another_gpu_is_told(enterprise: Machine) -> None:
     said = enterprise.refusal()
     assert "built on Fake RTX (compute capability 8.6), this is Other (9.0)" in said
     with enterprise.open() as engine:
-        assert engine.stored.sidecar["gpu"]["name"] == "Other"
+        assert engine.stored.sidecar.gpu == BuiltOn(name="Other", compute_capability="9.0")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -185,22 +185,23 @@ def build_engine(
     )
     seconds = time.perf_counter() - began
     require_precision(result.layers, bundle.precision, warn=warn)
-    sidecar = {
-        **identity,
-        "fingerprint": name,
-        "layers": result.layers,
-        "layers_from": result.layers_from,
-        "engine_sha256": hashlib.sha256(result.plan).hexdigest(),
-        "engine_bytes": len(result.plan),
-        "cuda": _cuda_versions(),
-        "seconds": round(seconds, 3),
-        "built": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "built_on": platform.platform(),
-    }
+    sidecar = plans.Sidecar(
+        **{field.name: getattr(identity, field.name) for field in fields(identity)},
+        fingerprint=name,
+        layers=result.layers,
+        layers_from=result.layers_from,
+        engine_sha256=hashlib.sha256(result.plan).hexdigest(),
+        engine_bytes=len(result.plan),
+        cuda=_cuda_versions(),
+        seconds=round(seconds, 3),
+        built=datetime.now().astimezone().isoformat(timespec="seconds"),
+        built_on=platform.platform(),
+    )
     with atomic_folder(folder, overwrite=True, foreign=foreign_in_engine) as temporary:
         (temporary / plans.ENGINE_FILE).write_bytes(result.plan)
         (temporary / plans.LOG_FILE).write_text("\n".join(result.log) + "\n", encoding="utf-8")
-        write_text(temporary / plans.SIDECAR_FILE, json.dumps(sidecar, indent=2) + "\n")
+        text = json.dumps(sidecar.to_dict(), indent=2) + "\n"
+        write_text(temporary / plans.SIDECAR_FILE, text)
     if timings is not None and result.timing_cache:
         keep(timings, result.timing_cache, warn=warn)
     return StoredEngine.open(folder)
@@ -280,7 +281,7 @@ def obtain(
             raise EngineError(
                 f"{why} Building one failed: {error.problem}", fix=error.fixes
             ) from error
-        return Obtained(attempt(binding, stored.read()), stored, stored.sidecar["seconds"])
+        return Obtained(attempt(binding, stored.read()), stored, stored.sidecar.seconds)
 
 
 @contextmanager

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from tlp_runtime.errors import UsageError
 from tlp_runtime.options import OptionGroup, option
@@ -90,13 +89,6 @@ class EngineOptions(OptionGroup):
         super().__post_init__()
         if not self.profiles:
             raise UsageError("batch profiles: expected at least one MIN,OPT,MAX.")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> EngineOptions:
-        """The inverse of ``dataclasses.asdict``."""
-        profiles = tuple(BatchProfile(**profile) for profile in values["profiles"])
-        rest = {name: value for name, value in values.items() if name != "profiles"}
-        return cls(profiles=profiles, **(rest | {"targets": tuple(rest["targets"])}))
 
     def shapes(self, spec: ModelSpec) -> list[dict[str, ProfileShapes]]:
         """For each profile, of each of ``spec``'s inputs."""

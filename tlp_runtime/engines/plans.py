@@ -14,22 +14,122 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tlp_runtime.engines.cuda import Gpu
 from tlp_runtime.engines.options import EngineOptions
 from tlp_runtime.engines.tensorrt.binding import TensorRT
 from tlp_runtime.engines.tensorrt.flavours import FlavourName
+from tlp_runtime.engines.tensorrt.layers import Layers
 from tlp_runtime.errors import EngineError, UsageError
 from tlp_runtime.models.bundle import ENGINES, Bundle
 from tlp_runtime.models.contents import ENGINE_FILES
 from tlp_runtime.models.store import home
+from tlp_runtime.spec.reader import Contract, build, read_schema
 
 ENGINE_FILE, SIDECAR_FILE, LOG_FILE = ENGINE_FILES
 
-SCHEMA = {"major": 2, "minor": 0}
+SCHEMA_MAJOR, SCHEMA_MINOR = 2, 0
+SCHEMA = {"major": SCHEMA_MAJOR, "minor": SCHEMA_MINOR}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltOn:
+    """The GPU that enterprise TensorRT built on."""
+
+    name: str
+    compute_capability: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Everything that makes two engines differ: what the fingerprint covers.
+
+    Parameters
+    ----------
+    flavour, version
+        TensorRT's.
+    precision
+        The bundle's.
+    compute_capabilities
+        TensorRT-RTX: the targets; none for all that it supports.
+    gpu
+        Enterprise TensorRT: the GPU it was built on.
+    """
+
+    flavour: FlavourName
+    version: str
+    onnx_sha256: str
+    precision: str
+    options: EngineOptions
+    compute_capabilities: tuple[str, ...]
+    gpu: BuiltOn | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the schema version, ready for JSON."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar(Identity):
+    """``engine.json``: all that decides whether an engine may be used, and how it was built.
+
+    Parameters
+    ----------
+    layers
+        Kinds of layer, and how many of each compute in which type.
+    layers_from
+        Where that was read: the engine, or the builder's log.
+    engine_sha256, engine_bytes
+        Hash and size of TensorRT's bytes.
+    cuda
+        CUDA versions of driver and runtime library; None where CUDA could not be asked.
+    seconds
+        Duration of the build.
+    built, built_on
+        When (ISO 8601), and on which platform.
+    """
+
+    fingerprint: str
+    layers: Layers = field(default_factory=dict)
+    layers_from: str = ""
+    engine_sha256: str
+    engine_bytes: int
+    cuda: Mapping[str, str] | None = None
+    seconds: float = 0.0
+    built: str = ""
+    built_on: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read ``engine.json``.
+
+        Raises
+        ------
+        EngineError
+            It is missing, damaged, or of another schema.
+        """
+        contract = Contract(what="its sidecar cannot be read", error=EngineError, defaults=True)
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise EngineError(f"{contract.what} ({error!r})") from error
+        if not isinstance(data, Mapping):
+            contract.refuse(f"it holds {type(data).__name__}, expected an object")
+        version = read_schema(data, contract)
+        if version[0] != SCHEMA_MAJOR:
+            raise EngineError(f"its sidecar is of schema {version[0]}")
+        extra: list[str] = []
+        try:
+            body = {name: value for name, value in data.items() if name != "schema"}
+            sidecar = build(cls, body, contract, extra)
+        except UsageError as error:
+            raise EngineError(f"{contract.what}: {error.problem}") from error
+        if extra and version <= (SCHEMA_MAJOR, SCHEMA_MINOR):
+            contract.refuse(f"unknown keys {', '.join(sorted(extra))}")
+        return sidecar
 
 
 @dataclass(frozen=True)
@@ -43,7 +143,7 @@ class StoredEngine:
     """
 
     folder: Path
-    sidecar: Mapping[str, Any]
+    sidecar: Sidecar
 
     @property
     def file(self) -> Path:
@@ -53,7 +153,7 @@ class StoredEngine:
     @property
     def options(self) -> EngineOptions:
         """The options it was built with."""
-        return EngineOptions.from_dict(self.sidecar["options"])
+        return self.sidecar.options
 
     @classmethod
     def open(cls, folder: Path) -> StoredEngine:
@@ -64,16 +164,7 @@ class StoredEngine:
         EngineError
             It is missing, damaged, or of another schema.
         """
-        path = folder / SIDECAR_FILE
-        try:
-            sidecar = json.loads(path.read_text(encoding="utf-8"))
-            if sidecar["schema"]["major"] != SCHEMA["major"]:
-                raise EngineError(f"its sidecar is of schema {sidecar['schema']['major']}")
-            engine = cls(folder, sidecar)
-            _ = engine.options, [sidecar[name] for name in _KEYS]
-        except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
-            raise EngineError(f"its sidecar cannot be read ({error!r})") from error
-        return engine
+        return cls(folder, Sidecar.read(folder / SIDECAR_FILE))
 
     def read(self) -> bytes:
         """TensorRT's bytes. Raises :class:`EngineError` when they are not those that were built."""
@@ -81,53 +172,48 @@ class StoredEngine:
             plan = self.file.read_bytes()
         except OSError as error:
             raise EngineError(f"{ENGINE_FILE} cannot be read ({error.strerror})") from error
-        expected = self.sidecar["engine_bytes"]
+        expected = self.sidecar.engine_bytes
         if len(plan) != expected:
             raise EngineError(f"{ENGINE_FILE} has {len(plan)} bytes, {expected} were built")
-        if hashlib.sha256(plan).hexdigest() != self.sidecar["engine_sha256"]:
+        if hashlib.sha256(plan).hexdigest() != self.sidecar.engine_sha256:
             raise EngineError(f"{ENGINE_FILE} was altered or damaged: its SHA-256 is another")
         return plan
 
     def misfit(self, bundle: Bundle, binding: TensorRT, gpu: Gpu) -> str | None:
         """Why it cannot be used for this model, with this TensorRT, on this GPU; None if it can."""
         said, options = self.sidecar, self.options
-        if said["onnx_sha256"] != bundle.onnx_sha256:
+        if said.onnx_sha256 != bundle.onnx_sha256:
             return (
-                f"it was built from another graph ({said['onnx_sha256'][:12]}…, the bundle's is "
+                f"it was built from another graph ({said.onnx_sha256[:12]}…, the bundle's is "
                 f"{bundle.onnx_sha256[:12]}…)"
             )
-        later = options.version_compatible and _later(said["version"], binding.version)
-        if said["version"] != binding.version and not later:
+        later = options.version_compatible and _later(said.version, binding.version)
+        if said.version != binding.version and not later:
             return (
-                f"it was built by {binding.product} {said['version']}, {binding.version} is "
-                "installed"
+                f"it was built by {binding.product} {said.version}, {binding.version} is installed"
             )
         have = gpu.capability
         if binding.flavour == "trt-rtx":
-            targets = said["compute_capabilities"]
+            targets = said.compute_capabilities
             if targets and have not in targets:
                 return (
                     f"it was built for compute capability {' and '.join(targets)}, {gpu.name} "
                     f"has {have}"
                 )
             return None
-        built = said["gpu"]
+        built = said.gpu
+        if built is None:
+            return "it does not say which GPU it was built on"
         if options.hardware == "ampere+":
             return None if gpu.compute_capability >= (8, 0) else f"{gpu.name} is older than Ampere"
-        if built["compute_capability"] != have or (
-            options.hardware == "none" and built["name"] != gpu.name
+        if built.compute_capability != have or (
+            options.hardware == "none" and built.name != gpu.name
         ):
             return (
-                f"it was built on {built['name']} (compute capability "
-                f"{built['compute_capability']}), this is {gpu.name} ({have})"
+                f"it was built on {built.name} (compute capability "
+                f"{built.compute_capability}), this is {gpu.name} ({have})"
             )
         return None
-
-
-_KEYS = (
-    "fingerprint", "flavour", "version", "onnx_sha256", "precision", "gpu",
-    "compute_capabilities", "engine_sha256", "engine_bytes",
-)  # fmt: skip
 
 
 def stored_engines(bundle: Bundle, flavour: FlavourName) -> Iterator[StoredEngine | str]:
@@ -145,8 +231,8 @@ def stored_engines(bundle: Bundle, flavour: FlavourName) -> Iterator[StoredEngin
                 if root.parent == bundle.path:
                     yield f"{folder.name}: {error}"
                 continue
-            ours = root.parent == bundle.path or engine.sidecar["onnx_sha256"] == bundle.onnx_sha256
-            if ours and engine.sidecar["flavour"] == flavour:
+            ours = root.parent == bundle.path or engine.sidecar.onnx_sha256 == bundle.onnx_sha256
+            if ours and engine.sidecar.flavour == flavour:
                 yield engine
 
 
@@ -162,30 +248,28 @@ def caches_folder() -> Path:
 
 def identity(
     bundle: Bundle, binding: TensorRT, options: EngineOptions, gpu: Gpu | None
-) -> dict[str, Any]:
-    """Everything the fingerprint covers."""
-    rtx = binding.flavour == "trt-rtx"
-    targets = list(options.targets)
-    if targets == ["current"] and gpu is not None:
-        targets = [gpu.capability]
+) -> Identity:
+    """The identity of the engine that would be built."""
+    targets = options.targets
+    if targets == ("current",) and gpu is not None:
+        targets = (gpu.capability,)
     built_on = None
-    if not rtx and gpu is not None:
-        built_on = {"name": gpu.name, "compute_capability": gpu.capability}
-    return {
-        "schema": SCHEMA,
-        "flavour": binding.flavour,
-        "version": binding.version,
-        "onnx_sha256": bundle.onnx_sha256,
-        "precision": bundle.precision,
-        "options": asdict(options),
-        "compute_capabilities": targets,
-        "gpu": built_on,
-    }
+    if binding.flavour != "trt-rtx" and gpu is not None:
+        built_on = BuiltOn(name=gpu.name, compute_capability=gpu.capability)
+    return Identity(
+        flavour=binding.flavour,
+        version=binding.version,
+        onnx_sha256=bundle.onnx_sha256,
+        precision=bundle.precision,
+        options=options,
+        compute_capabilities=targets,
+        gpu=built_on,
+    )
 
 
-def fingerprint(identity: Mapping[str, Any]) -> str:
+def fingerprint(identity: Identity) -> str:
     """A short name for an identity."""
-    text = json.dumps(identity, sort_keys=True)
+    text = json.dumps(identity.to_dict(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

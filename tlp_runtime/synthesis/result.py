@@ -20,7 +20,7 @@ from tlp_runtime.io.nifti import require_nifti_name, sidecar, write_volume
 from tlp_runtime.options import OptionGroup, option
 from tlp_runtime.synthesis.batches import SliceWork
 from tlp_runtime.synthesis.prepare import PreparedCase, restore
-from tlp_runtime.synthesis.provenance import DESCRIPTION, describe, in_short, now
+from tlp_runtime.synthesis.provenance import DESCRIPTION, SynthesisRecord, describe, now
 from tlp_runtime.warnings import TLPWarning
 
 
@@ -69,8 +69,7 @@ class Synthesis:
     warnings
         Those of the prepared case, of the engine, and of its runs.
     record
-        How it was made, as plain values: inputs and their hashes, model, engine, versions,
-        warnings.
+        How it was made: inputs and their hashes, model, engine, versions, warnings.
     """
 
     volume: Volume
@@ -81,7 +80,7 @@ class Synthesis:
     batches: tuple[tuple[int, float], ...] = field(default=(), repr=False)
     run_warnings: tuple[TLPWarning, ...] = ()
     warnings: tuple[TLPWarning, ...] = ()
-    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    record: SynthesisRecord = field(repr=False, kw_only=True)
 
     @classmethod
     def of(
@@ -165,7 +164,7 @@ class Synthesis:
             self.volume,
             path,
             description=DESCRIPTION,
-            comment=in_short(self.record),
+            comment=self.record.in_short(),
             int16=int16,
             overwrite=overwrite,
         )
@@ -173,7 +172,7 @@ class Synthesis:
             **(extra or {}),
             "output": str(path) if dated else path.name,
             "output_sha256": digest,
-            **self.record,
+            **self.record.to_dict(),
             "slices": self.slices_run,
         }
         if dated:
@@ -208,7 +207,7 @@ class Synthesis:
 
         folder = Path(folder)
         scans = self.prepared.request.scans
-        names = self.record["model"]["spec"]["inputs"]
+        names = self.record.model.spec.inputs
         source = scans[names[0]].series
         if source is None:
             raise not_dicom(self.prepared.reference.name)
@@ -217,11 +216,11 @@ class Synthesis:
             self.volume,
             source,
             folder,
-            self.record,
+            self.record.to_dict(),
             others=[series for name in names[1:] if (series := scans[name].series) is not None],
             overwrite=overwrite,
         )
-        record = {"output": str(folder), **self.record, "slices": self.slices_run}
+        record = {"output": str(folder), **self.record.to_dict(), "slices": self.slices_run}
         record |= self._date(began, command)
         write_text(sidecar(folder), json.dumps(record, indent=2) + "\n", overwrite=overwrite)
         return record

@@ -165,7 +165,7 @@ class TensorRTEngine(DeviceEngine):
         return self._contexts[index]
 
     def _kernels_file(self, index: int) -> Path:
-        name = self.stored.sidecar["fingerprint"]
+        name = self.stored.sidecar.fingerprint
         return plans.caches_folder() / f"kernels-{name}-{index}-{self._gpu.uuid}.cache"
 
     def _enqueue(
