@@ -12,9 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.conftest import TinyModel
 from tests.scans import scan
 from tests.servers import saved
+from tests.support import TinyModel
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import tlp_runtime as tlp
-from tests.conftest import TinyModel
 from tests.scans import scan
 from tests.servers import saved
+from tests.support import TinyModel
 from tlp_runtime import errors
 
 
