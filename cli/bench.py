@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.console import RenderableType
 
 from tlp_runtime.bench import BenchOptions, BenchReport, SweepOptions, bench
 from tlp_runtime.engines.choice import EngineChoice
@@ -15,7 +15,7 @@ from tlp_runtime.files.atomic import require_writable
 from tlp_runtime.synthesis.request import Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 
-from .console import JsonPath, Overwrite, Quiet, Verbose, begin, write_json
+from .console import JsonPath, Overwrite, Quiet, Verbose, begin, table, write_json
 from .model import choose_model, open_engine
 from .options import Pick, verb
 from .sweep import SweepTargets, run_sweep
@@ -110,9 +110,17 @@ def command(
     )
 
 
-def _table(report: BenchReport) -> Table:
+def _table(report: BenchReport) -> RenderableType:
     env = report.environment
-    table = Table(
+    found = [("one slice, batch 1", report.slice_batch1), ("one volume", report.volume)]
+    found += [(f"  {name}", latency) for name, latency in report.stages.items()]
+    rows = []
+    for name, latency in found:
+        values = (latency.p50_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms)
+        rows.append((name, *(f"{value:.1f}" for value in values), str(latency.count)))
+    return table(
+        ("", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "n"),
+        rows,
         title=f"{report.model} · {report.engine} on {report.device} · {report.precision}",
         caption=(
             f"{env['cpu']}, {env['cores']} cores · {env['engine_library']} · Python "
@@ -120,12 +128,5 @@ def _table(report: BenchReport) -> Table:
             f"{report.slices_per_second:.1f} slices/s in the engine · peak memory "
             f"{report.peak_memory_mib:.0f} MiB · warm-up {report.warmup} volume(s)"
         ),
+        left=("",),
     )
-    for column in ("", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "n"):
-        table.add_column(column, justify="left" if not column else "right")
-    rows = [("one slice, batch 1", report.slice_batch1), ("one volume", report.volume)]
-    rows += [(f"  {name}", latency) for name, latency in report.stages.items()]
-    for name, latency in rows:
-        values = (latency.p50_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms)
-        table.add_row(name, *(f"{value:.1f}" for value in values), str(latency.count))
-    return table

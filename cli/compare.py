@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from .console import JsonPath, Overwrite, Quiet, Verbose, begin, require, write_json
+from .console import JsonPath, Overwrite, Quiet, Verbose, begin, require, table, write_json
 
 
 def command(
@@ -35,15 +34,14 @@ def command(
     result = compare(Evaluation.read(first), Evaluation.read(second))
     write_json(json_path, result.to_dict(), overwrite=overwrite)
     if json_path != "-":
-        table = Table(
+        shown = table(
+            comparison_head(),
+            comparison_rows(result),
             title=f"first: {result.first.model}, prompt {result.first.prompt} · "
             f"second: {result.second.model}, prompt {result.second.prompt}",
             caption="means of cases; p: Wilcoxon signed-rank, two-sided, not corrected for the "
             "number of metrics",
+            left=("metric",),
         )
-        for name in comparison_head():
-            table.add_column(name, justify="left" if name == "metric" else "right")
-        for row in comparison_rows(result):
-            table.add_row(*row)
-        output.table(table)
+        output.table(shown)
     output.done(f"a comparison over {len(result.first.cases)} cases", "tlp evaluate --help")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.console import RenderableType
+from rich.text import Text
 
-from .console import JsonPath, Overwrite, Quiet, Verbose, begin, write_json
+from .console import JsonPath, Overwrite, Quiet, Verbose, begin, literal, table, write_json
 from .fixes import line
 
 if TYPE_CHECKING:
@@ -48,23 +49,24 @@ def command(
     )
 
 
-def _table(report: Diagnosis) -> Table:
-    table = Table(title="tlp doctor", show_lines=False)
-    for column in ("", "state", "", "fix it with"):
-        table.add_column(column, overflow="fold")
-    colours = {"ok": "green", "missing": "yellow", "broken": "red", "unusable": "yellow"}
+def _table(report: Diagnosis) -> RenderableType:
+    rows: list[tuple[str | Text, ...]] = []
     for findings in (report.machine, report.libraries, report.engines, report.model):
-        for finding in findings:
-            state = f"[{colours[finding.state]}]{finding.state}[/]"
-            table.add_row(finding.name, state, _plain(finding.detail), _plain(_lines(finding)))
+        rows += [(one.name, _state(one.state), one.detail, _lines(one)) for one in findings]
         if findings is report.machine:
             for gpu in report.gpus:
                 detail = f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory_mib} MiB"
-                table.add_row(f"cuda:{gpu.index}", "[green]ok[/]", detail, "")
+                rows.append((f"cuda:{gpu.index}", _state("ok"), detail, ""))
             if not report.gpus:
-                table.add_row("GPU", "[yellow]missing[/]", "CUDA sees none", "")
-        table.add_section()
-    return table
+                rows.append(("GPU", _state("missing"), "CUDA sees none", ""))
+        rows.append(())
+    heads = ("", "state", "", "fix it with")
+    return table(heads, rows, title="tlp doctor", left=heads)
+
+
+def _state(state: str) -> Text:
+    colours = {"ok": "green", "missing": "yellow", "broken": "red", "unusable": "yellow"}
+    return literal(state, colours[state])
 
 
 def _record(report: Diagnosis) -> dict[str, Any]:
@@ -78,7 +80,3 @@ def _record(report: Diagnosis) -> dict[str, Any]:
 
 def _lines(finding: Finding) -> str:
     return "\n".join(line(fix) for fix in finding.fixes)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")

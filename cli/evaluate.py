@@ -7,11 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.console import RenderableType
 
 from tlp_runtime.engines.choice import EngineChoice
 
-from .console import JsonPath, Overwrite, Quiet, Verbose, begin, require, write_json
+from .console import (
+    JsonPath,
+    Overwrite,
+    Quiet,
+    Verbose,
+    begin,
+    command_line,
+    require,
+    table,
+    write_json,
+)
 from .model import ModelOption, choose_model, open_engine
 from .options import verb
 
@@ -102,22 +112,21 @@ def command(
     if json_path != "-":
         for group in GROUPS if verbose else GROUPS[:3]:
             output.table(_table(result, group))
+    other = "seg" if prompt is PromptUse.none else "none"
     output.done(
         f"an evaluation of {len(cases)} cases"
         + (f" in {', '.join(map(str, files))}" if files else ""),
-        f"tlp evaluate --data {data} --prompt {'seg' if prompt is PromptUse.none else 'none'}",
+        command_line("tlp", "evaluate", "--data", data, "--prompt", other),
     )
 
 
-def _table(result: Evaluation, group: ColumnGroup) -> Table:
+def _table(result: Evaluation, group: ColumnGroup) -> RenderableType:
     from tlp_train.tables import group_head, group_rows
 
-    table = Table(
+    return table(
+        group_head(group),
+        group_rows(result, group),
         title=f"{group.title} · {result.model}, prompt: {result.prompt}, {len(result.cases)} cases",
         caption=f"mean ± s.d. over {group.unit} [95 % interval over cases]",
+        left=("",),
     )
-    for column in group_head(group):
-        table.add_column(column, justify="left" if not column else "right")
-    for row in group_rows(result, group):
-        table.add_row(*(cell.replace("[", r"\[") for cell in row))
-    return table

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import Overwrite, Quiet, Verbose, begin, require
+from .console import Overwrite, Quiet, Verbose, begin, command_line, require
 from .train import Inputs
 
 
@@ -42,4 +42,4 @@ def command(
         f"blocks {net.blocks}, heads {net.heads}, {net.refinement_blocks} refinement blocks, "
         f"{parameters / 1e6:.2f} M parameters"
     )
-    output.done(str(out), f"tlp export {out}")
+    output.done(str(out), command_line("tlp", "export", out))

@@ -26,7 +26,7 @@ from tlp_runtime.io.nifti import sidecar
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.warnings import Warn, WarningLog
 
-from .console import Output, write_json
+from .console import Output, command_line, write_json
 from .model import BuildBar, choose_bundle
 
 LINE_EVERY_S = 30.0
@@ -149,7 +149,7 @@ def _report(run: CohortRun, summary: Summary, seconds: float, output: Output) ->
             "Fix what is wrong and run the same command: only these are done again.\n"
             + "\n".join(listed[:_SHOWN] + more)
         )
-    output.done(f"{summary.finished} syntheses in {run.folder}", f"less {journal}")
+    output.done(f"{summary.finished} syntheses in {run.folder}", command_line("less", journal))
 
 
 @contextmanager

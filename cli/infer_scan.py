@@ -15,7 +15,7 @@ from tlp_runtime.synthesis.preview import write_preview
 from tlp_runtime.synthesis.request import read
 from tlp_runtime.synthesis.result import not_dicom
 
-from .console import Output, write_json
+from .console import Output, command_line, write_json
 
 if TYPE_CHECKING:
     from tlp_runtime.synthesis.request import Request
@@ -116,7 +116,7 @@ def infer_scan(
         f"{target.path}{f' and {target.preview}' if target.preview else ''}",
         "tlp bench"
         if request.prompt
-        else f"tlp infer --t1 {reference.volume.name} --prompt ROI.nii.gz",
+        else command_line("tlp", "infer", "--t1", reference.volume.name, "--prompt", "ROI.nii.gz"),
     )
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
 from importlib.metadata import version as installed
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,8 +28,9 @@ from . import (
     verify,
     view,
 )
-from .console import error_console
+from .console import command_line, error_console, literal, print_error
 from .fixes import message_of
+from .streams import drop_unwritten, standard_streams
 
 app = typer.Typer(
     name="tlp",
@@ -42,15 +42,25 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tlp-mri {installed('tlp-mri')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=_print_version,
+        ),
     ] = False,
 ) -> None:
-    if version:
-        print(f"tlp-mri {installed('tlp-mri')}")
-        raise typer.Exit
+    pass
 
 
 app.command("phantom")(phantom.command)
@@ -72,35 +82,46 @@ app.add_typer(models.app, name="models")
 
 
 def run() -> None:
-    """Entry point of the scripts `tlp` and `tlp-mri`."""
-    sys.exit(main(sys.argv[1:]))
+    """Entry point of the scripts `tlp` and `tlp-mri`, and of `python -m tlp_cli`."""
+    code = main(sys.argv[1:])
+    drop_unwritten()
+    sys.exit(code)
 
 
 def main(arguments: list[str]) -> int:
     """Run one command line and return its exit code; errors are one message, no traceback."""
     logging.captureWarnings(True)
-    try:
-        result = app(arguments, standalone_mode=False, obj=shlex.join(["tlp", *arguments]))
-    except TLPError as error:
-        error_console().print(f"[bold red]error:[/] {_escape(message_of(error))}", soft_wrap=True)
-        return error.exit_code
-    except typer.Exit as stop:
-        return int(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        error_console().print("interrupted")
-        return 130
-    except MemoryError:
-        error_console().print("[bold red]error:[/] out of memory. Give a smaller --batch.")
-        return 6
-    except Exception as error:
-        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own
-            show = getattr(error, "show", None)
-            if show is not None:
-                show()
-            return int(error.exit_code)
-        raise
+    with standard_streams():
+        try:
+            command = command_line("tlp", *arguments)
+            result = app(arguments, prog_name="tlp", standalone_mode=False, obj=command)
+            print(end="", flush=True)
+        except TLPError as error:
+            print_error(message_of(error))
+            return error.exit_code
+        except typer.Exit as stop:
+            return int(stop.exit_code)
+        except (KeyboardInterrupt, typer.Abort):
+            error_console().print("interrupted")
+            return 130
+        except MemoryError:
+            print_error("out of memory. Give a smaller --batch.")
+            return 6
+        except Exception as error:
+            if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own
+                return _usage(error)
+            raise
     return int(result or 0)
 
 
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+def _usage(error: Any) -> int:
+    """Print an error of click: what is wrong, the usage, and where the help is."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(error.exit_code)
+    print_error(error.format_message())
+    if context is not None:
+        usage = f"{context.get_usage()}\nhelp: {context.command_path} --help"
+        error_console().print(literal(usage), soft_wrap=True)
+    return int(error.exit_code)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import Output, Quiet, Verbose, begin, require
+from .console import Output, Quiet, Verbose, begin, command_line, require
 
 
 def command(
@@ -26,8 +26,12 @@ def command(
     require("train", "scipy")
     made = generate(output, out, cases=cases, seed=seed, first=first)
     t1 = made[0] / f"{made[0].name}_t1.nii.gz"
-    output.note(f"a T1 and its region: {t1} {str(t1).replace('_t1.', '_seg.')}")
-    output.done(f"{len(made)} phantom cases in {out}", f"tlp train --data {out} --preset demo")
+    region = t1.with_name(t1.name.replace("_t1.", "_seg."))
+    output.note(f"a T1 and its region: {command_line(t1, region)}")
+    output.done(
+        f"{len(made)} phantom cases in {out}",
+        command_line("tlp", "train", "--data", out, "--preset", "demo"),
+    )
 
 
 def generate(output: Output, out: Path, *, cases: int, seed: int, first: int = 0) -> list[Path]:

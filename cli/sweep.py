@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.console import RenderableType
 
-from .console import Output, require, write_json
+from .console import Output, require, table, write_json
 from .model import BuildBar
 
 if TYPE_CHECKING:
@@ -121,22 +121,23 @@ def _index(device: str) -> int:
     return int(device.partition(":")[2])
 
 
-def _table(found: Sequence[Contender], machine: dict[str, str]) -> Table:
+def _table(found: Sequence[Contender], machine: dict[str, str]) -> RenderableType:
     place = machine.get("gpu") or machine["cpu"]
-    table = Table(
+    rows: list[tuple[str, ...]] = []
+    for one in found:
+        name = f"{one.engine} {one.precision}"
+        rows += [(name, *_cells(point)) for point in one.points]
+        if not one.points:
+            rows.append((name, *["-"] * 7))
+    columns = ("engine", "batch", "callers", "p50 / p99 ms", "slices/s", "device + copies ms")
+    return table(
+        (*columns, "TFLOP/s (of limit)", "MiB"),
+        rows,
         title=f"engines side by side · {place}",
         caption=f"{machine['engine_library']} · Python {machine['python']} · "
         f"{machine['cores']} cores\n" + "\n".join(_limits(found)),
+        left=("engine",),
     )
-    columns = ("engine", "batch", "callers", "p50 / p99 ms", "slices/s", "device + copies ms")
-    for column in (*columns, "TFLOP/s (of limit)", "MiB"):
-        table.add_column(column, justify="left" if column == "engine" else "right")
-    for one in found:
-        for point in one.points:
-            table.add_row(f"{one.engine} {one.precision}", *_cells(point))
-        if not one.points:
-            table.add_row(f"{one.engine} {one.precision}", *["-"] * 7)
-    return table
 
 
 def _cells(point: Point) -> list[str]:

@@ -17,7 +17,7 @@ from tlp_train.config import TrainConfig
 from tlp_train.config import preset as preset_of
 from tlp_train.split import SplitOptions
 
-from .console import Output, Quiet, Verbose, begin, error_console, require
+from .console import Output, Quiet, Verbose, begin, command_line, error_console, require
 from .options import Pick, given_flags, verb
 from .phantom import generate
 
@@ -210,7 +210,9 @@ def _reopen(folder: Path) -> Run:
 
     run = Run.open(folder)
     if run.status == "finished":
-        raise UsageError(f"{folder}: is finished; export it with tlp export {folder}")
+        raise UsageError(
+            f"{folder}: is finished; export it with {command_line('tlp', 'export', folder)}"
+        )
     if not run.last.is_file():
         raise ModelMissing(f"{folder}: has no {run.last.name} yet; start it again with tlp train.")
     return run
@@ -256,7 +258,8 @@ def _fit(run: Run, cache: Path | None, output: Output, *, resume: bool) -> None:
             fit(run, cache, resume=resume, progress=on_terminal, on_case=read, on_epoch=say)
     except TrainingInterrupted:
         output.note(
-            f"interrupted; the state is saved in {run.last}\nnext: tlp train --resume {run.folder}"
+            f"interrupted; the state is saved in {run.last}\n"
+            f"next: {command_line('tlp', 'train', '--resume', run.folder)}"
         )
         raise typer.Exit(130) from None
     output.done(str(run.folder), "tlp export")

@@ -6,9 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.console import RenderableType
 
-from .console import JsonPath, Overwrite, Quiet, Verbose, begin, require, write_json
+from .console import (
+    JsonPath,
+    Overwrite,
+    Quiet,
+    Verbose,
+    begin,
+    command_line,
+    require,
+    table,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from tlp_export.verify import Parity
@@ -91,7 +101,10 @@ def command(
     if json_path != "-":
         output.table(_table(opened, parity))
     parity.require()
-    output.done(f"a verification: {agreement(parity)}", f"tlp infer --model {bundle} --t1 a.nii.gz")
+    output.done(
+        f"a verification: {agreement(parity)}",
+        command_line("tlp", "infer", "--model", bundle, "--t1", "a.nii.gz"),
+    )
 
 
 def _recorded(bundle: Bundle) -> Checkpoint | None:
@@ -114,15 +127,9 @@ def _recorded(bundle: Bundle) -> Checkpoint | None:
     return None
 
 
-def _table(bundle: Bundle, parity: Parity) -> Table:
-    table = Table(
-        title=f"{bundle.name} · {bundle.precision}",
-        caption="allowed: " + ", ".join(f"{k} {v:g}" for k, v in parity.bounds.items()),
-    )
-    for column in ("slices", "n", "max", "RMS", "PSNR dB", "worst slice", ""):
-        table.add_column(column, justify="left" if column in ("slices", "") else "right")
-    for check in parity.checks:
-        table.add_row(
+def _table(bundle: Bundle, parity: Parity) -> RenderableType:
+    rows = [
+        (
             f"{check.inputs} · {check.executor}",
             str(check.slices),
             f"{check.max_abs:.1e}",
@@ -131,4 +138,12 @@ def _table(bundle: Bundle, parity: Parity) -> Table:
             f"{check.worst_slice} ({check.worst_psnr_db:.1f} dB)",
             "ok" if check.keeps(parity.bounds) else "missed",
         )
-    return table
+        for check in parity.checks
+    ]
+    return table(
+        ("slices", "n", "max", "RMS", "PSNR dB", "worst slice", ""),
+        rows,
+        title=f"{bundle.name} · {bundle.precision}",
+        caption="allowed: " + ", ".join(f"{k} {v:g}" for k, v in parity.bounds.items()),
+        left=("slices", ""),
+    )
