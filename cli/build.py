@@ -10,7 +10,7 @@ from tlp_runtime.engines.options import EngineOptions
 from tlp_runtime.engines.tensorrt.flavours import FlavourName
 
 from .console import JsonPath, Overwrite, Quiet, Verbose, begin, write_json
-from .model import BuildBar
+from .model import BuildBar, infer_line
 from .options import verb
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ def command(
         )
     record = {"model": opened.name, "bundle": str(opened.path), "engine": stored.sidecar.to_dict()}
     write_json(json_path, record, overwrite=overwrite)
-    images = " ".join(f"--{name} {name}.nii.gz" for name in opened.spec.inputs)
     flavour = stored.sidecar.flavour
     output.done(
-        f"engine {describe(stored)}", f"tlp infer --model {bundle} --engine {flavour} {images}"
+        f"engine {describe(stored)}",
+        infer_line(opened.spec.inputs, "--model", bundle, "--engine", flavour),
     )
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from tlp_export.options import ExportOptions, Target
 from tlp_runtime.engines.options import EngineOptions
 
 from .build import describe
-from .console import JsonPath, Output, Overwrite, Quiet, Verbose, begin, require, write_json
-from .model import BuildBar
+from .console import JsonPath, Output, Overwrite, Quiet, Verbose, begin, require, table, write_json
+from .model import BuildBar, infer_line
 from .models import say_default
 from .options import verb
 
@@ -122,8 +121,7 @@ def command(
         made += f"\nmade Triton models {', '.join(exported.triton)} in {triton}"
     write_json(json_path, record, overwrite=overwrite)
     say_default(output, exported.registration)
-    images = " ".join(f"--{name} {name}.nii.gz" for name in bundle.spec.inputs)
-    output.done(made, f"tlp infer {images} --prompt roi.nii.gz")
+    output.done(made, infer_line(bundle.spec.inputs, prompt=True))
 
 
 def _explain(output: Output, report: GraphReport) -> None:
@@ -133,24 +131,26 @@ def _explain(output: Output, report: GraphReport) -> None:
         f"{report.nodes} ONNX nodes"
     )
     if output.verbose and report.folds:
-        table = Table(title="foldings", caption="operators: what runs of the traced network")
-        for column in ("pass", "what", "GFLOP", "operators"):
-            table.add_column(column)
-        for line in report.folds:
-            table.add_row(
+        heads = ("pass", "what", "GFLOP", "operators")
+        rows = [
+            (
                 line.name,
                 line.what,
                 f"{line.before.gflop:.1f} -> {line.after.gflop:.1f}",
                 f"{line.before.operators} -> {line.after.operators}",
             )
-        output.aside(table)
+            for line in report.folds
+        ]
+        caption = "operators: what runs of the traced network"
+        output.aside(table(heads, rows, title="foldings", caption=caption, left=heads))
     if report.layers:
-        table = Table(title="int8: what each layer costs alone")
-        for column in ("layer", "PSNR alone, dB", "GFLOP"):
-            table.add_column(column)
-        for layer in report.layers[: None if output.verbose else 5]:
-            table.add_row(layer.name, f"{layer.psnr_db:.1f}", f"{layer.gflop:.2f}")
-        output.aside(table)
+        columns = ("layer", "PSNR alone, dB", "GFLOP")
+        costs = [
+            (layer.name, f"{layer.psnr_db:.1f}", f"{layer.gflop:.2f}")
+            for layer in report.layers[: None if output.verbose else 5]
+        ]
+        title = "int8: what each layer costs alone"
+        output.aside(table(columns, costs, title=title, left=("layer",)))
 
 
 def _checkpoint_file(given: Path | None, which: str, output: Output) -> Path:

@@ -14,7 +14,7 @@ from tlp_runtime.engines.select import SelectedEngine, choose
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import find_bundle
 
-from .console import Output
+from .console import Output, command_line
 
 ModelOption = Annotated[
     str | None,
@@ -52,6 +52,13 @@ def open_engine(
     """Load the bundle, showing the progress of a TensorRT engine that must be built first."""
     with output.progress("building", named=True) as bar:
         return selected.open(bundle, Opening(choice, BuildBar(bar), output.warn))
+
+
+def infer_line(inputs: Sequence[str], *words: object, prompt: bool = False) -> str:
+    """The command that runs a model on a case of one's own."""
+    images = [word for name in inputs for word in (f"--{name}", f"{name}.nii.gz")]
+    region = ("--prompt", "roi.nii.gz") if prompt else ()
+    return command_line("tlp", "infer", *words, *images, *region)
 
 
 class BuildBar:

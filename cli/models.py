@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from .console import JsonPath, Output, Overwrite, Quiet, Verbose, begin, write_json
+from .console import JsonPath, Output, Overwrite, Quiet, Verbose, begin, table, write_json
 from .fixes import line, message_of
+from .model import infer_line
 
 if TYPE_CHECKING:
     from tlp_runtime.models.bundle import Bundle
@@ -41,13 +41,9 @@ def list_(json_path: JsonPath = None, quiet: Quiet = False, verbose: Verbose = F
     if json_path == "-":
         return
     shown = ["name", "inputs", "precision", "engines", "state", *(["path"] if verbose else [])]
-    table = (
-        _table("", "model", *shown[1:-1], "folder") if verbose else _table("", "model", *shown[1:])
-    )
-    for row in rows:
-        row = {**row, "inputs": ",".join(row["inputs"])}
-        table.add_row("*" if row["default"] else "", *(str(row[name]) for name in shown))
-    output.table(table)
+    heads = ("", "model", *shown[1:5], *(["folder"] if verbose else []))
+    lines = [["*" if row["default"] else "", *(_cell(row[name]) for name in shown)] for row in rows]
+    output.table(table(heads, lines, left=heads))
     for row in rows:
         if row["problem"]:
             output.note(f"{row['name']}: {row['problem']}")
@@ -92,11 +88,7 @@ def show(
     write_json(json_path, record, overwrite=overwrite)
     if json_path == "-":
         return
-    table = _table("", "")
-    table.show_header = False
-    for key, value in _lines(record):
-        table.add_row(key, value)
-    output.table(table)
+    output.table(table(("what", "value"), _lines(record), left=("what", "value")))
 
 
 @app.command("default")
@@ -148,11 +140,10 @@ def add(
 
     output = begin(quiet, verbose)
     registration = models().copy_in(path, name, link=link)
-    images = " ".join(f"--{one} {one}.nii.gz" for one in registration.inputs)
     say_default(output, registration)
     output.done(
         f"model {registration.name} in {models().find(registration.name).path}",
-        f"tlp infer {images} --prompt roi.nii.gz",
+        infer_line(registration.inputs, prompt=True),
     )
 
 
@@ -205,11 +196,8 @@ def _said(inputs: Any) -> str:
     return " and ".join(name.upper() for name in inputs)
 
 
-def _table(*columns: str) -> Table:
-    table = Table()
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+def _cell(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -302,9 +290,8 @@ def _show_defaults(output: Output) -> None:
     defaults = store.defaults()
     known = {tuple(sorted(inputs)) for entry in store if (inputs := inputs_of(entry.path))}
     known |= {tuple(inputs.split(",")) for inputs in defaults.names}
-    table = _table("inputs", "default model")
-    for inputs in sorted(known):
-        table.add_row(",".join(inputs), default_name(inputs) or "none")
-    output.table(table)
+    heads = ("inputs", "default model")
+    rows = [(",".join(inputs), default_name(inputs) or "none") for inputs in sorted(known)]
+    output.table(table(heads, rows, left=heads))
     if not known:
         output.note("no model is registered yet; next: tlp train, then tlp export")
