@@ -41,9 +41,9 @@ def command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Synthesize one scan under many prompts, to train downstream models on.
+    """Synthesize one scan under many prompts, to train other models on.
 
-    Every synthesis is written with its prompt; augment.json lists the pairs.
+    Each synthesis is written with its prompt; augment.json lists the pairs.
 
     Examples: tlp augment --t1 a.nii.gz --random 8 --out augmented
     · tlp augment --t1 a.nii.gz --prompts drawn --out augmented

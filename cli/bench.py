@@ -67,10 +67,11 @@ def command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure a model: a volume stage by stage; or engines side by side over batches and callers.
+    """Measure how fast a model runs here, stage by stage, from file to file.
 
-    --engines, --batches and --concurrency make it a sweep: latency percentiles, slices/s, device
-    time, memory, energy, and TFLOP/s against a matrix product measured in the same run.
+    --engines, --batches or --concurrency compare engines side by side instead, on single slices.
+
+    They report latency, slices/s, memory, energy, and TFLOP/s against a matrix product.
 
     Example: tlp bench --engines ort-cpu,ort-cuda --batches 1,4,16 --json bench.json
     """

@@ -18,7 +18,7 @@ def command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare two models (or prompts) case by case: mean difference, interval, Wilcoxon test.
+    """Compare two evaluations of the same cases: mean difference, interval, Wilcoxon test.
 
     Example: tlp compare a.json b.json
     """

@@ -25,7 +25,7 @@ def command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Print which engines can run here, what is missing, and the line that fixes it.
+    """Show which engines can run here, what is missing, and the command that installs it.
 
     The default model is opened and run on one slice; exit 5 if that fails.
 

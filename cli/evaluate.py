@@ -65,9 +65,9 @@ def command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare syntheses with true T1ce images: published metrics, brain, and enhancement.
+    """Compare syntheses with acquired T1ce images: published metrics, brain, and enhancement.
 
-    Two reference rows stand next to the model: its first input copied, and times its best factor.
+    Two reference rows are printed too: the first input as it is, and scaled by its best factor.
 
     Example: tlp evaluate --data phantom --prompt seg --json a.json
     """

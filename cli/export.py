@@ -73,9 +73,9 @@ def command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Export to a model bundle (ONNX, proven equal to the checkpoint), then build an engine.
+    """Export a checkpoint to a model bundle: an ONNX graph, proven equal to the checkpoint.
 
-    The graph is folded to fewer operations, the same function; --verbose shows each pass.
+    --engine builds a TensorRT engine too. --verbose shows how the graph was folded.
 
     Example: tlp export --engine trt --precision fp16
     """

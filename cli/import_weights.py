@@ -21,7 +21,7 @@ def command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Turn published weights into a checkpoint that tlp export takes.
+    """Convert weights of the published implementation to a checkpoint for tlp export.
 
     Only tensors are loaded; every key must be known, present and of the right shape.
 

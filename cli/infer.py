@@ -63,11 +63,11 @@ def command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Synthesize the contrast-enhanced T1 of a scan, with or without a prompt.
+    """Synthesize the contrast-enhanced T1 (T1ce) of a scan; a prompt marks the region to enhance.
 
-    The output has the T1's own grid; its provenance lies next to it as JSON.
+    The output lies on the T1's own grid, and next to it a JSON file that says how it was made.
 
-    Many cases go through one model together. A case that an earlier run finished is skipped.
+    --cases and --bids run many cases; those that an earlier run finished are skipped.
 
     Examples: tlp infer --t1 a.nii.gz --prompt roi.nii.gz --preview a.png
     · tlp infer --t1 series --prompt-sphere 12,-30,45,15 --out-format dicom

@@ -36,8 +36,9 @@ def command(
 ) -> None:
     """Serve the interactive viewer, its API and the Open Inference Protocol (v2).
 
-    The address is printed to standard output. Loopback alone by default: anything else needs a
-    token, and a proxy with TLS before it.
+    The address is printed to standard output. By default only this machine can reach it.
+
+    To serve others, give --host and a token, and put a proxy with TLS in front.
 
     Examples: tlp serve --root /data/study
     · TLP_TOKEN=… tlp serve --host 0.0.0.0 --allowed-host tlp.hospital.example

@@ -105,7 +105,9 @@ def command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a model. Without --data: the demo preset on the built-in phantom.
+    """Train a model on BraTS cases, or on the built-in phantom.
+
+    A run folder receives checkpoints, metrics and samples; an interrupted run is resumed from it.
 
     Examples: tlp train
     · tlp train --data BraTS2021 --inputs t1,t2 --preset paper --split list.txt

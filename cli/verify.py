@@ -44,7 +44,7 @@ def command(
 ) -> None:
     """Check a bundle: hashes, names, shapes, types, then values against its checkpoint.
 
-    Random, phantom and given real slices, with and without prompt. Exit 7 if a bound is missed.
+    Random, phantom and given slices are run, with and without a prompt. Exit 7: a bound is missed.
 
     Example: tlp verify my-bundle --reference last.ckpt --data BraTS2021
     """

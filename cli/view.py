@@ -47,7 +47,7 @@ def command(
 ) -> None:
     """Draw on a scan in the browser and see its synthesis change.
 
-    Starts a server for this machine alone, prints its address and opens it.
+    Starts a server that only this machine can reach, prints its address and opens it.
 
     Example: tlp view --t1 a.nii.gz --t2 b.nii.gz --prompt roi.nii.gz
     """
