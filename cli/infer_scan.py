@@ -76,6 +76,7 @@ def infer_scan(
     files += [Path(json_path)] if json_path not in (None, "-") else []
     _require_apart(request.paths(), [target.path, *files])
 
+    given = [word for name, image in request.images.items() for word in (f"--{name}", image)]
     # Everything that can be refused is refused before the model is loaded.
     request = read(request)
     reference = next(iter(request.scans.values()))
@@ -116,7 +117,7 @@ def infer_scan(
         f"{target.path}{f' and {target.preview}' if target.preview else ''}",
         "tlp bench"
         if request.prompt
-        else command_line("tlp", "infer", "--t1", reference.volume.name, "--prompt", "ROI.nii.gz"),
+        else command_line("tlp", "infer", *given, "--prompt", "ROI.nii.gz"),
     )
 
 

@@ -30,6 +30,7 @@ from . import (
 )
 from .console import command_line, error_console, literal, print_error
 from .fixes import message_of
+from .help import MOST_COLUMNS, Verb, Verbs
 from .streams import drop_unwritten, standard_streams
 
 app = typer.Typer(
@@ -37,8 +38,9 @@ app = typer.Typer(
     help="Gadolinium-free contrast MRI: train, export, infer and bench the TLP network.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MOST_COLUMNS},
 )
 
 
@@ -63,21 +65,21 @@ def _main(
     pass
 
 
-app.command("phantom")(phantom.command)
-app.command("train")(train.command)
-app.command("import")(import_weights.command)
-app.command("export")(export.command)
-app.command("build")(build.command)
-app.command("verify")(verify.command)
+app.command("phantom", cls=Verb)(phantom.command)
+app.command("train", cls=Verb)(train.command)
+app.command("import", cls=Verb)(import_weights.command)
+app.command("export", cls=Verb)(export.command)
+app.command("build", cls=Verb)(build.command)
+app.command("verify", cls=Verb)(verify.command)
 # Words without an option: `--prompt-labels tumour=1,4 oedema=2`.
-app.command("infer", context_settings={"allow_extra_args": True})(infer.command)
-app.command("view")(view.command)
-app.command("serve")(serve.command)
-app.command("augment")(augment.command)
-app.command("bench")(bench.command)
-app.command("evaluate")(evaluate.command)
-app.command("compare")(compare.command)
-app.command("doctor")(doctor.command)
+app.command("infer", cls=Verb, context_settings={"allow_extra_args": True})(infer.command)
+app.command("view", cls=Verb)(view.command)
+app.command("serve", cls=Verb)(serve.command)
+app.command("augment", cls=Verb)(augment.command)
+app.command("bench", cls=Verb)(bench.command)
+app.command("evaluate", cls=Verb)(evaluate.command)
+app.command("compare", cls=Verb)(compare.command)
+app.command("doctor", cls=Verb)(doctor.command)
 app.add_typer(models.app, name="models")
 
 

@@ -10,6 +10,7 @@ import typer
 
 from .console import JsonPath, Output, Overwrite, Quiet, Verbose, begin, table, write_json
 from .fixes import line, message_of
+from .help import Verb, Verbs
 from .model import infer_line
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from tlp_runtime.models.registered import Registration
 
 app = typer.Typer(
-    help="List, show, choose, add and remove registered models.", invoke_without_command=True
+    help="List, show, choose, add and remove registered models.",
+    invoke_without_command=True,
+    cls=Verbs,
 )
 
 Name = Annotated[str, typer.Argument(help="Registered name.")]
@@ -29,7 +32,7 @@ def _default(context: typer.Context) -> None:
         list_(json_path=None, quiet=False, verbose=False)
 
 
-@app.command("list")
+@app.command("list", cls=Verb)
 def list_(json_path: JsonPath = None, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """List the registered models, oldest first; * marks the default for its inputs.
 
@@ -56,7 +59,7 @@ def list_(json_path: JsonPath = None, quiet: Quiet = False, verbose: Verbose = F
         output.note("no model is registered yet; next: tlp train, then tlp export")
 
 
-@app.command("show")
+@app.command("show", cls=Verb)
 def show(
     name: Annotated[str, typer.Argument(help="Registered name, or a bundle's folder.")],
     json_path: JsonPath = None,
@@ -91,7 +94,7 @@ def show(
     output.table(table(("what", "value"), _lines(record), left=("what", "value")))
 
 
-@app.command("default")
+@app.command("default", cls=Verb)
 def default(
     name: Annotated[str | None, typer.Argument(help="Registered name.")] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Forget every default.")] = False,
@@ -120,7 +123,7 @@ def default(
         _show_defaults(output)
 
 
-@app.command("add")
+@app.command("add", cls=Verb)
 def add(
     path: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     link: Annotated[
@@ -147,7 +150,7 @@ def add(
     )
 
 
-@app.command("remove")
+@app.command("remove", cls=Verb)
 def remove(name: Name, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """Unregister a model; its folder is deleted only inside the local store.
 

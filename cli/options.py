@@ -16,7 +16,6 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 import typer
-from rich.markup import escape
 
 from tlp_runtime.options import Form, Option, OptionGroup, options_of, parts_of
 
@@ -113,10 +112,10 @@ def _parameter(one: Option, form: Form, group: type[OptionGroup], pick: Pick) ->
     switch = kind is bool and one.default is True
     info = typer.Option(
         f"{flag(form.name)}/{flag('no_' + form.name)}" if switch else flag(form.name),
-        help=escape(form.help or one.help),
+        help=form.help or one.help,
         min=one.minimum if kind in (int, float) else None,
         max=one.maximum if kind in (int, float) else None,
-        metavar=form.metavar or ("|".join(one.choices) if kind is str and one.choices else None),
+        metavar=form.metavar or _metavar(one, kind),
         envvar=f"TLP_{form.name.upper()}" if group.ENVIRONMENT else None,
         rich_help_panel=group.TITLE,
     )
@@ -124,6 +123,13 @@ def _parameter(one: Option, form: Form, group: type[OptionGroup], pick: Pick) ->
     annotation: Any = Annotated[kind | None if default is None else kind, info]
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(form.name, keyword, default=default, annotation=annotation)
+
+
+def _metavar(one: Option, kind: Any) -> str | None:
+    """What stands for a value in the help, where Typer's own says less."""
+    if kind is str and one.choices:
+        return "|".join(one.choices)
+    return {int: "<int>", float: "<number>"}.get(kind)
 
 
 def _record(group: type, pick: Pick, found: list[tuple[_Flag, Any]]) -> Any:
