@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from typing import Any
 
 import typer.core
+
+from .streams import encodable
 
 MOST_COLUMNS = 100
 
 
 class Verb(typer.core.TyperCommand):
     """A command whose help shows its options by group, and its examples as they are typed."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The help, in characters that standard output can show."""
+        return encodable(super().get_help(ctx), sys.stdout)
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write what the command does, then its examples, which are never folded."""
@@ -37,6 +44,10 @@ class Verb(typer.core.TyperCommand):
 
 class Verbs(typer.core.TyperGroup):
     """A group of commands whose help says in full what each does."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The help, in characters that standard output can show."""
+        return encodable(super().get_help(ctx), sys.stdout)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options, then the commands."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 import typer
 from tlp_cli import fixes
+from tlp_cli.help import Verb
 from tlp_cli.main import app as tlp
 from tlp_cli.options import Pick, given_flags, verb
 from typer.testing import CliRunner
@@ -95,7 +96,7 @@ def run(
     """Exit code, what the verb got, which flags count as given, and the output."""
     got: list[Any] = []
     given: list[str] = []
-    app = typer.Typer()
+    app = typer.Typer(rich_markup_mode=None)
 
     def command(context: typer.Context, *, found: Any) -> None:
         got.append(found)
@@ -104,7 +105,7 @@ def run(
     command.__annotations__ |= {"found": group, "context": typer.Context}
     command.__signature__ = None  # type: ignore[attr-defined]
     del command.__signature__  # type: ignore[attr-defined]
-    app.command()(verb(command))
+    app.command(cls=Verb)(verb(command))
     result = CliRunner().invoke(app, words, env={"COLUMNS": "200", **(env or {})})
     return result.exit_code, got[0] if got else result.exception, given, result.output
 
