@@ -1,4 +1,4 @@
-"""Standard streams that bear any encoding, a full disk and a closed pipe."""
+"""Standard streams that survive any encoding, a full disk and a closed pipe."""
 
 from __future__ import annotations
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.store import Place, default_file, entry, used
 from tlp_runtime.errors import ModelDamaged, ModelMismatch, ModelMissing, RunTask
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import (
@@ -19,20 +19,6 @@ from tlp_runtime.models.choice import (
     set_default,
 )
 from tlp_runtime.models.store import Register
-
-Place = Callable[[str], Path]
-
-
-def entry(home: Path, name: str) -> Path:
-    return home / "register" / "models" / f"{name}.json"
-
-
-def default_file(home: Path) -> Path:
-    return home / "register" / "default-model.json"
-
-
-def used(*inputs: str) -> str:
-    return find_bundle(None, inputs or None)[0].name
 
 
 def test_the_first_bundle_for_its_inputs_is_the_default_and_stays_it(

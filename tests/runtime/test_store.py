@@ -7,11 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.store import Place, entry, used
 from tests.support import TinyModel, public_folder, read_only
 from tlp_runtime.errors import (
     ModelDamaged,
@@ -29,20 +29,6 @@ from tlp_runtime.models.choice import (
 )
 from tlp_runtime.models.store import Register
 from tlp_train.runs import newest_finished
-
-Place = Callable[[str], Path]
-
-
-def entry(home: Path, name: str) -> Path:
-    return home / "register" / "models" / f"{name}.json"
-
-
-def default_file(home: Path) -> Path:
-    return home / "register" / "default-model.json"
-
-
-def used(*inputs: str) -> str:
-    return find_bundle(None, inputs or None)[0].name
 
 
 def test_entries_are_relative_in_the_store_and_absolute_elsewhere(
