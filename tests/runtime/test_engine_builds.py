@@ -56,7 +56,7 @@ def test_no_engine_at_all_is_said_and_one_is_built_once(
     said = machine.refusal()
     assert f"has no {machine.binding.product} engine" in said
     assert "Building one was refused. Set build to build it at the first run." in said
-    named = f"bundle {machine.bundle.path}, engine {machine.flavour}"
+    named = f"{machine.bundle.path}, engine {machine.flavour}"
     assert f"Run the task build with {named} to build it now." in said
     with machine.open() as engine:
         assert engine.stored.folder.parent == plans.engines_folder()
