@@ -27,7 +27,6 @@ from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.engines.tensorrt.run import open_plan
 from tlp_runtime.engines.trt_rtx import RtxEngine
 from tlp_runtime.models.bundle import MANIFEST, Bundle
-from tlp_runtime.models.manifest import FILES
 from tlp_runtime.models.store import home
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
 
@@ -133,13 +132,13 @@ class Place:
         The question is whether it runs here, not whether it was made to; an engine's sidecar
         would answer before anything is tried.
         """
-        bundle = self.folder / self.record["rtx"]["precision"]
+        bundle = Bundle.open(self.folder / self.record["rtx"]["precision"])
         source, folder = self.folder / "rtx" / target, home() / f"rtx-{target}"
         shutil.rmtree(folder, ignore_errors=True)
         engine = folder / "engines" / target
         engine.mkdir(parents=True)
-        for name in (*FILES, MANIFEST):
-            (folder / name).symlink_to((bundle / name).resolve())
+        for name in (*bundle.manifest.files, MANIFEST):
+            (folder / name).symlink_to((bundle.path / name).resolve())
         (engine / ENGINE_FILE).symlink_to((source / ENGINE_FILE).resolve())
         sidecar = json.loads((source / SIDECAR_FILE).read_text(encoding="utf-8"))
         sidecar["compute_capabilities"] = []
