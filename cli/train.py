@@ -124,7 +124,7 @@ def command(
     if resume is None and not first:
         run = join_run(out)
     elif resume is not None:
-        given = given_flags(context, *(set(context.params) - OF_A_RESUMED_RUN))
+        given = given_flags(context, *(n for n in context.params if n not in OF_A_RESUMED_RUN))
         if given:
             raise UsageError(
                 f"--resume continues a run with its own options; leave out {', '.join(given)}."

@@ -60,5 +60,5 @@ class CohortOptions(OptionGroup):
             raise UsageError(
                 "a dataset (bids) and the dataset to write (derivatives) go together; give both."
             )
-        if not self.prompts and (self.cases is None or not self.cases.is_dir()):
+        if not self.prompts and (self.cases is None or self.cases.is_file()):
             raise UsageError("prompts can be left out of a folder of cases only.")
