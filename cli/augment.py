@@ -124,10 +124,11 @@ def command(
 
 
 def _drawn(folder: Path) -> list[tuple[str, Volume]]:
+    from tlp_runtime.files.atomic import entries
     from tlp_runtime.io.nifti import SUFFIXES, read_volume
 
     files = (
-        sorted(path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES))
+        [path for path in entries(folder) if path.name.lower().endswith(SUFFIXES)]
         if folder.is_dir()
         else []
     )

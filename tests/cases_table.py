@@ -12,6 +12,7 @@ from pathlib import Path
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "geometry.md"
 BEGIN, END = "<!-- table: made by python -m tests.cases_table -->", "<!-- end of table -->"
 MODULES = (
+    "tests.runtime.test_geometry",
     "tests.runtime.test_any_grid",
     "tests.runtime.test_several_grids",
     "tests.runtime.test_large_brains",
@@ -23,6 +24,7 @@ MODULES = (
     "tests.runtime.test_dicom_derived",
     "tests.runtime.test_dicom_seg",
     "tests.runtime.test_bids",
+    "tests.runtime.test_cohort_cases",
     "tests.cli.test_infer",
     "tests.cli.test_infer_formats",
     "tests.e2e.test_any_scan",

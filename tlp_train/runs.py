@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tlp_runtime.errors import ChooseAnother, ModelDamaged, ModelMissing, OutputError, RunTask
-from tlp_runtime.files.atomic import make_folder, write_text
+from tlp_runtime.files.atomic import entries, make_folder, write_text
 from tlp_runtime.models.store import Register, home
 from tlp_train.config import TrainConfig
 from tlp_train.split import Split
@@ -52,7 +52,7 @@ class Run:
         """
         if folder is None:
             folder = _fresh(home() / "runs", config)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(entries(folder))):
             raise OutputError(
                 f"{folder}: exists and is not an empty folder",
                 fix=(

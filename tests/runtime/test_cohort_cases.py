@@ -9,6 +9,7 @@ import pytest
 from tests.cohorts import write_cases
 from tlp_runtime.cohort.cases import folder_cases, read_table
 from tlp_runtime.errors import InputError, InputMissing, InputUnreadable
+from tlp_runtime.io.brats import find_cases
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.warnings import COLUMNS_UNUSED, WarningLog
 
@@ -108,3 +109,24 @@ def test_case_folders_and_their_problems(tmp_path: Path) -> None:
     assert not any(request.prompt for request in plain)
     with pytest.raises(InputMissing, match="no case found"):
         folder_cases(data / "notes", prompts=True)
+
+
+@pytest.mark.documents(
+    "File",
+    "`._*`, `.DS_Store`, `Thumbs.db` next to the files of a case",
+    "left out, wherever files are listed",
+)
+def test_files_that_desktops_leave_are_no_images_and_no_cases(tmp_path: Path) -> None:
+    data = write_cases(tmp_path / "data", 1)
+    folder = data / "case-000"
+    for path in [*folder.iterdir()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+    for name in (".DS_Store", "Thumbs.db", ".tmp-123-0a1b2c3d-case-000_t1.nii.gz"):
+        (folder / name).write_bytes(b"")
+    (data / "__MACOSX").mkdir()
+    (data / "__MACOSX" / "._case-000_t1.nii.gz").write_bytes(b"\x00\x05\x16\x07")
+    (case,) = folder_cases(data, prompts=True)
+    assert case.asked is not None
+    assert case.asked.images["t1"] == folder / "case-000_t1.nii.gz"
+    assert case.asked.prompt.source == folder / "case-000_seg.nii.gz"
+    assert find_cases(data, ("t1", "seg"))[0].files["t1"] == folder / "case-000_t1.nii.gz"

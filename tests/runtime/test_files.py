@@ -256,7 +256,8 @@ def test_a_foreign_file_that_came_while_the_new_folder_was_written_is_kept(tmp_p
 def test_what_killed_processes_and_desktops_leave_is_no_obstacle(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     (target / ".tmp-123-0a1b2c3d-engine").mkdir(parents=True)
-    (target / ".DS_Store").write_text("")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._new.ours"):
+        (target / name).write_text("")
     replace_folder(target)
     assert os.listdir(target) == ["new.ours"]
 

@@ -79,18 +79,29 @@ def test_the_same_grid_in_another_axis_order_is_the_same() -> None:
     require_same_grid(_volume(), _volume().reoriented("SAR"))
 
 
-def test_corners_decide_to_a_thousandth_of_a_millimetre() -> None:
+@pytest.mark.documents(
+    "Grid",
+    "T2, mask or prompt whose corners lie within 10 micrometres of the T1's",
+    "the same grid: used voxel by voxel",
+)
+@pytest.mark.parametrize("direction", [(1, 0, 0), (0, -0.6, 0.8), (0.6, 0.48, 0.64)])
+def test_grids_are_the_same_when_their_corners_agree_within_ten_micrometres(
+    direction: tuple[float, float, float],
+) -> None:
     near, far = BRATS_AFFINE.copy(), BRATS_AFFINE.copy()
-    near[0, 3] += 0.0009
-    far[0, 3] += 0.0011
-    require_same_grid(_volume(), Volume(_volume().data, near))
-    with pytest.raises(GeometryError, match="lies on another grid"):
-        require_same_grid(_volume(), Volume(_volume().data, far))
+    near[:3, 3] += 0.009 * np.array(direction)
+    far[:3, 3] += 0.011 * np.array(direction)
+    for orientation in ("LPS", "SAR"):
+        require_same_grid(_volume(), Volume(_volume().data, near).reoriented(orientation))
+        with pytest.raises(GeometryError, match=r"corners up to 0\.011 mm apart"):
+            require_same_grid(_volume(), Volume(_volume().data, far).reoriented(orientation))
 
 
 def test_a_spacing_error_shows_at_the_far_corner() -> None:
     affine = BRATS_AFFINE.copy()
-    affine[2, 2] = 1.0005
+    affine[2, 2] = 1.001
+    require_same_grid(_volume((5, 6, 8)), Volume(_volume((5, 6, 8)).data, affine))
+    affine[2, 2] = 1.002
     with pytest.raises(GeometryError, match="corners up to"):
         require_same_grid(_volume(), Volume(_volume().data, affine))
 

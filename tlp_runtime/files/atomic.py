@@ -16,15 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tlp_runtime.errors import ChooseAnother, Fix, NoSpace, OutputError, SetOption
+from tlp_runtime.files.litter import is_litter
 
 _REPLACE = (SetOption("overwrite", purpose="to replace it"), ChooseAnother("out", "name"))
 _ELSEWHERE = ChooseAnother("out", "folder")
 
 Foreign = Callable[[Path], Iterable[Path]]
 """Lists the files in a folder that this toolkit did not write."""
-
-_LITTER = frozenset({".DS_Store", "Thumbs.db"})
-"""Files that desktops leave in folders they have shown."""
 
 _NAMED = 3
 """How many foreign files an error names."""
@@ -208,7 +206,7 @@ def require_access(folder: Path) -> None:
 def entries(folder: Path) -> Iterator[Path]:
     """What a folder holds, in order; not what this module or a desktop left there."""
     for path in sorted(folder.iterdir()):
-        if not is_temporary(path) and path.name not in _LITTER:
+        if not is_temporary(path) and not is_litter(path):
             yield path
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from tlp_runtime.errors import GeometryError
 
-SAME_GRID_TOLERANCE_MM = 1e-3
+SAME_GRID_TOLERANCE_MM = 1e-2
+"""Distance up to which the corners of two grids are the same place: 10 micrometres."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,13 +114,12 @@ class Grid:
 def difference(a: Grid, b: Grid) -> str | None:
     """How ``b`` differs from ``a``: shape, spacing, origin and angle; None when they are the same.
 
-    Two grids are the same when, in one axis order, their shapes are equal and their corners agree
-    to 1e-3 mm.
+    Two grids are the same when, in one axis order, their shapes are equal and their corners lie
+    within ``SAME_GRID_TOLERANCE_MM`` of each other.
     """
     first, second = a.reoriented("LPS"), b.reoriented("LPS")
-    same_shape = first.shape == second.shape
-    apart = float(np.abs(first.corners_ras - second.corners_ras).max())
-    if same_shape and apart <= SAME_GRID_TOLERANCE_MM:
+    apart = _apart(first, second)
+    if apart <= SAME_GRID_TOLERANCE_MM:
         return None
     parts = [
         f"shape {shape_text(second.shape)} against {shape_text(first.shape)} (as LPS)",
@@ -127,9 +127,16 @@ def difference(a: Grid, b: Grid) -> str | None:
         f"origin ({_point(second)}) against ({_point(first)}) mm RAS",
         f"axes turned by {a.angle_to(b):.2f} degrees",
     ]
-    if same_shape:
+    if np.isfinite(apart):
         parts.append(f"corners up to {apart:.3g} mm apart")
     return ", ".join(parts)
+
+
+def _apart(a: Grid, b: Grid) -> float:
+    """Largest distance in mm between the same corner of two grids; infinite for other shapes."""
+    if a.shape != b.shape:
+        return np.inf
+    return float(np.linalg.norm(a.corners_ras - b.corners_ras, axis=1).max())
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

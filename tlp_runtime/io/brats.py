@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlp_runtime.errors import InputError, InputMissing
+from tlp_runtime.files.atomic import entries
 
 SUFFIXES: Mapping[str, tuple[str, str]] = {
     "t1": ("_t1", "-t1n"),
@@ -80,7 +81,7 @@ def case_folders(data: Path) -> list[tuple[str, Mapping[str, list[Path]]]]:
     if not data.is_dir():
         raise InputMissing(f"{data}: is not a folder, expected one with BraTS case folders.")
     cases: list[tuple[str, Mapping[str, list[Path]]]] = []
-    for folder in sorted(path for path in data.iterdir() if path.is_dir()):
+    for folder in (path for path in entries(data) if path.is_dir()):
         found = {name: _matching(folder, endings) for name, endings in SUFFIXES.items()}
         if not folder.name.startswith(".") and any(found.values()):
             cases.append((folder.name, found))
@@ -96,4 +97,4 @@ def _matching(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     pattern = re.compile(
         rf".*({'|'.join(map(re.escape, endings))})\.nii(\.gz)?", re.IGNORECASE | re.DOTALL
     )
-    return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name))
+    return [path for path in entries(folder) if pattern.fullmatch(path.name)]

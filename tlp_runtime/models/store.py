@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from tlp_runtime.errors import ModelDamaged, ModelMissing, RunTask
 from tlp_runtime.files.atomic import (
-    is_temporary,
+    entries,
     make_folder,
     output_error,
     require_access,
@@ -165,8 +165,8 @@ class Register:
         return self.folder / f"{name}.json"
 
     def _files(self) -> Iterator[Path]:
-        for file in self.folder.glob("*.json") if self.folder.is_dir() else ():
-            if not is_temporary(file) and file.is_file():
+        for file in entries(self.folder) if self.folder.is_dir() else ():
+            if file.suffix == ".json" and file.is_file():
                 yield file
 
     def _read(self, file: Path) -> Entry | ModelDamaged | None:
@@ -177,8 +177,6 @@ class Register:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            if file.name.startswith("."):  # such as "._name.json", which macOS leaves
-                return None
             return ModelDamaged(
                 f"{file}: is not a register entry ({error})",
                 fix=RunTask("models remove", arguments=(file.stem,), purpose="to remove the entry")
