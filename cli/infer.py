@@ -115,8 +115,9 @@ def _request_of_case(
     asked: dict[str, Any], *, prompt: Prompt = NO_PROMPT, **of_case: Any
 ) -> Request:
     """The request of one case of many; what was asked holds for each."""
-    labels = asked.get("prompt", prompt).labels
-    return Request(**{**asked, **of_case, "prompt": replace(prompt, labels=labels)})
+    for_all: Prompt = asked.get("prompt", prompt)
+    prompt = replace(prompt, labels=for_all.labels, allow_empty=for_all.allow_empty)
+    return Request(**{**asked, **of_case, "prompt": prompt})
 
 
 def _with_words(asked: dict[str, Any], words: list[str]) -> dict[str, Any]:

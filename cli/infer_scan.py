@@ -97,6 +97,8 @@ def infer_scan(
     with opened(tuple(request.images)) as synthesizer:
         # A strict request has its warnings in the error.
         prepared = synthesizer.prepare(request, warn=None if request.strict else output.warn)
+        if prepared.region is not None:
+            output.note(f"prompt: {prepared.region}")
         with output.progress("slices") as bar:
             task = bar.add_task("", total=None)
             result = synthesizer.synthesize(

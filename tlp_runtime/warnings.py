@@ -152,6 +152,19 @@ UNLIKE_TRAINING = register("unlike-training", "input", "Brightness unlike the tr
 BACKGROUND_SHIFTED = register("background-shifted", "input", "A background other than 0.")
 LARGER_THAN_CROP = register("larger-than-crop", "input", "A brain larger than the model's crop.")
 FORMS_DIFFER = register("forms-differ", "input", "NIfTI sform and qform disagree.")
+SERIES_INCOMPLETE = register("series-incomplete", "input", "Files or slices of a series left out.")
+INSTANCES_SKIPPED = register("instances-skipped", "input", "Gaps in a series' instance numbers.")
+NO_FRAME_OF_REFERENCE = register(
+    "no-frame-of-reference", "input", "A DICOM file that names no frame of reference."
+)
+FRAMES_DIFFER = register("frames-differ", "input", "Images of different frames of reference.")
+EMPTY_PROMPT = register("empty-prompt", "input", "A prompt that marks nothing in the brain.")
+PROMPT_CHANGED = register(
+    "prompt-changed", "input", "A prompt of another volume on the scan than in its file."
+)
+FAINT_SEGMENTATION = register(
+    "faint-segmentation", "input", "A fractional segmentation that nowhere reaches a half."
+)
 CONTRAST_AGENT = register("contrast-agent", "input", "The DICOM header names a contrast agent.")
 
 BATCH_HALVED = register("batch-halved", "operational", "Device memory ran out; smaller batches.")

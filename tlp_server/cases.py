@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 
 from tlp_runtime.interactive.case import mask_of
 from tlp_runtime.spec.model import ModelSpec
-from tlp_runtime.synthesis.prepare import PreparedCase, prepare, require_modalities
+from tlp_runtime.synthesis.prepare import (
+    PreparedCase,
+    prepare,
+    require_modalities,
+    require_one_space,
+)
 from tlp_runtime.synthesis.request import Request, read
 
 Read = Callable[[], Request]
@@ -47,8 +52,13 @@ def read_case(name: str, make: Read, spec: ModelSpec) -> ViewerCase:
     request = make()
     require_modalities(request.images, spec)
     request = read(request)
-    prepared = prepare(Request(images=request.images, read_s=request.read_s), spec)
+    accepted = request.ignore_frame_of_reference
+    scans = Request(
+        images=request.images, read_s=request.read_s, ignore_frame_of_reference=accepted
+    )
+    prepared = prepare(scans, spec)
     labels, mask = request.volumes.get("prompt"), None
     if labels is not None:
+        require_one_space(prepared.reference, labels, request)
         mask = mask_of(labels, prepared.reference, spec, request.prompt.labels)
     return ViewerCase(name, prepared, mask)

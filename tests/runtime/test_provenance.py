@@ -39,7 +39,7 @@ def test_the_json_has_the_keys_it_always_had(synthesis: Synthesis, tmp_path: Pat
     ]  # fmt: skip
     assert read["schema"] == 1
     assert list(read["inputs"]["t1"]) == ["file", "sha256"]
-    assert list(read["prompt"]) == ["labels", "shapes"]
+    assert list(read["prompt"]) == ["labels", "shapes", "region"]
     assert list(read["model"]) == [
         "name", "onnx_sha256", "checkpoint_sha256", "precision", "spec"
     ]  # fmt: skip

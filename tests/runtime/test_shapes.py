@@ -105,5 +105,7 @@ def test_shapes_add_to_a_drawn_map() -> None:
 @pytest.mark.documents("Prompt", "a shape outside the image", "exit 3")
 def test_a_shape_outside_the_image_is_refused() -> None:
     far = Prompt(shapes=(Sphere.parse("500,0,0,5"),))
-    with pytest.raises(ContentError, match="the prompt's shapes: the prompt lies wholly outside"):
+    with pytest.raises(
+        ContentError, match="the prompt's shapes: the prompt lies wholly outside t1"
+    ):
         prepare(Request(images={"t1": scan()}, prompt=far), SMALL)

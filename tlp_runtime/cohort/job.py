@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -130,7 +130,18 @@ def options_of(request: Request, *, int16: bool) -> dict[str, Any]:
         "resample": request.resample,
         "all_slices": request.all_slices,
         "dtype": "int16" if int16 else "float32",
+        **dict.fromkeys(_accepted(request), True),
     }
+
+
+def _accepted(request: Request) -> Iterator[str]:
+    """What a run accepts that another refuses, which does not take its outputs for its own."""
+    if request.prompt.allow_empty:
+        yield "allow_empty_prompt"
+    if request.allow_incomplete:
+        yield "allow_incomplete"
+    if request.ignore_frame_of_reference:
+        yield "ignore_frame_of_reference"
 
 
 def key_of(request: Request, engine: Engine, *, int16: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import nibabel as nib
@@ -48,6 +48,8 @@ class Volume:
         Where it was read from; None for a volume made in memory.
     warnings
         What is doubtful about the file it was read from.
+    frame_of_reference
+        UID of the DICOM frame of reference; None where the file names none.
 
     Raises
     ------
@@ -61,6 +63,7 @@ class Volume:
     name: str = "volume"
     origin: Origin | None = field(default=None, repr=False, compare=False)
     warnings: tuple[TLPWarning, ...] = field(default=(), repr=False, compare=False)
+    frame_of_reference: str | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         try:
@@ -109,31 +112,10 @@ class Volume:
         )
 
 
-def on_grid(volume: Volume, grid: Grid) -> Volume:
-    """The same voxels on ``grid``, padded with 0 and cut, when they are voxels of it; else as is.
-
-    For segmentations that leave out their empty slices. In other files a part of a grid may be a
-    mistake, and is not taken for the whole.
-    """
-    turned = volume.reoriented(grid.orientation)
-    offset = np.rint(grid.voxels(turned.affine[None, :3, 3]))[0].astype(int)
-    there = Grid(turned.shape, grid.affine @ _translation(offset))
-    if difference(there, turned.grid) is not None:
-        return volume
-    ends = np.minimum(offset + turned.shape, grid.shape)
-    starts = np.maximum(offset, 0)
-    data = np.zeros(grid.shape, turned.data.dtype)
-    if (ends > starts).all():
-        here = tuple(slice(a, b) for a, b in zip(starts, ends, strict=True))
-        part = tuple(slice(a - o, b - o) for a, b, o in zip(starts, ends, offset, strict=True))
-        data[here] = turned.data[part]
-    return replace(volume, data=data, affine=grid.affine, header=None)
-
-
-def _translation(offset: NDArray[np.int_]) -> NDArray[np.float64]:
-    matrix = np.eye(4)
-    matrix[:3, 3] = offset
-    return matrix
+def frames_differ(reference: Volume, other: Volume) -> bool:
+    """Whether the two name different frames of reference, so that their places do not compare."""
+    frames = {reference.frame_of_reference, other.frame_of_reference} - {None}
+    return len(frames) > 1
 
 
 def require_same_grid(

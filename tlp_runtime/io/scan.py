@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlp_runtime.errors import UsageError
-from tlp_runtime.geometry.grid import Grid
-from tlp_runtime.geometry.volume import Volume, on_grid
-from tlp_runtime.io.dicom import is_dicom
+from tlp_runtime.errors import InputUnreadable, UsageError
+from tlp_runtime.geometry.volume import Volume
+from tlp_runtime.io.dicom import is_dicom, require_dicom
+from tlp_runtime.io.dicom.files import list_images
 from tlp_runtime.io.dicom.seg import read_segmentation
 from tlp_runtime.io.dicom.series import DicomSeries, read_series
 from tlp_runtime.io.nifti import read_volume
@@ -29,8 +29,13 @@ class Scan:
     series: DicomSeries | None = None
 
 
-def read_scan(path: Path, series_uid: str | None = None) -> Scan:
+def read_scan(path: Path, series_uid: str | None = None, *, allow_incomplete: bool = False) -> Scan:
     """Read a NIfTI file, a DICOM folder or a multi-frame DICOM file.
+
+    Parameters
+    ----------
+    series_uid, allow_incomplete
+        As of :func:`~tlp_runtime.io.dicom.series.read_series`.
 
     Raises
     ------
@@ -41,23 +46,35 @@ def read_scan(path: Path, series_uid: str | None = None) -> Scan:
         A series was named, but the file is not DICOM.
     """
     if is_dicom(path):
-        series = read_series(path, series_uid)
+        series = read_series(path, series_uid, allow_incomplete=allow_incomplete)
         return Scan(series.volume, series)
     if series_uid is not None:
         raise UsageError(f"series {series_uid} was named, but {path} is not DICOM.")
     return Scan(read_volume(path))
 
 
-def read_labels(path: Path, scan: Grid, *, by_number: bool) -> Volume:
+def read_labels(path: Path, scan: Scan, *, by_number: bool) -> Volume:
     """Read a label map: NIfTI, or DICOM SEG whose segments become BraTS labels.
 
     Parameters
     ----------
+    path
+        A file, or a folder that holds one DICOM file.
     scan
-        The grid a SEG was drawn on: it holds the slices with a segment alone, and gets the others.
+        The scan that a SEG was drawn on, whose slices it takes where it lies on them.
     by_number
         Keep the numbers of a SEG's segments, since the user says what they mean.
     """
-    if is_dicom(path) and path.is_file():
-        return on_grid(read_segmentation(path, PromptSpec(), by_number=by_number), scan)
-    return read_volume(path)
+    if not is_dicom(path):
+        return read_volume(path)
+    require_dicom()
+    file = path
+    if path.is_dir():
+        images = list(list_images(path).images)
+        if len(images) != 1:
+            raise InputUnreadable(
+                f"{path}: holds {len(images)} DICOM files, expected one segmentation (SEG)."
+            )
+        file = images[0]
+    grid = scan.volume.grid
+    return read_segmentation(file, PromptSpec(), grid, scan.series, by_number=by_number)

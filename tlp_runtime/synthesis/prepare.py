@@ -15,13 +15,33 @@ from tlp_runtime.geometry.crop import require_model_grid
 from tlp_runtime.geometry.grid import Grid, difference
 from tlp_runtime.geometry.placement import Extent, Placement, place, published, shared_part
 from tlp_runtime.geometry.resample import InsideSplines, filled, resampled, resampled_labels
-from tlp_runtime.geometry.volume import Volume, require_same_grid
+from tlp_runtime.geometry.volume import Volume, frames_differ, require_same_grid
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
+from tlp_runtime.synthesis.region import (
+    Region,
+    encoded,
+    region_of,
+    require_marked,
+    with_shapes,
+)
 from tlp_runtime.synthesis.request import Request, read
 from tlp_runtime.values import checks
-from tlp_runtime.values.intensity import background, limits, require_numbers, scale_between
-from tlp_runtime.values.prompt import encode, with_labels
-from tlp_runtime.warnings import BACKGROUND_SHIFTED, TLPWarning, Warn, WarningLog, require_no_doubt
+from tlp_runtime.values.intensity import (
+    background,
+    background_within,
+    limits,
+    require_numbers,
+    scale_between,
+)
+from tlp_runtime.values.prompt import rounded
+from tlp_runtime.warnings import (
+    BACKGROUND_SHIFTED,
+    FRAMES_DIFFER,
+    TLPWarning,
+    Warn,
+    WarningLog,
+    require_no_doubt,
+)
 
 _ONE_GRID = SetOption("resample", purpose="to bring it over by the world frame of both")
 
@@ -46,6 +66,8 @@ class PreparedCase:
         (Z,) whether a slice holds brain in any of the images, and is therefore run.
     inside
         (Z, Y, X) where the reference is brain, for what must be interpolated back; None otherwise.
+    region
+        What the prompt marks; None without a prompt.
     warnings
         About the scan, in the order in which they arose.
     seconds
@@ -59,6 +81,7 @@ class PreparedCase:
     tensors: Mapping[str, NDArray[np.float32]]
     brain: NDArray[np.bool_]
     inside: NDArray[np.bool_] | None = None
+    region: Region | None = None
     warnings: tuple[TLPWarning, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -79,7 +102,8 @@ def prepare(request: Request, spec: ModelSpec, *, warn: Warn | None = None) -> P
         Other modalities than the model takes.
     InputError
         A missing or damaged file; grids that differ without ``resample`` or do not overlap;
-        voxels or labels that cannot be used; a warning, where the request is strict.
+        different frames of reference; voxels or labels that cannot be used; a prompt that marks
+        nothing in the brain; a warning, where the request is strict.
     """
     require_modalities(request.images, spec)
     request = read(request)
@@ -90,6 +114,7 @@ def prepare(request: Request, spec: ModelSpec, *, warn: Warn | None = None) -> P
         for warning in volume.warnings:
             heard.add(warning)
     for other in volumes.values():
+        require_one_space(first, other, request, heard.add)
         if not request.resample:
             require_same_grid(first, other, _ONE_GRID)
     mask = volumes.get("brain_mask")
@@ -103,7 +128,13 @@ def prepare(request: Request, spec: ModelSpec, *, warn: Warn | None = None) -> P
     # Of the reference alone: what another image shows beyond it has no place in the output.
     brain = Extent.of(oriented.data != 0, oriented.grid, spec.crop)
     placement = place(oriented.grid, brain, spec, first.name, heard.add)
-    tensors, held, within = _on(placement, first, cleaned, request, spec, warn=heard.add)
+    labels, region = encoded(request, spec.prompt), None
+    if request.prompt:
+        inside = replace(oriented, data=oriented.data != 0).restored_to(first).data
+        region = region_of(labels, request, first, inside, spec.prompt, heard.add)
+        require_marked(region, labels, request, first.name, heard.add)
+    tensors, held, within = _on(placement, cleaned, spec, warn=heard.add)
+    tensors[PROMPT_NAME] = _prompted(labels, request, first, placement, spec)
     if request.strict:
         require_no_doubt(heard)
     return PreparedCase(
@@ -114,6 +145,7 @@ def prepare(request: Request, spec: ModelSpec, *, warn: Warn | None = None) -> P
         tensors=tensors,
         brain=held | request.all_slices,
         inside=within,
+        region=region,
         warnings=tuple(heard),
         seconds={"read": request.read_s, "prepare": time.perf_counter() - began},
     )
@@ -140,7 +172,9 @@ def prepare_published(request: Request, spec: ModelSpec) -> PreparedCase:
     require_model_grid(reference, spec.crop)
     oriented = {name: _oriented(volumes[name], spec) for name in spec.inputs}
     placement = published(oriented[spec.inputs[0]].grid, spec.crop)
-    tensors, held, within = _on(placement, reference, oriented, request, spec, warn=None)
+    tensors, held, within = _on(placement, oriented, spec, warn=None)
+    labels = encoded(request, spec.prompt)
+    tensors[PROMPT_NAME] = _prompted(labels, request, reference, placement, spec)
     return PreparedCase(
         request=request,
         reference=reference,
@@ -195,14 +229,7 @@ def _cleaned(volume: Volume, brain_mask: Volume | None, spec: ModelSpec, warn: W
     """In the model's axis order, voxels finite, background 0, and nothing outside the mask."""
     require_numbers(volume.data, volume.name)
     data = volume.data
-    around = background(data)
-    if around != 0:
-        warn(
-            BACKGROUND_SHIFTED.warning(
-                f"{volume.name}: its background is {around:g}; taken as 0.", background=around
-            )
-        )
-        data = data.astype(np.float64) - around
+    mask = None
     if brain_mask is not None:
         require_numbers(brain_mask.data, brain_mask.name)
         mask = _mask_on(brain_mask, volume)
@@ -211,6 +238,15 @@ def _cleaned(volume: Volume, brain_mask: Volume | None, spec: ModelSpec, warn: W
                 f"{brain_mask.name}: marks nothing of {volume.name} as brain. Expected a mask that "
                 "is not 0 in the brain."
             )
+    around = background(data) if mask is None else background_within(data, mask)
+    if around != 0:
+        warn(
+            BACKGROUND_SHIFTED.warning(
+                f"{volume.name}: its background is {around:g}; taken as 0.", background=around
+            )
+        )
+        data = data.astype(np.float64) - around
+    if mask is not None:
         data = np.where(mask, data, 0)
     if not data.any():
         raise ContentError(f"{volume.name}: is zero everywhere, expected an image of a brain.")
@@ -218,21 +254,48 @@ def _cleaned(volume: Volume, brain_mask: Volume | None, spec: ModelSpec, warn: W
 
 
 def _mask_on(mask: Volume, volume: Volume) -> NDArray[np.bool_]:
+    inside = replace(mask, data=rounded(mask.data) != 0)
     if difference(volume.grid, mask.grid) is None:
-        return replace(mask, data=mask.data != 0).reoriented(volume.grid.orientation).data
-    return resampled_labels(replace(mask, data=(mask.data != 0).astype(np.uint8)), volume.grid) > 0
+        where: NDArray[np.bool_] = inside.reoriented(volume.grid.orientation).data
+        return where
+    return resampled_labels(replace(inside, data=inside.data.astype(np.uint8)), volume.grid) > 0
+
+
+def require_one_space(
+    first: Volume, other: Volume, request: Request, warn: Warn | None = None
+) -> None:
+    """Refuse images whose headers say that their places do not compare, unless that is accepted.
+
+    Raises
+    ------
+    GeometryError
+        It is not.
+    """
+    if not frames_differ(first, other):
+        return
+    problem = (
+        f"{other.name}: lies in another frame of reference than {first.name} "
+        f"({other.frame_of_reference} against {first.frame_of_reference}), so that their positions "
+        "do not compare"
+    )
+    if not request.ignore_frame_of_reference:
+        raise GeometryError(
+            problem,
+            fix=(
+                "Register one to the other first.",
+                SetOption(
+                    "ignore_frame_of_reference", purpose="if they share one space all the same"
+                ),
+            ),
+        )
+    if warn is not None:
+        warn(FRAMES_DIFFER.warning(f"{problem}; taken as one space."))
 
 
 def _on(
-    placement: Placement,
-    original: Volume,
-    images: Mapping[str, Volume],
-    request: Request,
-    spec: ModelSpec,
-    *,
-    warn: Warn | None,
+    placement: Placement, images: Mapping[str, Volume], spec: ModelSpec, *, warn: Warn | None
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_], NDArray[np.bool_] | None]:
-    """Bring images and prompt to the placement's grid and scale them.
+    """Bring images to the placement's grid and scale them.
 
     Returns
     -------
@@ -262,7 +325,6 @@ def _on(
         brain |= held.any(axis=(1, 2))
         if placement.offset is None and volume is reference:
             inside = held
-    tensors[PROMPT_NAME] = _prompted(request, original, placement, spec)
     return tensors, brain, inside
 
 
@@ -286,40 +348,24 @@ def _as_it_is(volume: Volume, reference: Volume, placement: Placement) -> bool:
 
 
 def _prompted(
-    request: Request, reference: Volume, placement: Placement, spec: ModelSpec
+    labels: Volume | None,
+    request: Request,
+    reference: Volume,
+    placement: Placement,
+    spec: ModelSpec,
 ) -> NDArray[np.float32]:
     """The prompt's values as (Z, Y, X) slices of the placement."""
     columns, rows, slices = placement.grid.shape
     values = np.zeros((slices, rows, columns), np.float32)
-    marked = False
-    labels = request.volumes.get("prompt")
     if labels is not None:
-        code = with_labels(spec.prompt, request.prompt.labels)
-        # Encoded whole, so that an unknown label outside the crop is refused too.
-        encoded = replace(labels, data=encode(labels.data, code, labels.name))
-        marked = bool(encoded.data.any())
         if _as_it_is(labels, reference, placement):
-            values = _brought(_oriented(encoded, spec), reference, placement)
+            values = _brought(_oriented(labels, spec), reference, placement)
         else:
-            values = resampled_labels(_oriented(encoded, spec), placement.grid).transpose(2, 1, 0)
-    for shape in request.prompt.shapes:
-        drawn = shape.drawn(placement.grid, reference.grid).transpose(2, 1, 0)
-        marked = True
-        value = spec.prompt.tumour_value if shape.kind == "tumour" else spec.prompt.oedema_value
-        # Tumour overwrites oedema, whichever was given first.
-        values = np.where(drawn & (values != spec.prompt.tumour_value), np.float32(value), values)
-    if marked and not values.any():
-        name = labels.name if labels is not None else "the prompt's shapes"
-        low, high = (f(placement.grid.corners_ras, axis=0) for f in (np.min, np.max))
-        spans = ", ".join(
-            f"{axis} {a:.0f} to {b:.0f}" for axis, a, b in zip("xyz", low, high, strict=True)
-        )
-        raise ContentError(
-            f"{name}: the prompt lies wholly outside the part of the image the model sees ({spans} "
-            "mm RAS).",
-            fix="Draw it on the brain.",
-        )
-    return np.ascontiguousarray(values)
+            values = resampled_labels(_oriented(labels, spec), placement.grid).transpose(2, 1, 0)
+    drawn = with_shapes(
+        values.transpose(2, 1, 0), request, placement.grid, reference.grid, spec.prompt
+    )
+    return np.ascontiguousarray(drawn.transpose(2, 1, 0))
 
 
 def label_sources(grid: Grid, prepared: PreparedCase, spec: ModelSpec) -> NDArray[np.int32]:

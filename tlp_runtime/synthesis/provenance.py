@@ -17,6 +17,7 @@ from tlp_runtime.geometry.placement import Placement
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.spec.reader import Contract, build
+from tlp_runtime.synthesis.region import Region
 from tlp_runtime.synthesis.request import Request
 from tlp_runtime.values.prompt import label_texts
 from tlp_runtime.warnings import TLPWarning
@@ -36,10 +37,17 @@ class SourceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptRecord:
-    """Labels and shapes of a prompt, as they were asked for."""
+    """Labels and shapes of a prompt, as they were asked for, and what they mark on the scan.
+
+    Parameters
+    ----------
+    region
+        None where it was not measured: in records of older versions, and of sessions.
+    """
 
     labels: tuple[str, ...]
     shapes: tuple[str, ...]
+    region: Region | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +125,11 @@ class SynthesisRecord:
     def in_short(self) -> dict[str, Any]:
         """What fits a file's header: hashes and versions, no paths, which may name a patient."""
         plain, model = self.to_dict(), self.model
+        asked = plain["prompt"] and {name: plain["prompt"][name] for name in ("labels", "shapes")}
         return {
             "description": self.description,
             "inputs": {name: source.sha256 for name, source in self.inputs.items()},
-            "prompt": plain["prompt"],
+            "prompt": asked,
             "model": {
                 "name": model.name,
                 "onnx_sha256": model.onnx_sha256,
@@ -141,7 +150,7 @@ def read_record(path: Path) -> SynthesisRecord:
     SpecError
         The model's specification in it cannot be read.
     """
-    contract = Contract(what=str(path), error=InputUnreadable)
+    contract = Contract(what=str(path), error=InputUnreadable, defaults=True)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -161,7 +170,11 @@ def read_record(path: Path) -> SynthesisRecord:
 
 
 def describe(
-    request: Request, placement: Placement, engine: Engine, warnings: Iterable[TLPWarning]
+    request: Request,
+    placement: Placement,
+    engine: Engine,
+    warnings: Iterable[TLPWarning],
+    region: Region | None = None,
 ) -> SynthesisRecord:
     """Say how an image was made.
 
@@ -169,6 +182,8 @@ def describe(
     ----------
     request
         What was asked, its files in memory.
+    region
+        What its prompt marks.
     """
     volumes = request.volumes
     sources = {name: volumes[name] for name in (*engine.spec.inputs, "prompt", "brain_mask")
@@ -176,6 +191,7 @@ def describe(
     prompt = PromptRecord(
         labels=tuple(label_texts(request.prompt.labels)),
         shapes=tuple(str(shape) for shape in request.prompt.shapes),
+        region=region,
     )
     return SynthesisRecord(
         description=DESCRIPTION,

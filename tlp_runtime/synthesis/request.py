@@ -32,6 +32,8 @@ class Prompt(OptionGroup):
         What the map's labels mean, if not as in BraTS, such as tumour=1,4 oedema=2.
     shapes
         Spheres and boxes, in addition to the map or alone.
+    allow_empty
+        Accept a prompt that marks nothing, or nothing in the brain; otherwise it is refused.
 
     Raises
     ------
@@ -74,6 +76,8 @@ class Prompt(OptionGroup):
         ],
     )
 
+    allow_empty: bool = option(False, name="allow_empty_prompt")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_labels(self.labels)
@@ -102,6 +106,10 @@ class Request(OptionGroup):
     resample
         Bring images, mask and prompt that lie on other grids to the first image's grid;
         otherwise they are refused.
+    allow_incomplete
+        Leave out files of a DICOM series that cannot be read, and slices that are missing.
+    ignore_frame_of_reference
+        Accept images, mask and prompt of different DICOM frames of reference.
     all_slices
         Run slices without brain too, which are 0 in the output otherwise.
     strict
@@ -130,6 +138,8 @@ class Request(OptionGroup):
     prompt: Prompt = field(default_factory=Prompt)
     brain_mask: Source | None = option(None, kind=Path)
     resample: bool = option(False)
+    allow_incomplete: bool = option(False)
+    ignore_frame_of_reference: bool = option(False)
     all_slices: bool = option(False)
     strict: bool = option(False)
     read_s: float = 0.0
@@ -187,9 +197,10 @@ def read(request: Request) -> Request:
     """
     began = time.perf_counter()
     scans = {
-        name: _scan(source, request.series.get(name)) for name, source in request.images.items()
+        name: _scan(source, request.series.get(name), request.allow_incomplete)
+        for name, source in request.images.items()
     }
-    first = next(iter(scans.values())).volume
+    first = next(iter(scans.values()))
     by_number = bool(request.prompt.labels)
     labels = _labels(request.prompt.source, first, by_number=by_number)
     mask = _labels(request.brain_mask, first, by_number=True)
@@ -198,17 +209,17 @@ def read(request: Request) -> Request:
     return replace(request, images=scans, prompt=prompt, brain_mask=mask, read_s=seconds)
 
 
-def _scan(source: Source, series: str | None) -> Scan:
+def _scan(source: Source, series: str | None, allow_incomplete: bool) -> Scan:
     if isinstance(source, Scan):
         return source
     if isinstance(source, Volume):
         return Scan(source)
-    return read_scan(Path(source), series)
+    return read_scan(Path(source), series, allow_incomplete=allow_incomplete)
 
 
-def _labels(source: Source | None, scan: Volume, *, by_number: bool) -> Volume | None:
+def _labels(source: Source | None, scan: Scan, *, by_number: bool) -> Volume | None:
     if source is None or isinstance(source, Volume):
         return source
     if isinstance(source, Scan):
         return source.volume
-    return read_labels(Path(source), scan.grid, by_number=by_number)
+    return read_labels(Path(source), scan, by_number=by_number)

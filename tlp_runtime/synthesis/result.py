@@ -118,7 +118,7 @@ class Synthesis:
             batches=tuple(batches),
             run_warnings=own,
             warnings=every,
-            record=describe(prepared.request, prepared.placement, engine, every),
+            record=describe(prepared.request, prepared.placement, engine, every, prepared.region),
         )
 
     def save(

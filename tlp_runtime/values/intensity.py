@@ -44,6 +44,20 @@ def background(data: NDArray[Any]) -> float:
     return float(corners[0]) if len(corners) == 1 else 0.0
 
 
+def background_within(data: NDArray[Any], brain: NDArray[np.bool_]) -> float:
+    """The value that is to be 0 where a mask says what is brain.
+
+    What lies outside the mask is not looked at, since it may be padding that no scanner measured.
+    Only a brain with negative values needs another level than 0: that around the head where it
+    fits the brain's values, else their least.
+    """
+    least = float(data[brain].min())
+    around = background(data)
+    if least >= 0 or around == 0:
+        return 0.0
+    return around if 2 * least <= around < 0 else least
+
+
 def limits(slices: NDArray[Any], spec: IntensitySpec, name: str) -> tuple[float, float]:
     """The two voxel values that become the ends of ``spec.range``.
 

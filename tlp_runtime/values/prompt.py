@@ -17,6 +17,9 @@ from tlp_runtime.values.intensity import require_numbers
 
 CLASSES = ("tumour", "oedema")
 
+WHOLE = 1e-3
+"""How far a label may be from a whole number."""
+
 Labels = Mapping[str, Sequence[int]]
 """Numbers in a label map by what they mean, such as ``{"tumour": (1, 4), "oedema": (2,)}``."""
 
@@ -27,6 +30,9 @@ NO_LABELS: Labels = MappingProxyType({})
 def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.float32]:
     """Labels of any shape to prompt values: tumour, oedema, 0 elsewhere.
 
+    Values within :data:`WHOLE` of a whole number are taken as that: scaling and interpolation of
+    a mask leave 0.9999999 in the place of 1.
+
     Raises
     ------
     ContentError
@@ -35,6 +41,7 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
         A label that ``spec`` does not know.
     """
     require_numbers(labels, name)
+    labels = rounded(labels)
     box = _box_of(labels != 0)
     within = labels[box]  # all the rest is background, usually nearly everything
     known = {0, *spec.tumour_labels, *spec.oedema_labels}
@@ -52,6 +59,15 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
     prompt[box][np.isin(within, spec.oedema_labels)] = spec.oedema_value
     prompt[box][np.isin(within, spec.tumour_labels)] = spec.tumour_value
     return prompt
+
+
+def rounded(labels: NDArray[Any]) -> NDArray[Any]:
+    """Labels or a mask with values nearly whole made whole; others stay as they are."""
+    if not np.issubdtype(labels.dtype, np.floating):
+        return labels
+    whole: NDArray[Any] = np.rint(labels)
+    near = np.abs(labels - whole) <= WHOLE
+    return whole if near.all() else np.where(near, whole, labels)
 
 
 def with_labels(spec: PromptSpec, labels: Labels) -> PromptSpec:

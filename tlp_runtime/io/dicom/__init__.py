@@ -6,17 +6,16 @@ import importlib.util
 from pathlib import Path
 
 from tlp_runtime.errors import DependencyMissing, Install
-
-_PREAMBLE = 128
+from tlp_runtime.io.dicom.start import START, begins_as_dicom
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether ``path`` is a folder, or a file with DICOM's mark."""
+    """Whether ``path`` is a folder, or a file that begins as DICOM files do."""
     if path.is_dir():
         return True
     try:
         with path.open("rb") as handle:
-            return handle.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
+            return begins_as_dicom(handle.read(START))
     except OSError:
         return False
 

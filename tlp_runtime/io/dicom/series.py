@@ -1,48 +1,46 @@
-"""A DICOM series as a volume: one series, one stack of parallel, evenly spaced slices, or refused.
-
-highdicom places and decodes the slices; what is here finds the series and says, before it, in
-which way a series is not a volume.
-"""
+"""A DICOM series as a volume: one series, whole, as one stack of slices, or refused."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tlp_runtime.errors import (
-    ContentError,
-    GeometryError,
-    InputMissing,
-    InputUnreadable,
-    Install,
-    SetOption,
-    first_line,
-)
+from tlp_runtime.errors import ContentError, GeometryError, InputMissing, InputUnreadable, SetOption
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.geometry.volume import Origin, Volume
 from tlp_runtime.io.dicom import require_dicom
-from tlp_runtime.warnings import CONTRAST_AGENT, TLPWarning
-
-logger = logging.getLogger(__name__)
-
-SAME_POSITION_MM = 1e-2
-SPACING_TOLERANCE = 0.01
-"""Unevenness of slice distances, relative to their median, beyond which slices are missing."""
-TILT_TOLERANCE_MM = 0.05
-ORIENTATION_TOLERANCE = 1e-3
-
-_PLACE = (
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID",
-)  # fmt: skip
+from tlp_runtime.io.dicom.files import Unreadable, list_images, listed
+from tlp_runtime.io.dicom.pixels import Pixels, read_pixels, without_padding
+from tlp_runtime.io.dicom.stack import (
+    INCOMPLETE,
+    Plane,
+    Stack,
+    instance_numbers,
+    planes_of,
+    stacked,
+)
+from tlp_runtime.io.dicom.values import text
+from tlp_runtime.warnings import (
+    CONTRAST_AGENT,
+    INSTANCES_SKIPPED,
+    NO_FRAME_OF_REFERENCE,
+    SERIES_INCOMPLETE,
+    TLPWarning,
+)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+_NO_AGENT = frozenset({"", "0", "0.0", "N", "NO", "NONE", "NO CONTRAST", "WITHOUT"})
+_AGENT = tuple(
+    f"ContrastBolus{part}"
+    for part in ("Agent", "Ingredient", "Volume", "TotalDose", "Route", "StartTime", "StopTime")
+)
 
 
 @dataclass(frozen=True)
@@ -53,32 +51,47 @@ class DicomSeries:
     ----------
     volume
         Its voxels, axes (columns, rows, slices), modality transform applied.
-    headers
-        The data sets without their pixels: one per slice, in the order of the volume's third axis;
-        of a multi-frame file that one file.
-    frames
-        Frame number (from 1) of each slice of a multi-frame file; empty of single-frame files.
+    planes
+        The image of each slice, in the order of the volume's third axis; None of a slice that is
+        missing, whose voxels are 0.
     """
 
     volume: Volume
-    headers: tuple[Any, ...]
-    frames: tuple[int, ...] = ()
+    planes: tuple[Plane | None, ...]
+
+    @property
+    def header(self) -> Any:
+        """The data set of its first image, without the pixels."""
+        return next(plane.header for plane in self.planes if plane is not None)
+
+    @property
+    def headers(self) -> tuple[Any, ...]:
+        return tuple(plane.header for plane in self.planes if plane is not None)
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        return tuple(plane.frame for plane in self.planes if plane is not None and plane.frame)
 
 
-def read_series(path: Path | str, uid: str | None = None) -> DicomSeries:
+def read_series(
+    path: Path | str, uid: str | None = None, *, allow_incomplete: bool = False
+) -> DicomSeries:
     """Read a folder with a series, or one multi-frame file.
 
     Parameters
     ----------
     uid
         Series Instance UID, where the folder holds several series.
+    allow_incomplete
+        Leave out files that cannot be read, and slices that are missing, with a warning. Missing
+        slices between others are 0.
 
     Raises
     ------
     DependencyMissing
         pydicom or highdicom, or the decoder of a compressed series, is not installed.
     InputMissing, InputUnreadable
-        No image there, or damaged ones.
+        No image there, damaged ones, or attributes that make no sense.
     GeometryError
         Several series and no ``uid``; or no volume: mixed orientations or sizes, missing or
         duplicate slices, a tilted gantry, a single slice.
@@ -89,49 +102,34 @@ def read_series(path: Path | str, uid: str | None = None) -> DicomSeries:
     path = Path(path)
     if not path.exists():
         raise InputMissing(f"{path}: does not exist, expected a DICOM folder or file.")
-    files = _image_files(path)
-    chosen = _one_series(path, files, uid)
-    first = next(iter(chosen.values()))
+    listing = list_images(path)
+    chosen = _one_series(path, listing.images, uid)
     for file, header in chosen.items():
         _require_grey_mr(file, header)
-    if int(first.get("NumberOfFrames", 1)) > 1:
-        if len(chosen) > 1:
-            raise GeometryError(
-                f"{path}: series {first.SeriesInstanceUID} has {len(chosen)} multi-frame files, "
-                "expected one volume.",
-                fix="Give one of the files.",
-            )
-        return _multi_frame(next(iter(chosen)), first)
-    return _single_frames(path, chosen)
+    series = str(next(iter(chosen.values())).SeriesInstanceUID)
+    lost = listing.lost(chosen, series)
+    if lost and not allow_incomplete:
+        raise _incomplete(path, lost, len(chosen))
+    planes = [plane for file, header in chosen.items() for plane in planes_of(file, header)]
+    stacked(path, planes, allow_incomplete=allow_incomplete)  # before the work of decoding
+    pixels, damaged = read_pixels(planes)
+    lost += [Unreadable(file, reason) for file, reason in damaged.items()]
+    if damaged and not allow_incomplete:
+        raise _incomplete(path, lost, len(chosen) - len(damaged))
+    sound = {plane: found for plane, found in zip(planes, pixels, strict=True) if found is not None}
+    planes = list(sound)
+    if not planes:
+        raise InputUnreadable(f"{path}: no image can be decoded: {listed(lost)}.")
+    stack = stacked(path, planes, allow_incomplete=allow_incomplete)
+    return _series(path, stack, sound, lost)
 
 
-def _image_files(path: Path) -> dict[Path, Any]:
-    """Every DICOM image at ``path``, its header."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    candidates = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    found, others = {}, 0
-    for file in candidates:
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True)
-        except (InvalidDicomError, EOFError):
-            others += 1
-            continue
-        except (OSError, ValueError, NotImplementedError) as error:
-            raise InputUnreadable(f"{file}: its DICOM header cannot be read ({error}).") from error
-        if "Rows" in header and "SeriesInstanceUID" in header:
-            found[file] = header
-        else:
-            others += 1
-    if not found:
-        raise InputMissing(
-            f"{path}: holds no DICOM image ({others} other files), expected the files of one "
-            "MR series, or one multi-frame file."
-        )
-    if others:
-        logger.info("%s: %d files are not DICOM images and are left out.", path, others)
-    return found
+def _incomplete(path: Path, lost: Sequence[Unreadable], sound: int) -> InputUnreadable:
+    return InputUnreadable(
+        f"{path}: {len(lost)} of {len(lost) + sound} files of the series cannot be read: "
+        f"{listed(lost)}.",
+        fix=("Copy or export them again.", INCOMPLETE),
+    )
 
 
 def _one_series(path: Path, files: dict[Path, Any], uid: str | None) -> dict[Path, Any]:
@@ -153,169 +151,146 @@ def _one_series(path: Path, files: dict[Path, Any], uid: str | None) -> dict[Pat
 
 
 def _description(header: Any) -> str:
-    return f"{header.get('Modality', '?')} {header.get('SeriesDescription', 'no description')!r}"
+    return f"{text(header, 'Modality') or '?'} {text(header, 'SeriesDescription')!r}"
 
 
 def _require_grey_mr(file: Path, header: Any) -> None:
-    modality = header.get("Modality", "")
+    modality = text(header, "Modality")
     if modality != "MR":
         raise ContentError(f"{file}: modality is {modality or 'not given'}, expected MR.")
-    photometric = header.get("PhotometricInterpretation", "")
+    photometric = text(header, "PhotometricInterpretation")
     if photometric != "MONOCHROME2":
         raise ContentError(
-            f"{file}: photometric interpretation is {photometric}, expected MONOCHROME2.",
+            f"{file}: photometric interpretation is {photometric or 'not given'}, expected "
+            "MONOCHROME2.",
             fix="Convert it to a grey-scale image in which bright is high.",
         )
-    if header.get("BurnedInAnnotation", "NO") == "YES":
+    if text(header, "BurnedInAnnotation") == "YES":
         raise ContentError(
             f"{file}: text is burned into its pixels (BurnedInAnnotation YES).",
             fix="Give the original series without it.",
         )
 
 
-def _multi_frame(file: Path, header: Any) -> DicomSeries:
-    import highdicom
+def _series(
+    path: Path, stack: Stack, pixels: Mapping[Plane, Pixels], lost: Sequence[Unreadable]
+) -> DicomSeries:
+    """Put decoded planes above each other, axes (columns, rows, slices) in RAS."""
+    from highdicom.spatial import create_affine_matrix_from_attributes
 
-    try:
-        image = highdicom.imread(file)
-        placed = image.get_volume(
-            dtype=np.float32, apply_real_world_transform=False, apply_voi_transform=False
-        )
-    except (RuntimeError, ValueError, AttributeError, KeyError, IndexError) as error:
-        raise GeometryError(
-            f"{file}: its {header.NumberOfFrames} frames do not form one volume of parallel, "
-            f"evenly spaced slices ({error}).",
-            fix="Give the series of one contrast and time point.",
-        ) from error
-    volume = _volume(placed, file, (file,), header)
-    positions = np.array(
-        [
-            group.PlanePositionSequence[0].ImagePositionPatient
-            for group in header.PerFrameFunctionalGroupsSequence
-        ],
-        dtype=np.float64,
+    planes = stack.planes[::-1]  # highdicom's volumes run against the normal of the image plane
+    first = stack.held[-1]
+    array = np.zeros((len(planes), *first.shape), np.float32)
+    padding = {}
+    for index, plane in enumerate(planes):
+        if plane is not None:
+            found = pixels[plane]
+            array[index] = found.values
+            if found.padding is not None:
+                padding[index] = found.padding
+    affine = LPS_TO_RAS @ create_affine_matrix_from_attributes(
+        image_position=first.position,
+        image_orientation=first.orientation,
+        pixel_spacing=first.spacing,
+        spacing_between_slices=stack.spacing_mm,
+        index_convention="DR",
+        slices_first=True,
     )
-    order = _slice_index(volume, positions)
-    frames = tuple(int(frame) + 1 for frame in np.argsort(order))
-    return DicomSeries(volume, (header,), frames)
-
-
-def _single_frames(path: Path, chosen: dict[Path, Any]) -> DicomSeries:
-    import highdicom
-    import pydicom
-
-    headers = list(chosen.values())
-    _require_volume(path, headers)
-    try:
-        whole = [pydicom.dcmread(file) for file in chosen]
-        placed = highdicom.get_volume_from_series(
-            whole, dtype=np.float32, apply_real_world_transform=False, apply_voi_transform=False
-        )
-    except (RuntimeError, NotImplementedError) as error:
-        raise InputUnreadable(
-            f"{path}: its pixels cannot be decoded ({first_line(error)})",
-            fix=(
-                Install(("pylibjpeg", "pylibjpeg-openjpeg"), purpose="if they are compressed"),
-                "Or convert the series.",
-            ),
-        ) from error
-    except (ValueError, AttributeError, KeyError, EOFError) as error:
-        raise InputUnreadable(f"{path}: is not a sound series ({first_line(error)}).") from error
-    volume = _volume(placed, path, tuple(chosen), headers[0])
-    positions = np.array([h.ImagePositionPatient for h in headers], dtype=np.float64)
-    order = _slice_index(volume, positions)
-    return DicomSeries(volume, tuple(headers[i] for i in np.argsort(order)))
-
-
-def _require_volume(path: Path, headers: Sequence[Any]) -> None:
-    """Raise unless single-frame images make one stack of parallel, evenly spaced slices."""
-    for keyword in _PLACE:
-        lacking = sum(keyword not in header for header in headers)
-        if lacking:
-            raise GeometryError(
-                f"{path}: {lacking} of {len(headers)} images lack {keyword}, so their place is "
-                "unknown.",
-                fix="Export the series again with its geometry.",
-            )
-    sizes = {(int(h.Rows), int(h.Columns), *map(float, h.PixelSpacing)) for h in headers}
-    if len(sizes) > 1:
-        shown = "; ".join(f"{r} x {c} at {a:g} x {b:g} mm" for r, c, a, b in sorted(sizes))
-        raise GeometryError(f"{path}: images of different sizes: {shown}. Expected one size.")
-    axes = np.array([h.ImageOrientationPatient for h in headers], dtype=np.float64)
-    apart = np.abs(axes - axes[0]).max(axis=1)
-    if apart.max() > ORIENTATION_TOLERANCE:
-        raise GeometryError(
-            f"{path}: mixed orientations: {int((apart > ORIENTATION_TOLERANCE).sum())} of "
-            f"{len(headers)} images are turned against the first. Expected parallel slices; "
-            "leave localizers out."
-        )
-    if len(headers) < 2:
-        raise GeometryError(f"{path}: a single slice, expected a volume.")
-    normal = np.cross(axes[0, :3], axes[0, 3:])
-    places = np.array([h.ImagePositionPatient for h in headers], dtype=np.float64)
-    along = np.sort(places @ normal)
-    steps = np.diff(along)
-    if (steps < SAME_POSITION_MM).any():
-        raise GeometryError(
-            f"{path}: duplicate slices: {int((steps < SAME_POSITION_MM).sum())} of {len(headers)} "
-            "images lie where another one does (several echoes or time points, or copies?). "
-            "Expected one image a position."
-        )
-    typical = float(np.median(steps))
-    uneven = np.flatnonzero(np.abs(steps - typical) > SPACING_TOLERANCE * typical)
-    if uneven.size:
-        where = ", ".join(f"{along[i]:.1f} to {along[i + 1]:.1f}" for i in uneven[:5])
-        raise GeometryError(
-            f"{path}: missing or unevenly spaced slices: the usual distance is {typical:.3g} mm, "
-            f"but not at {where} mm along the normal.",
-            fix="Export the series again, whole.",
-        )
-    ordered = places[np.argsort(places @ normal)]
-    drift = np.diff(ordered, axis=0) - np.outer(steps, normal)
-    tilt = float(np.linalg.norm(drift, axis=1).max())
-    if tilt > TILT_TOLERANCE_MM:
-        angle = np.degrees(np.arctan2(tilt, typical))
-        raise GeometryError(
-            f"{path}: a tilted gantry: each slice is shifted by {tilt:.2f} mm within its plane "
-            f"({angle:.1f} degrees). Expected slices straight above each other; correct the tilt "
-            "first."
-        )
-
-
-def _volume(placed: Any, path: Path, files: Sequence[Path], header: Any) -> Volume:
-    """highdicom's volume, axes (slice, row, column) in LPS, as ours."""
-    data, affine = placed.array.transpose(2, 1, 0), (LPS_TO_RAS @ placed.affine)[:, [2, 1, 0, 3]]
-    if np.linalg.det(affine[:3, :3]) < 0:  # slices along the normal of the image plane, not against
-        data = data[:, :, ::-1]
+    data, affine = without_padding(array, padding).transpose(2, 1, 0), affine[:, [2, 1, 0, 3]]
+    if np.linalg.det(affine[:3, :3]) < 0:  # slices along the normal, as other formats have them
+        data, planes = data[:, :, ::-1], planes[::-1]
         affine[:3, 3] += affine[:3, 2] * (data.shape[2] - 1)
         affine[:3, 2] *= -1
     digest = hashlib.sha256()
-    for file in sorted(files):
+    for file in sorted({plane.file for plane in stack.held}):
         digest.update(bytes.fromhex(sha256(file)))
-    return Volume(
+    volume = Volume(
         np.ascontiguousarray(data),
         affine,
         name=str(path),
         origin=Origin(str(path), digest.hexdigest()),
-        warnings=_doubts(path, header),
+        warnings=_doubts(path, stack, lost),
+        frame_of_reference=_frame_of_reference(path, stack),
     )
+    return DicomSeries(volume, planes)
 
 
-def _doubts(path: Path, header: Any) -> tuple[TLPWarning, ...]:
-    """What the header of a series' first image leaves in doubt."""
-    agent = str(header.get("ContrastBolusAgent") or "")
-    if not agent:
-        return ()
-    return (
-        CONTRAST_AGENT.warning(
-            f"{path}: its header names a contrast agent ({agent}); the model expects a scan "
-            "without one.",
-            agent=agent,
-        ),
-    )
+def _frame_of_reference(path: Path, stack: Stack) -> str | None:
+    """The frame of reference that the images share; None where none of them names one."""
+    found = {text(plane.header, "FrameOfReferenceUID") for plane in stack.held}
+    if len(found) > 1:
+        raise GeometryError(
+            f"{path}: its images name {len(found)} frames of reference "
+            f"({', '.join(sorted(uid or 'none' for uid in found))}), so they do not lie in one "
+            "space.",
+            fix="Give one of the parts.",
+        )
+    return found.pop() or None
 
 
-def _slice_index(volume: Volume, positions: NDArray[np.float64]) -> NDArray[np.int_]:
-    """The index along the third axis of images whose first voxels lie at these LPS places."""
-    ras = positions * np.array([-1.0, -1.0, 1.0])
-    return np.rint(volume.grid.voxels(ras)[:, 2]).astype(int)
+def _doubts(path: Path, stack: Stack, lost: Sequence[Unreadable]) -> tuple[TLPWarning, ...]:
+    """What is doubtful about a series."""
+    found = []
+    missing = sum(plane is None for plane in stack.planes)
+    if lost or missing:
+        parts = [f"{len(lost)} files that cannot be read are left out: {listed(lost)}"] * bool(lost)
+        parts += [f"{missing} slices between others are missing and taken as 0"] * bool(missing)
+        found.append(
+            SERIES_INCOMPLETE.warning(
+                f"{path}: {'; '.join(parts)}.", files_left_out=len(lost), slices_missing=missing
+            )
+        )
+    elif skipped := _skipped(stack):
+        found.append(
+            INSTANCES_SKIPPED.warning(
+                f"{path}: instance numbers leave out {skipped}, though the slices are evenly "
+                "spaced. Is the series whole?",
+                skipped=skipped,
+            )
+        )
+    if not text(stack.held[0].header, "FrameOfReferenceUID"):
+        found.append(
+            NO_FRAME_OF_REFERENCE.warning(
+                f"{path}: its header names no frame of reference, so it cannot be checked whether "
+                "other images and the prompt share its space."
+            )
+        )
+    agent = next((name for plane in stack.held if (name := _agent(plane))), "")
+    if agent:
+        found.append(
+            CONTRAST_AGENT.warning(
+                f"{path}: its header names a contrast agent ({agent}); the model expects a scan "
+                "without one.",
+                agent=agent,
+            )
+        )
+    return tuple(found)
+
+
+def _skipped(stack: Stack) -> str:
+    """Instance numbers that are left out between others, as a text; empty where none is."""
+    numbers = sorted(set(instance_numbers(stack.held)))
+    steps = np.diff(numbers)
+    if not len(steps) or (steps == steps[0]).all():
+        return ""
+    parts = [
+        f"{a + 1}" if b - a == 2 else f"{a + 1} to {b - 1}"
+        for a, b in pairwise(numbers)
+        if b - a > 1
+    ]
+    return ", ".join(parts[:6]) + (" and more" if len(parts) > 6 else "")
+
+
+def _agent(plane: Plane) -> str:
+    """What an image's header says of a contrast agent; empty where it names none."""
+    header = plane.header
+    for sequence in ("ContrastBolusAgentSequence", "ContrastBolusUsageSequence"):
+        if header.get(sequence):
+            return text(header[sequence][0], "CodeMeaning") or sequence
+    values = {keyword: text(header, keyword) for keyword in _AGENT}
+    if values["ContrastBolusAgent"].upper() in _NO_AGENT - {""}:
+        return ""
+    for keyword, value in values.items():
+        if value.upper() not in _NO_AGENT:
+            return value if keyword == "ContrastBolusAgent" else f"{keyword} {value}"
+    return ""
