@@ -26,7 +26,9 @@ RECORD = "augment.json"
 @verb
 def command(
     *,
-    asked: Annotated[Request, Pick(only=("t1", "t2", "prompt", "prompt_labels"))],
+    asked: Annotated[
+        Request, Pick(only=("t1", "t2", "prompt", "prompt_labels", "allow_empty_prompt"))
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for syntheses and prompts.")],
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help="Folder of prompts, NIfTI label maps.")
@@ -77,7 +79,11 @@ def command(
 
     # Every prompt is checked, and every name, before the first synthesis.
     meaning = NO_LABELS if prompts is None else labels
-    requests = [Request(images=volumes, prompt=Prompt(volume, meaning)) for _, volume in drawn]
+    accepted = asked.prompt.allow_empty
+    requests = [
+        Request(images=volumes, prompt=Prompt(volume, meaning, allow_empty=accepted))
+        for _, volume in drawn
+    ]
     for number, request in enumerate(requests):
         prepare(request, spec, warn=None if number else output.warn)
     make_folder(out)

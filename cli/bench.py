@@ -24,7 +24,11 @@ from .sweep import SweepTargets, run_sweep
 @verb
 def command(
     *,
-    asked: Annotated[dict[str, Any], Request, Pick(only=("t1", "t2", "prompt"), changes=True)],
+    asked: Annotated[
+        dict[str, Any],
+        Request,
+        Pick(only=("t1", "t2", "prompt", "allow_empty_prompt"), changes=True),
+    ],
     model: Annotated[
         list[str] | None,
         typer.Option(

@@ -22,11 +22,18 @@ if TYPE_CHECKING:
     from tlp_server.cases import ViewerCase
 
 
+OPTIONS = (
+    "t1", "t2", "t1_series", "t2_series", "prompt", "prompt_labels", "allow_incomplete",
+    "ignore_frame_of_reference",
+)  # fmt: skip
+
+
 @verb
 def command(
     *,
     asked: Annotated[
-        Request, Pick(only=("t1", "t2", "t1_series", "t2_series", "prompt", "prompt_labels"))
+        Request,
+        Pick(only=OPTIONS),
     ],
     model: ModelOption = None,
     choice: EngineChoice,
@@ -58,13 +65,14 @@ def command(
     images = {name: Path(str(image)) for name, image in asked.images.items()}
 
     def make() -> Request:
-        from tlp_runtime.io.scan import read_scan
+        from tlp_runtime.synthesis.request import read
 
-        volumes = {
-            name: replace(read_scan(path, asked.series.get(name)).volume, name=path.resolve().name)
-            for name, path in images.items()
+        whole = read(asked)
+        scans = {  # the page shows names without their folders
+            name: replace(scan, volume=replace(scan.volume, name=images[name].resolve().name))
+            for name, scan in whole.scans.items()
         }
-        return Request(images=volumes, prompt=asked.prompt)
+        return replace(whole, images=scans)
 
     def case(spec: ModelSpec) -> ViewerCase:
         from tlp_runtime.io.nifti import stem

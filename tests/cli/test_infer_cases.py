@@ -83,6 +83,30 @@ def test_a_table_with_a_broken_case_ends_with_8_and_the_rest_done(
     assert "1 done, 1 unchanged" in capfd.readouterr().err
 
 
+def test_a_case_whose_prompt_marks_nothing_fails_by_itself(
+    tiny: TinyModel, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    case = data / "case-001"
+    t1, seg = case / "case-001_t1.nii.gz", case / "case-001_seg.nii.gz"
+    image = nib.load(seg)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), tmp_path / "no.nii")
+    (tmp_path / "cases.csv").write_text(f"case,t1,prompt\na,{t1},{seg}\nb,{t1},no.nii\nc,{t1},\n")
+    run = arguments(tmp_path / "cases.csv", tmp_path / "out", tiny)
+    assert main(run) == 8
+    said = capfd.readouterr().err
+    assert "1 of 3 cases failed" in said
+    assert "no.nii: the prompt marks nothing" in said.replace("\n", " ")
+    record = json.loads((tmp_path / "out" / "a_synth-t1ce.json").read_text())
+    assert record["prompt"]["region"]["inside_brain"] > 0.5
+    assert record["prompt"]["region"]["ml"]["tumour"] > 0
+    assert main([*run, "--allow-empty-prompt"]) == 0
+    assert "3 done" in capfd.readouterr().err
+    b, c = (nib.load(tmp_path / "out" / f"{name}_synth-t1ce.nii.gz") for name in "bc")
+    np.testing.assert_array_equal(b.get_fdata(), c.get_fdata())
+    # What was accepted then is not accepted by the command that does not say so.
+    assert main(run) == 8
+
+
 def _inside(data: Path, tmp_path: Path) -> list[str]:
     return ["--cases", str(data), "--out", str(data / "synthetic")]
 

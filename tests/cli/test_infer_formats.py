@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_dicom_in_and_out(
     assert main([*arguments, "--out-format", "dicom"]) == 0
     out = tmp_path / "seri\u00eb_synth-t1ce-dicom"
     made = read_series(out)
-    assert len(made.headers) == volume.shape[2]
+    assert len(made.planes) == volume.shape[2]
     record = json.loads(out.with_name(f"{out.name}.json").read_text())
     assert record["inputs"]["t1"]["file"] == str(folder)
     assert main([*arguments, "--out-format", "dicom"]) == 9, "an existing series is kept"
@@ -109,6 +110,44 @@ def test_dicom_in_and_out(
     same = Volume(data, image.affine).reoriented(made.volume.grid.orientation)
     np.testing.assert_allclose(same.data, made.volume.data / 4095, atol=0.51 / 4095)
     assert image.header["sform_code"] == image.header["qform_code"] == 1
+
+
+def test_an_incomplete_series_is_refused_or_recorded(
+    tiny: TinyModel, case: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = dicom_series.write(dicom_series.datasets(read_volume(case["t1"])), tmp_path / "s")
+    (folder / "0000").write_bytes(b"")
+    out = tmp_path / "o.nii.gz"
+    run = ["infer", "--t1", str(folder), "--out", str(out), "--model", str(tiny.bundle.path)]
+    assert main(run) == 3
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert "0000 (is empty)" in said
+    assert "Use --allow-incomplete to go on without them." in said
+    assert not out.exists()
+    assert main([*run, "--allow-incomplete"]) == 0
+    assert "warning:" in capfd.readouterr().err
+    record = json.loads(out.with_name("o.json").read_text())
+    assert "series-incomplete" in [warning["code"] for warning in record["warnings"]]
+    assert main([*run, "--allow-incomplete", "--overwrite", "--strict"]) == 3
+
+
+def test_every_run_prints_what_its_prompt_marks(
+    tiny: TinyModel, case: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = ["infer", "--t1", str(case["t1"]), "--model", str(tiny.bundle.path), "--overwrite"]
+    run += ["--out", str(tmp_path / "o.nii.gz")]
+    assert main([*run, "--prompt", str(case["seg"])]) == 0
+    assert re.search(
+        r"prompt: tumour [\d.]+ ml, .*% in the brain, slices \d+ to \d+", capfd.readouterr().err
+    )
+    empty = tmp_path / "no.nii.gz"
+    image = nib.load(case["seg"])
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), empty)
+    assert main([*run, "--prompt", str(empty)]) == 3
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert "Use --allow-empty-prompt to synthesize the image without a prompt." in said
+    assert main([*run, "--prompt", str(empty), "--allow-empty-prompt"]) == 0
+    assert "the synthesis of" in capfd.readouterr().err
 
 
 @pytest.mark.documents("BIDS", "a scan that fails", "the others are done; exit 8 with its reason")
