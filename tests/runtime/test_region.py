@@ -14,10 +14,11 @@ from tests.fakes.engine import FakeEngine
 from tests.scans import DUAL, SMALL, scan
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.errors import ContentError, GeometryError, UnknownLabels
-from tlp_runtime.synthesis.prepare import PreparedCase, prepare
+from tlp_runtime.synthesis.prepare import PreparedCase, prepare, prepare_published
 from tlp_runtime.synthesis.provenance import read_record
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.values.shapes import Sphere
+from tlp_server.cases import read_case
 
 
 def marked(where: tuple[slice, slice, slice], value: float = 1, t1: Volume | None = None) -> Volume:
@@ -187,6 +188,23 @@ def test_the_record_says_what_was_marked_and_older_records_are_read(tmp_path: Pa
     older = read_record(tmp_path / "old.json").prompt
     assert older is not None
     assert older.region is None
+
+
+def test_sessions_and_evaluation_take_a_prompt_that_marks_nothing() -> None:
+    empty = Request(images={"t1": scan()}, prompt=Prompt(marked(BLOCK, 0)))
+    case = read_case("a", lambda: empty, SMALL)
+    assert case.mask is not None
+    assert not case.mask.any()
+    assert not prepare_published(empty, SMALL).tensors["prompt"].any()
+
+
+def test_a_session_s_prompt_lies_in_the_scan_s_frame_of_reference() -> None:
+    drawn = framed(marked(BLOCK), "1.2.4")
+    request = Request(images={"t1": framed(scan(), "1.2.3")}, prompt=Prompt(drawn))
+    with pytest.raises(GeometryError, match="roi: lies in another frame of reference than t1"):
+        read_case("a", lambda: request, SMALL)
+    accepted = replace(request, ignore_frame_of_reference=True)
+    assert read_case("a", lambda: accepted, SMALL).mask is not None
 
 
 def framed(volume: Volume, uid: str | None) -> Volume:
