@@ -72,6 +72,12 @@ def _lfs(file: Path) -> None:
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 6914\n")
 
 
+def _no_series(file: Path) -> None:
+    image = pydicom.dcmread(file)
+    del image.SeriesInstanceUID
+    image.save_as(file)
+
+
 def _zeros(file: Path) -> None:
     file.write_bytes(bytes(6914))
 
@@ -86,6 +92,7 @@ LOST = [
     (_annex_unlocked, "is a pointer to a file that was not fetched"),
     (_lfs, "is a pointer to a file that was not fetched"),
     (_zeros, "is not DICOM"),
+    (_no_series, "names no series"),
 ]
 
 
@@ -211,21 +218,18 @@ def _made(file: Path) -> Path:
 
 
 @pytest.mark.documents("DICOM", "files without a preamble", "read")
-@pytest.mark.parametrize("implicit", [True, False])
-def test_files_without_a_preamble_are_read(tmp_path: Path, implicit: bool) -> None:
+@pytest.mark.parametrize(("implicit", "meta"), [(True, False), (False, False), (False, True)])
+def test_files_without_a_preamble_are_read(tmp_path: Path, implicit: bool, meta: bool) -> None:
     folder = tmp_path / "s"
     folder.mkdir()
     for number, image in enumerate(dicom_series.datasets(head())):
-        pydicom.dcmwrite(
-            folder / f"{number}.ima",
-            image.copy() if implicit else image,
-            implicit_vr=implicit,
-            little_endian=True,
-            force_encoding=True,
-        )
         bare = folder / f"{number}.ima"
+        if meta:
+            image.save_as(bare, enforce_file_format=True)
+        else:
+            image.save_as(bare, implicit_vr=implicit, little_endian=True)
         content = bare.read_bytes()
-        start = content.index(b"\x08\x00\x05\x00")
+        start = content.index(b"\x02\x00\x00\x00" if meta else b"\x08\x00\x05\x00")
         bare.write_bytes(content[start:])
     read = read_scan(folder)
     np.testing.assert_array_equal(read.volume.data, head().data)

@@ -147,13 +147,15 @@ def _read(file: Path) -> Any | Unreadable | None:
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
         series = str(header.get("SeriesInstanceUID", ""))
-        whole = "Rows" in header and "Columns" in header and series != ""
+        image = "Rows" in header and "Columns" in header
         kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         kind = None if kind is None else UID(kind)
     except Exception as error:  # pydicom raises whatever a damaged file provokes
         return Unreadable(file, f"its header cannot be read: {first_line(error)}")
-    if whole:
+    if image and series:
         return header
+    if image:
+        return Unreadable(file, "names no series (SeriesInstanceUID)")
     if kind is None or kind.name == kind or "Image Storage" in kind.name:
         return Unreadable(file, "is cut short", series)
     return None  # a report, a presentation state, a directory
