@@ -227,6 +227,7 @@ def test_files_without_a_preamble_are_read(tmp_path: Path, implicit: bool, meta:
         if meta:
             image.save_as(bare, enforce_file_format=True)
         else:
+            del image.file_meta
             image.save_as(bare, implicit_vr=implicit, little_endian=True)
         content = bare.read_bytes()
         start = content.index(b"\x02\x00\x00\x00" if meta else b"\x08\x00\x05\x00")
