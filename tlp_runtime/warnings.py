@@ -153,7 +153,11 @@ BACKGROUND_SHIFTED = register("background-shifted", "input", "A background other
 LARGER_THAN_CROP = register("larger-than-crop", "input", "A brain larger than the model's crop.")
 FORMS_DIFFER = register("forms-differ", "input", "NIfTI sform and qform disagree.")
 CONTRAST_AGENT = register("contrast-agent", "input", "The DICOM header names a contrast agent.")
+PATIENTS_DIFFER = register("patients-differ", "input", "DICOM images of different patients.")
+STUDIES_DIFFER = register("studies-differ", "input", "DICOM images of different studies.")
+FRAMES_DIFFER = register("frames-differ", "input", "DICOM images in different frames of reference.")
 
+ATTRIBUTES_DROPPED = register("attributes-dropped", "operational", "Invalid DICOM attributes.")
 BATCH_HALVED = register("batch-halved", "operational", "Device memory ran out; smaller batches.")
 ENGINE_BUILT = register("engine-built", "operational", "No stored engine fitted; one was built.")
 BUILD_AWAITED = register("build-awaited", "operational", "Another process builds the same engine.")
