@@ -155,7 +155,6 @@ FORMS_DIFFER = register("forms-differ", "input", "NIfTI sform and qform disagree
 CONTRAST_AGENT = register("contrast-agent", "input", "The DICOM header names a contrast agent.")
 PATIENTS_DIFFER = register("patients-differ", "input", "DICOM images of different patients.")
 STUDIES_DIFFER = register("studies-differ", "input", "DICOM images of different studies.")
-FRAMES_DIFFER = register("frames-differ", "input", "DICOM images in different frames of reference.")
 
 ATTRIBUTES_DROPPED = register("attributes-dropped", "operational", "Invalid DICOM attributes.")
 BATCH_HALVED = register("batch-halved", "operational", "Device memory ran out; smaller batches.")

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from tests.scans import scan
@@ -75,6 +77,18 @@ def datasets(volume: Volume, **attributes: Any) -> list[pydicom.Dataset]:
             setattr(image, keyword, value)
         made.append(image)
     return made
+
+
+def spoil(images: list[pydicom.Dataset], **values: bytes) -> list[pydicom.Dataset]:
+    """Put bytes in the place of attributes' values, as they are, whatever pydicom says to them."""
+    for image in images:
+        for keyword, value in values.items():
+            tag = pydicom.tag.Tag(keyword)
+            padded = value + b" " * (len(value) % 2)
+            image[tag] = RawDataElement(
+                tag, dictionary_VR(tag), len(padded), padded, 0, False, True
+            )
+    return images
 
 
 def write(images: list[pydicom.Dataset], folder: Path) -> Path:

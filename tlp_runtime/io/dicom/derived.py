@@ -34,7 +34,7 @@ from tlp_runtime.io.dicom.attributes import (
     several,
     text_of,
 )
-from tlp_runtime.io.dicom.planes import image_plane
+from tlp_runtime.io.dicom.planes import headers_of, image_plane
 from tlp_runtime.io.dicom.series import DicomSeries
 from tlp_runtime.warnings import TLPWarning
 
@@ -188,10 +188,10 @@ class _Template:
     @classmethod
     def of(cls, source: DicomSeries, others: Sequence[DicomSeries]) -> Self:
         """Take what is valid. Raises as :func:`require_derivable`."""
-        header = source.headers[0]
+        header = headers_of(source)[0]
         attributes = Attributes(header)
-        common = _common(attributes, source)
-        every = [one for series in (source, *others) for one in series.headers]
+        common = _common(attributes, header, source.volume)
+        every = [one for series in (source, *others) for one in headers_of(series)]
         for keyword, value in lossy_compression(attributes, every).items():
             setattr(common, keyword, value)
         slices = tuple(
@@ -203,12 +203,11 @@ class _Template:
         return cls(common, slices, scanner, attributes.warnings(source.volume.name))
 
 
-def _common(attributes: Attributes, source: DicomSeries) -> Any:
+def _common(attributes: Attributes, header: Any, volume: Volume) -> Any:
     """What every image of the series shares, of what does not depend on the synthesis."""
     import pydicom
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
-    header = source.headers[0]
     image = pydicom.Dataset()
     image.file_meta = pydicom.dataset.FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -222,7 +221,7 @@ def _common(attributes: Attributes, source: DicomSeries) -> Any:
             setattr(image, keyword, attributes.take(header, keyword))
     if "StudyInstanceUID" not in image:
         raise ContentError(
-            f"{source.volume.name}: its Study Instance UID is missing or not valid, so there is "
+            f"{volume.name}: its Study Instance UID is missing or not valid, so there is "
             "no study that a derived series could belong to",
             fix=SetOption("out_format", "nifti"),
         )
@@ -238,7 +237,7 @@ def _common(attributes: Attributes, source: DicomSeries) -> Any:
     image.Manufacturer = "TLP toolkit"
     image.ManufacturerModelName = "tlp-mri"
     image.BurnedInAnnotation = "NO"
-    image.Columns, image.Rows, _ = source.volume.shape
+    image.Columns, image.Rows, _ = volume.shape
     image.SamplesPerPixel = 1
     image.PhotometricInterpretation = "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit = 16, 12, 11
@@ -313,9 +312,8 @@ def _series_uid(
     identity = {
         "sources": [
             [
-                text_of(series.headers[0], "SeriesInstanceUID"),
-                [text_of(header, "SOPInstanceUID") for header in series.headers],
-                series.frames,
+                (text_of(header, "SeriesInstanceUID"), text_of(header, "SOPInstanceUID"))
+                for header in headers_of(series)
             ]
             for series in sources
         ],

@@ -1,18 +1,19 @@
-"""Whether DICOM images that are used together are of one patient, study and position."""
+"""Whether DICOM images that are used together are of one patient and study."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from tlp_runtime.io.dicom.attributes import text_of
+from tlp_runtime.io.dicom.planes import headers_of
 from tlp_runtime.io.dicom.series import DicomSeries
-from tlp_runtime.warnings import FRAMES_DIFFER, PATIENTS_DIFFER, STUDIES_DIFFER, TLPWarning
+from tlp_runtime.warnings import PATIENTS_DIFFER, STUDIES_DIFFER, TLPWarning
 
 _IDENTITY = ("PatientID", "IssuerOfPatientID", "PatientBirthDate")
 
 
 def patient_doubts(series: Mapping[str, DicomSeries]) -> tuple[TLPWarning, ...]:
-    """What speaks against images being of one patient, study and position.
+    """What speaks against images being of one patient and one study.
 
     An attribute that an image lacks says nothing. Warnings name attributes, not their values,
     which are personal.
@@ -24,7 +25,7 @@ def patient_doubts(series: Mapping[str, DicomSeries]) -> tuple[TLPWarning, ...]:
     """
     whose = " and ".join(series) if len(series) > 1 else f"images of {next(iter(series), '')}"
     found = []
-    by_id = any(_values(one, "PatientID") for one in series.values())
+    by_id = all(_values(one, "PatientID") for one in series.values())
     identity = _IDENTITY if by_id else (*_IDENTITY, "PatientName")
     differing = [keyword for keyword in identity if _differ(series, keyword)]
     if differing:
@@ -43,14 +44,6 @@ def patient_doubts(series: Mapping[str, DicomSeries]) -> tuple[TLPWarning, ...]:
                 fix="Give images of one study.",
             )
         )
-    if _differ(series, "FrameOfReferenceUID"):
-        found.append(
-            FRAMES_DIFFER.warning(
-                f"{whose} lie in different DICOM frames of reference: the patient may have moved in "
-                "between, so equal coordinates need not be the same place.",
-                fix="Register one to the other first.",
-            )
-        )
     return tuple(found)
 
 
@@ -60,5 +53,5 @@ def _differ(series: Mapping[str, DicomSeries], keyword: str) -> bool:
 
 def _values(series: DicomSeries, keyword: str) -> set[str]:
     """The values of an attribute in the images of a series, in one spelling."""
-    found = {text_of(header, keyword).casefold().rstrip("^= ") for header in series.headers}
+    found = {text_of(header, keyword).casefold().rstrip("^= ") for header in headers_of(series)}
     return found - {""}

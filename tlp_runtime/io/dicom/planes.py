@@ -12,6 +12,19 @@ from tlp_runtime.io.dicom.attributes import PLANE, Attributes, decimal, set_valu
 from tlp_runtime.io.dicom.series import DicomSeries
 
 
+def images_of(series: DicomSeries) -> list[tuple[Any, int | None] | None]:
+    """Header, and frame number in a multi-frame file, of each slice; None where there is none."""
+    if series.frames:
+        return [(series.headers[0], frame) for frame in series.frames]
+    return [(header, None) for header in series.headers]
+
+
+def headers_of(series: DicomSeries) -> list[Any]:
+    """The headers of its files, each once, in the order of the slices."""
+    found = {id(image[0]): image[0] for image in images_of(series) if image is not None}
+    return list(found.values())
+
+
 def image_plane(
     attributes: Attributes, source: DicomSeries, others: Sequence[DicomSeries], index: int
 ) -> Any:
@@ -25,13 +38,15 @@ def image_plane(
     import pydicom
 
     image = pydicom.Dataset()
-    if source.frames:
+    own = images_of(source)[index]
+    if own is None or own[1] is not None:
         _place(image, source.volume.grid, index)
     else:  # as the source has it, to the last digit
         for keyword in PLANE:
-            set_value(image, keyword, attributes.take(source.headers[index], keyword))
-    places = [(source, index), *((other, _slice_at(other, source, index)) for other in others)]
-    references = [_reference(attributes, series, at) for series, at in places if at is not None]
+            set_value(image, keyword, attributes.take(own[0], keyword))
+    places = [(other, _slice_at(other, source, index)) for other in others]
+    images = [own, *(images_of(other)[at] for other, at in places if at is not None)]
+    references = [_reference(attributes, *held) for held in images if held is not None]
     made_from = [reference for reference in references if reference is not None]
     if made_from:
         image.SourceImageSequence = made_from
@@ -59,12 +74,11 @@ def _slice_at(other: DicomSeries, source: DicomSeries, index: int) -> int | None
     return at if 0 <= at < other.volume.shape[2] else None
 
 
-def _reference(attributes: Attributes, source: DicomSeries, index: int) -> Any:
-    """A reference to a slice that an image was made from; None where its UIDs are not valid."""
+def _reference(attributes: Attributes, header: Any, frame: int | None) -> Any:
+    """A reference to an image that another was made from; None where its UIDs are not valid."""
     import pydicom
     from highdicom.sr.coding import CodedConcept
 
-    header = source.headers[0 if source.frames else index]
     class_uid, instance_uid = (valid_uid(header, f"SOP{part}UID") for part in ("Class", "Instance"))
     if class_uid is None or instance_uid is None:
         attributes.left_out("SourceImageSequence")
@@ -72,8 +86,8 @@ def _reference(attributes: Attributes, source: DicomSeries, index: int) -> Any:
     item = pydicom.Dataset()
     item.ReferencedSOPClassUID = class_uid
     item.ReferencedSOPInstanceUID = instance_uid
-    if source.frames:
-        item.ReferencedFrameNumber = source.frames[index]
+    if frame is not None:
+        item.ReferencedFrameNumber = frame
     item.PurposeOfReferenceCodeSequence = [
         CodedConcept("121322", "DCM", "Source image for image processing operation")
     ]
