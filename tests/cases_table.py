@@ -21,6 +21,8 @@ MODULES = (
     "tests.runtime.test_shapes",
     "tests.runtime.test_dicom_series",
     "tests.runtime.test_dicom_derived",
+    "tests.runtime.test_dicom_attributes",
+    "tests.runtime.test_dicom_patient",
     "tests.runtime.test_dicom_seg",
     "tests.runtime.test_bids",
     "tests.cli.test_infer",

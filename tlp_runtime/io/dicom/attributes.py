@@ -142,19 +142,18 @@ class Attributes:
 
     def warnings(self, name: str) -> tuple[TLPWarning, ...]:
         """One warning naming the attributes that are not as in the source ``name``, or none."""
-        done = {
-            "left_out": ("left out or empty", self._left_out),
-            "shortened": ("shortened", self._shortened),
-            "replaced": ("replaced", self._replaced),
+        named = {
+            "left_out": ("Not copied to the derived series", self._left_out),
+            "shortened": ("Shortened", self._shortened),
+            "replaced": ("Replaced", self._replaced),
         }
-        named = {key: (", ".join(found), how) for key, (how, found) in done.items() if found}
-        if not named:
+        found = {key: ", ".join(keywords) for key, (_, keywords) in named.items() if keywords}
+        if not found:
             return ()
+        told = " ".join(f"{named[key][0]}: {keywords}." for key, keywords in found.items())
         return (
             ATTRIBUTES_DROPPED.warning(
-                f"{name}: some of its DICOM attributes have no valid value. In the derived series "
-                f"{'; '.join(f'{how}: {keywords}' for keywords, how in named.values())}.",
-                **{key: keywords for key, (keywords, _) in named.items()},
+                f"{name}: DICOM attributes without a valid value. {told}", **found
             ),
         )
 
