@@ -236,7 +236,7 @@ class Synthesis:
         digest = hashlib.sha256(self.prepared.brain.tobytes())
         for name, tensor in sorted(self.prepared.tensors.items()):
             digest.update(f"{name} {tensor.shape}".encode())
-            digest.update(np.ascontiguousarray(tensor))
+            digest.update(tensor.tobytes())
         return digest.hexdigest()
 
     def _date(self, began: float, command: str | None) -> dict[str, Any]:

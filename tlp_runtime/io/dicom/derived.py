@@ -318,12 +318,12 @@ def _series_uid(
             for series in sources
         ],
         "model": record["model"]["onnx_sha256"],
-        "request": [request, record["prompt"], record["geometry"]],
+        "request": [request, record["geometry"]],
     }
     encoded = io.BytesIO()
     common.save_as(encoded)
     content = hashlib.sha256(encoded.getvalue())
-    content.update(np.ascontiguousarray(pixels))
+    content.update(pixels.tobytes())
     return _uid(json.dumps(identity, sort_keys=True), content.hexdigest())
 
 
