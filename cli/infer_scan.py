@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlp_runtime.errors import SetOption, UsageError
 from tlp_runtime.files.atomic import require_writable
-from tlp_runtime.io.dicom.derived import require_series_folder
+from tlp_runtime.io.dicom.derived import require_derivable, require_series_folder
 from tlp_runtime.io.nifti import require_nifti_name, sidecar, stem
 from tlp_runtime.synthesis.preview import write_preview
 from tlp_runtime.synthesis.request import read
@@ -89,6 +89,9 @@ def infer_scan(
                 fix=SetOption("dtype", "float32"),
             )
         require_series_folder(target.path, overwrite=target.overwrite)
+        _, *others = (scan.series for scan in request.scans.values())
+        for warning in require_derivable(reference.series, [one for one in others if one]):
+            output.warn(warning)
     else:
         require_writable(require_nifti_name(target.path), overwrite=target.overwrite)
     for file in files:

@@ -24,6 +24,8 @@ MODULES = (
     "tests.runtime.test_dicom_series",
     "tests.runtime.test_dicom_whole",
     "tests.runtime.test_dicom_derived",
+    "tests.runtime.test_dicom_attributes",
+    "tests.runtime.test_dicom_patient",
     "tests.runtime.test_dicom_seg",
     "tests.runtime.test_bids",
     "tests.runtime.test_cohort_cases",

@@ -166,7 +166,10 @@ FAINT_SEGMENTATION = register(
     "faint-segmentation", "input", "A fractional segmentation that nowhere reaches a half."
 )
 CONTRAST_AGENT = register("contrast-agent", "input", "The DICOM header names a contrast agent.")
+PATIENTS_DIFFER = register("patients-differ", "input", "DICOM images of different patients.")
+STUDIES_DIFFER = register("studies-differ", "input", "DICOM images of different studies.")
 
+ATTRIBUTES_DROPPED = register("attributes-dropped", "operational", "Invalid DICOM attributes.")
 BATCH_HALVED = register("batch-halved", "operational", "Device memory ran out; smaller batches.")
 ENGINE_BUILT = register("engine-built", "operational", "No stored engine fitted; one was built.")
 BUILD_AWAITED = register("build-awaited", "operational", "Another process builds the same engine.")

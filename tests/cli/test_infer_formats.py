@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from nibabel.processing import resample_to_output
 from tlp_cli.main import main
@@ -148,6 +149,52 @@ def test_every_run_prints_what_its_prompt_marks(
     assert "Use --allow-empty-prompt to synthesize the image without a prompt." in said
     assert main([*run, "--prompt", str(empty), "--allow-empty-prompt"]) == 0
     assert "the synthesis of" in capfd.readouterr().err
+
+
+@pytest.mark.documents(
+    "DICOM",
+    "an output folder that exists and is empty",
+    "used; any other needs `--overwrite`, and holds nothing but such a series",
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_what_a_derived_series_leaves_out_is_said_before_the_model_runs(
+    tiny: TinyModel, case: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images = dicom_series.spoil(
+        dicom_series.datasets(read_volume(case["t1"])),
+        EchoTime=b"min",
+        SeriesNumber=b"three",
+        InstitutionName=100 * b"x",
+    )
+    folder, out = dicom_series.write(images, tmp_path / "series"), tmp_path / "out"
+    out.mkdir()
+    arguments = ["infer", "--t1", str(folder), "--out-format", "dicom", "--out", str(out)]
+    assert main([*arguments, "--model", "no-such-model"]) == 4
+    said = (
+        "Not copied to the derived series: EchoTime. Shortened: InstitutionName. Replaced: "
+        "SeriesNumber.",
+        "warning: ",
+    )
+    printed = " ".join(capfd.readouterr().err.split())
+    assert all(words in printed for words in said), printed
+    assert list(out.iterdir()) == []
+    assert main([*arguments, "--model", str(tiny.bundle.path)]) == 0
+    assert len(list(out.iterdir())) == len(images)
+    warnings = json.loads((tmp_path / "out.json").read_text())["warnings"]
+    assert [w["numbers"] for w in warnings if w["code"] == "attributes-dropped"] == [
+        {"left_out": "EchoTime", "shortened": "InstitutionName", "replaced": "SeriesNumber"}
+    ]
+    for path in folder.iterdir():
+        if path.suffix != ".txt":
+            image = pydicom.dcmread(path)
+            del image.StudyInstanceUID
+            image.save_as(path)
+    capfd.readouterr()
+    arguments = [*arguments[:-1], str(tmp_path / "new"), "--model", "no-such-model"]
+    assert main(arguments) == 3, "refused before the model is loaded"
+    printed = " ".join(capfd.readouterr().err.split())
+    assert "its Study Instance UID is missing or not valid" in printed
+    assert "--out-format nifti" in printed
 
 
 @pytest.mark.documents("BIDS", "a scan that fails", "the others are done; exit 8 with its reason")

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from tests.scans import scan
@@ -77,6 +79,18 @@ def datasets(volume: Volume, **attributes: Any) -> list[pydicom.Dataset]:
     return made
 
 
+def spoil(images: list[pydicom.Dataset], **values: bytes) -> list[pydicom.Dataset]:
+    """Put bytes in the place of attributes' values, as they are, whatever pydicom says to them."""
+    for image in images:
+        for keyword, value in values.items():
+            tag = pydicom.tag.Tag(keyword)
+            padded = value + b" " * (len(value) % 2)
+            image[tag] = RawDataElement(
+                tag, dictionary_VR(tag), len(padded), padded, 0, False, True
+            )
+    return images
+
+
 def write(images: list[pydicom.Dataset], folder: Path) -> Path:
     """Write them in an order that is not theirs, with a file that is no DICOM."""
     folder.mkdir(parents=True)
@@ -99,6 +113,25 @@ def write_multi_frame(images: list[pydicom.Dataset], path: Path) -> Path:
     )
     converted.save_as(path)
     return path
+
+
+def write_frames(images: list[pydicom.Dataset], folder: Path) -> Path:
+    """The same as enhanced MR files of one frame each."""
+    from pydicom.uid import EnhancedMRImageStorage
+
+    folder.mkdir(parents=True)
+    path = write_multi_frame(images, folder.with_suffix(".dcm"))
+    whole = pydicom.dcmread(path)
+    size = whole.Rows * whole.Columns * 2
+    for number, groups in enumerate(whole.PerFrameFunctionalGroupsSequence):
+        part = pydicom.dcmread(path)
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
+        part.SOPClassUID = part.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+        part.NumberOfFrames = 1
+        part.PerFrameFunctionalGroupsSequence = [groups]
+        part.PixelData = whole.PixelData[number * size : (number + 1) * size]
+        part.save_as(folder / f"{number}.dcm")
+    return folder
 
 
 def head() -> Volume:

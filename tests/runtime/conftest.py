@@ -6,13 +6,17 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fakes import dicom_series
+from tests.fakes.engine import FakeEngine
 from tests.fakes.machine import Machine
 from tests.fakes.tensorrt_binding import VERSIONS
+from tests.scans import SMALL, scan
 from tests.support import TinyModel
+from tlp_runtime import Request, Synthesizer
 
 
 @pytest.fixture(params=VERSIONS)
@@ -49,3 +53,10 @@ def place(tiny: TinyModel, tlp_home: Path) -> Callable[[str], Path]:
         return target
 
     return one
+
+
+@pytest.fixture(scope="session")
+def record() -> dict[str, Any]:
+    """The record of a synthesis, for derived series of which its names and versions matter."""
+    with Synthesizer(FakeEngine(SMALL)) as synthesizer:
+        return synthesizer.run(Request(images={"t1": scan()})).record.to_dict()

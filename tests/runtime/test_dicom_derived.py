@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +17,37 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSNearLossless,
+)
 
+from tests.derived import derived, synthesize, thin
 from tests.fakes import dicom_series
 from tests.fakes.dicom_series import head, require_same_place
 from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL, scan
 from tests.support import need_tool
 from tlp_runtime import Synthesizer, Volume
-from tlp_runtime.errors import (
-    GeometryError,
-)
+from tlp_runtime.engines.base import Slices
+from tlp_runtime.errors import GeometryError, OutputError
 from tlp_runtime.geometry.grid import difference
-from tlp_runtime.io.dicom.derived import DESCRIPTION, MAXIMUM, write_derived
-from tlp_runtime.io.dicom.series import DicomSeries, read_series
+from tlp_runtime.io.dicom.derived import (
+    DESCRIPTION,
+    MAXIMUM,
+    require_series_folder,
+    write_derived,
+)
+from tlp_runtime.io.dicom.series import read_series
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import ModelSpec
-from tlp_runtime.synthesis.request import Request
-
-
-def synthesize(source: DicomSeries, spec: ModelSpec = SMALL) -> tuple[Volume, dict[str, Any]]:
-    with Synthesizer(FakeEngine(spec)) as synthesizer:
-        result = synthesizer.run(Request(images={"t1": source.volume}))
-    return result.volume, result.record.to_dict()
+from tlp_runtime.synthesis.provenance import read_record
+from tlp_runtime.synthesis.request import Prompt, Request
+from tlp_runtime.values.shapes import Sphere
 
 
 @pytest.mark.documents(
@@ -72,7 +84,9 @@ def test_a_derived_series_carries_what_it_must_and_nothing_else(tmp_path: Path, 
         assert reference.ReferencedSOPInstanceUID == images[10].SOPInstanceUID
     else:
         assert reference.ReferencedSOPInstanceUID == pydicom.dcmread(path).SOPInstanceUID
-        assert reference.ReferencedFrameNumber == source.frames[10]
+        plane = source.planes[10]
+        assert plane is not None
+        assert reference.ReferencedFrameNumber == plane.frame
     scanner, ours = one.ContributingEquipmentSequence
     assert scanner.Manufacturer == "ACME"
     assert ours.SoftwareVersions[0].startswith("tlp-mri ")
@@ -149,6 +163,176 @@ def test_dcm2niix_and_simpleitk_put_a_derived_series_where_the_scan_is(
     np.testing.assert_array_equal(
         SimpleITK.GetArrayFromImage(itk).transpose(2, 1, 0), np.rint(volume.data * MAXIMUM)
     )
+
+
+@pytest.mark.documents(
+    "DICOM", "a source that was compressed with losses", "the derived series says so too"
+)
+@pytest.mark.parametrize(
+    ("said", "syntax", "expected"),
+    [
+        (b"01", ExplicitVRLittleEndian, "01"),
+        (b"00", ExplicitVRLittleEndian, "00"),
+        (None, ExplicitVRLittleEndian, "00"),
+        (None, JPEGBaseline8Bit, "01"),
+        (b"00", JPEGBaseline8Bit, "01"),
+        (None, JPEG2000, "01"),
+        (b"00", JPEG2000, "00"),
+        (None, JPEG2000Lossless, "00"),
+        (None, JPEGLSNearLossless, "01"),
+    ],
+)
+@pytest.mark.parametrize("of", ["source", "other"])
+def test_lossy_compression_of_any_source_stays(
+    tmp_path: Path, record: dict[str, Any], said: bytes | None, syntax: UID, expected: str, of: str
+) -> None:
+    paths = [
+        dicom_series.write(dicom_series.datasets(thin()), tmp_path / name) for name in ("a", "b")
+    ]
+    source, other = (read_series(path) for path in paths)
+    header = {"source": source, "other": other}[of].headers[1]
+    header.file_meta.TransferSyntaxUID = syntax
+    if said is not None:
+        dicom_series.spoil([header], LossyImageCompression=said)
+    if expected == "01":
+        dicom_series.spoil(
+            [header],
+            LossyImageCompressionRatio=b"10.5",
+            LossyImageCompressionMethod=b"ISO_10918_1",
+        )
+    for image in derived(source, tmp_path / "out", record, others=[other]):
+        assert image.LossyImageCompression == expected
+        assert image.get("LossyImageCompressionRatio") == (10.5 if expected == "01" else None)
+        assert image.get("LossyImageCompressionMethod") == (
+            "ISO_10918_1" if expected == "01" else None
+        )
+
+
+def contents(folder: Path) -> list[bytes]:
+    return [file.read_bytes() for file in sorted(folder.iterdir())]
+
+
+class Indifferent(FakeEngine):
+    """Gives the same image whatever the prompt."""
+
+    def _run(self, tensors: Mapping[str, Slices]) -> Slices:
+        return super()._run({**tensors, "prompt": np.zeros_like(tensors["prompt"])})
+
+
+def series_of(request: Request, folder: Path) -> pydicom.Dataset:
+    """The first image of the derived series of a request."""
+    with Synthesizer(Indifferent(SMALL)) as synthesizer:
+        synthesizer.run(request).save_series(folder)
+    return pydicom.dcmread(min(folder.iterdir()))
+
+
+@pytest.mark.documents(
+    "DICOM", "the same request again", "the same derived series, byte by byte; any other has others"
+)
+def test_the_same_request_gives_the_same_objects_and_no_other_does(
+    tmp_path: Path, series: Path
+) -> None:
+    def ball(x: float) -> Prompt:
+        return Prompt(shapes=(Sphere((x, 0.0, 0.0, 6.0)),))
+
+    plain = Request(images={"t1": series})
+    requests = {
+        "plain": plain,
+        "again": plain,
+        "prompted": replace(plain, prompt=ball(0.0)),
+        "prompted elsewhere": replace(plain, prompt=ball(9.0)),
+        "every slice": replace(plain, all_slices=True),
+    }
+    made = {name: series_of(request, tmp_path / name) for name, request in requests.items()}
+    assert contents(tmp_path / "plain") == contents(tmp_path / "again")
+    uids = {
+        (name if name != "again" else "plain"): (one.SeriesInstanceUID, one.SOPInstanceUID)
+        for name, one in made.items()
+    }
+    assert len(set(uids.values())) == 4
+    assert len({uid for pair in uids.values() for uid in pair}) == 8
+    assert all(uid.is_valid for pair in uids.values() for uid in pair)
+    one = made["plain"]
+    assert not [keyword for keyword in one.dir("Date", "Time") if one[keyword].value and (
+        keyword.startswith(("Series", "Content", "Instance")))]  # fmt: skip
+    assert "ContributionDateTime" not in one.ContributingEquipmentSequence[1]
+
+
+@pytest.mark.parametrize("change", ["sources", "model", "request", "voxels", "patient"])
+def test_uids_follow_from_sources_model_request_and_content(
+    tmp_path: Path, record: dict[str, Any], change: str
+) -> None:
+    images = dicom_series.datasets(thin())
+    source = read_series(dicom_series.write(images, tmp_path / "s"))
+    made = Volume(np.full(source.volume.shape, 0.5, np.float32), source.volume.affine)
+    write_derived(made, source, tmp_path / "before", record)
+    changed, request = copy.deepcopy(record), ""
+    if change == "sources":
+        source.headers[2].SOPInstanceUID += "1"
+    elif change == "model":
+        changed["model"]["onnx_sha256"] = 64 * "1"
+    elif change == "request":
+        request = "another"
+    elif change == "patient":
+        source.headers[0].PatientID = "4712"
+    else:
+        made.data[0, 0, 0] = 0.6
+    write_derived(made, source, tmp_path / "after", changed, request=request)
+    before, after = (
+        {uid for file in (tmp_path / name).iterdir() for uid in _uids(file)}
+        for name in ("before", "after")
+    )
+    assert not before & after
+
+
+def _uids(file: Path) -> tuple[UID, UID]:
+    image = pydicom.dcmread(file, stop_before_pixels=True)
+    return image.SeriesInstanceUID, image.SOPInstanceUID
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_attributes_that_were_not_copied_are_in_the_record(tmp_path: Path) -> None:
+    images = dicom_series.spoil(dicom_series.datasets(head()), EchoTime=b"min")
+    folder = dicom_series.write(images, tmp_path / "s")
+    series_of(Request(images={"t1": folder}), tmp_path / "out")
+    warnings = read_record(tmp_path / "out.json").warnings
+    assert [w.numbers for w in warnings if w.code == "attributes-dropped"] == [
+        {"left_out": "EchoTime"}
+    ]
+
+
+def test_a_folder_of_any_other_files_is_foreign(tmp_path: Path, series: Path) -> None:
+    good = next(path for path in series.iterdir() if path.suffix != ".txt").read_bytes()
+    for number, data in enumerate((b"", good[:140], good[:200], good[:600], good, b"x" * 999)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "IM00001.dcm").write_bytes(data)
+        with pytest.raises(OutputError, match=r"holds IM00001\.dcm, which this toolkit did not"):
+            require_series_folder(folder, overwrite=True)
+
+
+def test_enhanced_files_of_one_frame_are_placed_and_referred_to(tmp_path: Path) -> None:
+    folder = dicom_series.write_frames(dicom_series.datasets(head()), tmp_path / "s")
+    source = read_series(folder)
+    volume, record = synthesize(source)
+    write_derived(volume, source, tmp_path / "out", record)
+    assert difference(read_series(tmp_path / "out").volume.grid, source.volume.grid) is None
+    made = [pydicom.dcmread(file) for file in sorted((tmp_path / "out").iterdir())]
+    sources = [plane.header.SOPInstanceUID for plane in source.planes if plane is not None]
+    assert [m.SourceImageSequence[0].ReferencedSOPInstanceUID for m in made] == sources
+
+
+def test_a_missing_slice_of_the_source_has_a_derived_one_in_its_place(tmp_path: Path) -> None:
+    images = dicom_series.datasets(head())
+    del images[7]
+    source = read_series(dicom_series.write(images, tmp_path / "s"), allow_incomplete=True)
+    volume, record = synthesize(source)
+    write_derived(volume, source, tmp_path / "out", record)
+    made = read_series(tmp_path / "out")
+    assert difference(made.volume.grid, source.volume.grid) is None
+    written = sorted((tmp_path / "out").iterdir())
+    assert "SourceImageSequence" not in pydicom.dcmread(written[7])
+    assert "SourceImageSequence" in pydicom.dcmread(written[8])
 
 
 def test_a_second_source_is_referred_to_where_its_slices_lie(tmp_path: Path) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import (
-    EnhancedMRImageStorage,
     ImplicitVRLittleEndian,
     JPEGLosslessSV1,
     generate_uid,
@@ -26,8 +24,8 @@ from tlp_runtime.io.scan import read_scan
 COUNT = head().shape[2]
 
 
-def series(folder: Path, change: dicom_series.Change | None = None, **attributes: Any) -> Path:
-    images = dicom_series.datasets(head(), **attributes)
+def series(folder: Path, change: dicom_series.Change | None = None) -> Path:
+    images = dicom_series.datasets(head())
     if change is not None:
         change(images)
     return dicom_series.write(images, folder)
@@ -360,19 +358,7 @@ def test_enhanced_files_are_read_whatever_their_dimensions(tmp_path: Path) -> No
 
 
 def test_one_enhanced_file_per_frame_is_one_volume(tmp_path: Path) -> None:
-    path = dicom_series.write_multi_frame(dicom_series.datasets(head()), tmp_path / "mf.dcm")
-    whole = pydicom.dcmread(path)
-    size = whole.Rows * whole.Columns * 2
-    folder = tmp_path / "s"
-    folder.mkdir()
-    for number, groups in enumerate(whole.PerFrameFunctionalGroupsSequence):
-        part = pydicom.dcmread(path)
-        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
-        part.SOPClassUID = part.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
-        part.NumberOfFrames = 1
-        part.PerFrameFunctionalGroupsSequence = [groups]
-        part.PixelData = whole.PixelData[number * size : (number + 1) * size]
-        part.save_as(folder / f"{number}.dcm")
+    folder = dicom_series.write_frames(dicom_series.datasets(head()), tmp_path / "s")
     read = read_series(folder)
     np.testing.assert_array_equal(read.volume.data, head().data)
     require_same_place(read.volume.affine, head(), 1e-3)
@@ -434,6 +420,7 @@ AGENTS = [
 def test_a_contrast_agent_is_a_warning(
     tmp_path: Path, attributes: dict[str, str], agent: str | None
 ) -> None:
-    read = read_series(series(tmp_path / "s", **attributes))
+    images = dicom_series.datasets(head(), **attributes)
+    read = read_series(dicom_series.write(images, tmp_path / "s"))
     found = [warning.numbers["agent"] for warning in read.volume.warnings]
     assert found == ([] if agent is None else [agent])

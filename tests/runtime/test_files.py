@@ -217,10 +217,28 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert os.listdir(target.parent) == ["bundle"]
 
 
-def test_an_empty_folder_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    replace_folder(tmp_path / "empty")
-    assert os.listdir(tmp_path / "empty") == ["new.ours"]
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_an_empty_folder_may_be_used_and_keeps_its_permissions(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    target = tmp_path / "empty"
+    target.mkdir()
+    target.chmod(0o700)
+    (target / ".DS_Store").write_text("")
+    (tmp_path / "link").symlink_to(target)
+    require_folder(target, overwrite=overwrite, foreign=foreign)
+    link = tmp_path / "link"
+    with atomic_folder(link, overwrite=overwrite, foreign=foreign) as temporary:
+        (temporary / "new.ours").write_text("2")
+    assert os.listdir(target) == ["new.ours"]
+    assert target.stat().st_mode & 0o777 == 0o700
+    assert sorted(os.listdir(tmp_path)) == ["empty", "link"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_mount_point_is_refused_before_any_work(overwrite: bool) -> None:
+    with pytest.raises(OutputError, match="proc: is a mount point, which cannot be replaced"):
+        require_folder(Path("/proc"), overwrite=overwrite, foreign=foreign)
 
 
 def test_a_folder_with_one_foreign_file_is_refused_by_name_and_stays(tmp_path: Path) -> None:
@@ -251,6 +269,11 @@ def test_a_foreign_file_that_came_while_the_new_folder_was_written_is_kept(tmp_p
         atomic_folder(tmp_path / "other", foreign=foreign),
     ):
         (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "a.ours").write_text("1")
+    with atomic_folder(tmp_path / "third", foreign=foreign) as temporary:
+        (temporary / "new.ours").write_text("2")
+        (tmp_path / "third").mkdir()
+    assert os.listdir(tmp_path / "third") == ["new.ours"]
 
 
 def test_what_killed_processes_and_desktops_leave_is_no_obstacle(tmp_path: Path) -> None:

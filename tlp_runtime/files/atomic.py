@@ -1,7 +1,8 @@
 """Outputs that are whole or absent: written under a temporary name, flushed, then renamed.
 
 A folder is replaced only when everything in it is known to be this toolkit's. Each caller says what
-that is: a :data:`Foreign` function lists the files in a folder that the caller did not write.
+that is: a :data:`Foreign` function lists the files in a folder that the caller did not write. An
+empty folder holds nothing to lose.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ def require_folder(
     """Raise before any work is done when the folder ``path`` could not be written in the end.
 
     Missing parents are no obstacle; :func:`atomic_folder` makes them. A link to a folder stands for
-    that folder. With ``overwrite`` an existing folder may be replaced if ``foreign`` finds nothing
-    in it.
+    that folder. An empty folder may be used; with ``overwrite`` any other may be replaced if
+    ``foreign`` finds nothing in it.
 
     Parameters
     ----------
@@ -119,8 +120,9 @@ def require_folder(
     Raises
     ------
     OutputError
-        ``path`` is a file, a link to nothing, the current folder or one that holds it; it exists
-        and may not be replaced; it holds files of others; or it cannot be written or deleted.
+        ``path`` is a file, a link to nothing, a mount point, the current folder or one that holds
+        it; it is not empty and may not be replaced; it holds files of others; or it cannot be
+        written or deleted.
     """
     target = _target(path)
     here = Path.cwd()
@@ -130,7 +132,12 @@ def require_folder(
     if os.path.lexists(target):
         if not target.is_dir():
             raise OutputError(f"{path}: is a file, expected a folder", fix=fix)
-        if not overwrite:
+        if target.is_mount():
+            raise OutputError(
+                f"{path}: is a mount point, which cannot be replaced",
+                fix=("Name a new folder in it.", fix),
+            )
+        if not overwrite and not _is_empty(path, target):
             raise OutputError(f"{path}: exists already", fix=(_REPLACE[0], fix))
         _require_ours(path, target, foreign, fix)
         require_deletable(target)
@@ -145,7 +152,7 @@ def require_folder(
 def atomic_folder(path: Path, *, overwrite: bool = False, foreign: Foreign) -> Iterator[Path]:
     """Give a temporary folder next to ``path``; rename it to ``path`` on success.
 
-    On any error ``path`` is as it was.
+    On any error ``path`` is as it was. A folder that is replaced passes on its permissions.
 
     Parameters
     ----------
@@ -169,6 +176,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False, foreign: Foreign) -> I
                     os.fsync(handle.fileno())
         if os.path.lexists(target):  # again: much may have happened while it was written
             require_folder(path, overwrite=overwrite, foreign=foreign)
+            shutil.copymode(target, temporary)
             retired = retire(target)
             try:
                 os.replace(temporary, target)
@@ -256,6 +264,15 @@ def _target(path: Path) -> Path:
             f"{path}: is a link to {path.readlink()}, which does not exist.",
             fix="Remove the link, or create what it points to.",
         ) from error
+
+
+def _is_empty(path: Path, target: Path) -> bool:
+    try:
+        return next(entries(target), None) is None
+    except FileNotFoundError:  # another process replaced or removed it meanwhile
+        return True
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def _require_ours(path: Path, target: Path, foreign: Foreign, fix: Fix) -> None:

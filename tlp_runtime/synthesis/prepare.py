@@ -16,6 +16,7 @@ from tlp_runtime.geometry.grid import Grid, difference
 from tlp_runtime.geometry.placement import Extent, Placement, place, published, shared_part
 from tlp_runtime.geometry.resample import InsideSplines, filled, resampled, resampled_labels
 from tlp_runtime.geometry.volume import Volume, frames_differ, require_same_grid
+from tlp_runtime.io.dicom.patient import patient_doubts
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
 from tlp_runtime.synthesis.region import (
     Region,
@@ -113,6 +114,9 @@ def prepare(request: Request, spec: ModelSpec, *, warn: Warn | None = None) -> P
     for volume in volumes.values():
         for warning in volume.warnings:
             heard.add(warning)
+    series = {name: scan.series for name, scan in request.scans.items() if scan.series is not None}
+    for warning in patient_doubts(series):
+        heard.add(warning)
     for other in volumes.values():
         require_one_space(first, other, request, heard.add)
         if not request.resample:

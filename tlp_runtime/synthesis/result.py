@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping
@@ -194,12 +195,14 @@ class Synthesis:
 
         Returns
         -------
-        What the JSON holds.
+        What the JSON holds; a warning names the attributes of the source that could not be copied.
 
         Raises
         ------
         UsageError
             The case was not read from DICOM.
+        ContentError
+            Its series names no study that a derived series could belong to.
         OutputError
             The folder exists and may not be replaced, or cannot be written.
         """
@@ -212,18 +215,29 @@ class Synthesis:
         if source is None:
             raise not_dicom(self.prepared.reference.name)
         began = time.perf_counter()
-        write_derived(
+        record = self.record.to_dict()
+        warnings = write_derived(
             self.volume,
             source,
             folder,
-            self.record.to_dict(),
+            record,
             others=[series for name in names[1:] if (series := scans[name].series) is not None],
+            request=self._seen(),
             overwrite=overwrite,
         )
-        record = {"output": str(folder), **self.record.to_dict(), "slices": self.slices_run}
+        record = {"output": str(folder), **record, "slices": self.slices_run}
+        record["warnings"] += [warning.to_dict() for warning in warnings]
         record |= self._date(began, command)
         write_text(sidecar(folder), json.dumps(record, indent=2) + "\n", overwrite=overwrite)
         return record
+
+    def _seen(self) -> str:
+        """Hash of what the network saw: every input on its grid, and which slices were run."""
+        digest = hashlib.sha256(self.prepared.brain.tobytes())
+        for name, tensor in sorted(self.prepared.tensors.items()):
+            digest.update(f"{name} {tensor.shape}".encode())
+            digest.update(tensor.tobytes())
+        return digest.hexdigest()
 
     def _date(self, began: float, command: str | None) -> dict[str, Any]:
         """What differs from run to run."""

@@ -6,18 +6,37 @@ into pixels and no contrast agent can come along.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+import copy
+import hashlib
+import io
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tlp_runtime.errors import GeometryError
+from tlp_runtime.errors import ContentError, GeometryError, SetOption
 from tlp_runtime.files.atomic import atomic_folder, entries, require_folder
-from tlp_runtime.geometry.grid import Grid, shape_text
+from tlp_runtime.geometry.grid import shape_text
 from tlp_runtime.geometry.volume import Volume
+from tlp_runtime.io.dicom.attributes import (
+    CONDITIONAL,
+    COPIED,
+    DEFAULTS,
+    EQUIPMENT,
+    Attributes,
+    lossy_compression,
+    set_value,
+    several,
+)
+from tlp_runtime.io.dicom.derived_image import image_plane
 from tlp_runtime.io.dicom.series import DicomSeries
+from tlp_runtime.io.dicom.values import text
+from tlp_runtime.warnings import TLPWarning
 
 DESCRIPTION = "SYNTHETIC T1ce (TLP), not for diagnosis"
 """Series description; at most 64 characters."""
@@ -28,37 +47,8 @@ MAXIMUM = 4095
 SERIES_OFFSET = 9000
 """Added to the source's series number."""
 
-_COPIED = (
-    # patient
-    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
-    "PatientAge", "PatientSize", "PatientWeight",
-    # study
-    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription",
-    "AccessionNumber", "ReferringPhysicianName",
-    # place
-    "FrameOfReferenceUID", "PositionReferenceIndicator", "PatientPosition", "BodyPartExamined",
-    # acquisition of the source, which is what its timing describes
-    "AcquisitionDate", "AcquisitionTime", "AcquisitionNumber", "ScanningSequence",
-    "SequenceVariant", "ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime",
-    "EchoTrainLength", "MagneticFieldStrength", "SpecificCharacterSet",
-)  # fmt: skip
-
-_EMPTY_ALLOWED = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-    "StudyID", "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator",
-    "PatientPosition", "ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime",
-    "EchoTrainLength",
-)  # fmt: skip
-"""Attributes that the standard wants present, if need be without a value."""
-
-_PLANE = (
-    "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "ImagePositionPatient",
-    "ImageOrientationPatient", "SliceLocation",
-)  # fmt: skip
-
-_EQUIPMENT = (
-    "Manufacturer", "ManufacturerModelName", "InstitutionName", "StationName", "SoftwareVersions",
-)  # fmt: skip
+_LARGEST_INTEGER = 2**31 - 1
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://pypi.org/project/tlp-mri/")
 
 
 def require_series_folder(folder: Path, *, overwrite: bool) -> None:
@@ -89,6 +79,28 @@ def _foreign(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def require_derivable(
+    source: DicomSeries, others: Sequence[DicomSeries] = ()
+) -> tuple[TLPWarning, ...]:
+    """Raise before any work is done when no derived series could be made of ``source``.
+
+    Parameters
+    ----------
+    others
+        Further series that it is going to be made from.
+
+    Returns
+    -------
+    Which attributes of the sources are not valid and will not be copied as they are.
+
+    Raises
+    ------
+    ContentError
+        It names no study that a derived series could belong to.
+    """
+    return _Template.of(source, others).warnings
+
+
 def write_derived(
     volume: Volume,
     source: DicomSeries,
@@ -96,9 +108,13 @@ def write_derived(
     record: Mapping[str, Any],
     *,
     others: Sequence[DicomSeries] = (),
+    request: str = "",
     overwrite: bool = False,
-) -> None:
+) -> tuple[TLPWarning, ...]:
     """Write a folder with one MR image per slice of the source series.
+
+    The files hold neither the time nor anything random: the same sources, model and request give
+    the same bytes, and what differs in any of them has other UIDs.
 
     Parameters
     ----------
@@ -109,16 +125,22 @@ def write_derived(
         images.
     others
         Further series it was made from; each image refers to their slices at its place.
+    request
+        What tells this request from others of the same sources and model, such as a hash.
+
+    Returns
+    -------
+    As :func:`require_derivable`.
 
     Raises
     ------
     GeometryError
         A volume on another grid than the source.
+    ContentError
+        As :func:`require_derivable`.
     OutputError
         As :func:`require_series_folder`, or when writing fails half-way.
     """
-    import pydicom.uid
-
     require_series_folder(folder, overwrite=overwrite)
 
     if volume.shape != source.volume.shape:
@@ -126,67 +148,96 @@ def write_derived(
             f"{volume.name}: {shape_text(volume.shape)} is not the grid of the source series, "
             f"{shape_text(source.volume.shape)}"
         )
-    common = _common(source, record)
-    common.SeriesInstanceUID = pydicom.uid.generate_uid(prefix=None)
+    template = _Template.of(source, others)
+    common = _described(template, record)
     pixels = np.rint(np.clip(volume.data, 0, 1) * MAXIMUM).astype("<u2")
+    common.SeriesInstanceUID = _series_uid(common, pixels, (source, *others), record, request)
     with atomic_folder(folder, overwrite=overwrite, foreign=_foreign) as temporary:
-        for index in range(volume.shape[2]):
-            image = _slice(common, source, index)
-            places = [_slice_at(other, source, index) for other in others]
-            image.SourceImageSequence += [
-                _reference(other, at)
-                for other, at in zip(others, places, strict=True)
-                if at is not None
-            ]
+        for index, slice_ in enumerate(template.slices):
+            image = copy.deepcopy(common)
+            image.update(slice_)
+            image.InstanceNumber = index + 1
+            image.SOPInstanceUID = _uid(common.SeriesInstanceUID, str(index + 1))
+            image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
             image.PixelData = np.ascontiguousarray(pixels[:, :, index].T).tobytes()
             image.save_as(temporary / f"IM{index + 1:05d}.dcm", enforce_file_format=True)
+    return template.warnings
 
 
-def _common(source: DicomSeries, record: Mapping[str, Any]) -> Any:
-    """The attributes that every image of the new series shares."""
+@dataclass(frozen=True)
+class _Template:
+    """What a derived series takes from its sources.
+
+    Parameters
+    ----------
+    common
+        The attributes that every image shares.
+    slices
+        Those of each image: its plane, and the slices that it was made from.
+    scanner
+        Attributes of the equipment that acquired the source.
+    warnings
+        Which attributes of the sources are not valid.
+    """
+
+    common: Any
+    slices: tuple[Any, ...]
+    scanner: Mapping[str, Any]
+    warnings: tuple[TLPWarning, ...]
+
+    @classmethod
+    def of(cls, source: DicomSeries, others: Sequence[DicomSeries]) -> Self:
+        """Take what is valid. Raises as :func:`require_derivable`."""
+        header = source.headers[0]
+        attributes = Attributes(header)
+        common = _common(attributes, header, source.volume)
+        every = [one for series in (source, *others) for one in series.headers]
+        for keyword, value in lossy_compression(attributes, every).items():
+            setattr(common, keyword, value)
+        slices = tuple(
+            image_plane(attributes, source, others, index)
+            for index in range(source.volume.shape[2])
+        )
+        taken = {keyword: attributes.take(header, keyword) for keyword in EQUIPMENT}
+        scanner = {keyword: value for keyword, value in taken.items() if value is not None}
+        return cls(common, slices, scanner, attributes.warnings(source.volume.name))
+
+
+def _common(attributes: Attributes, header: Any, volume: Volume) -> Any:
+    """What every image of the series shares, of what does not depend on the synthesis."""
     import pydicom
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
-    header = source.headers[0]
-    moment = datetime.now()
-    model, versions = record["model"], record["software"]
     image = pydicom.Dataset()
     image.file_meta = pydicom.dataset.FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image.file_meta.MediaStorageSOPClassUID = MRImageStorage
-    for keyword in _COPIED:
-        if keyword in header and header[keyword].value not in (None, ""):
-            setattr(image, keyword, header[keyword].value)
-        elif keyword in _EMPTY_ALLOWED:
-            setattr(image, keyword, None)
-    for keyword, value in (
-        ("ScanningSequence", "RM"), ("SequenceVariant", "NONE"), ("BodyPartExamined", "BRAIN"),
-    ):  # fmt: skip
-        if keyword not in image:
-            setattr(image, keyword, value)
-    if "IR" in image.ScanningSequence and header.get("InversionTime"):
-        image.InversionTime = header.InversionTime
+    if attributes.character_set is not None:
+        image.SpecificCharacterSet = attributes.character_set
+    for keyword in COPIED:
+        set_value(image, keyword, attributes.take(header, keyword, DEFAULTS.get(keyword)))
+    for keyword, (other, needing) in CONDITIONAL.items():
+        if needing & set(several(image.get(other))):
+            setattr(image, keyword, attributes.take(header, keyword))
+    if "StudyInstanceUID" not in image:
+        raise ContentError(
+            f"{volume.name}: its Study Instance UID is missing or not valid, so there is "
+            "no study that a derived series could belong to",
+            fix=SetOption("out_format", "nifti"),
+        )
+    if "FrameOfReferenceUID" not in image:
+        # The same for every series made of this one.
+        image.FrameOfReferenceUID = _uid("frame of reference", text(header, "SeriesInstanceUID"))
+        attributes.replaced("FrameOfReferenceUID")
     image.SOPClassUID = MRImageStorage
     image.Modality = "MR"
     image.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     image.SeriesDescription = DESCRIPTION
-    image.SeriesNumber = SERIES_OFFSET + int(header.get("SeriesNumber") or 0)
-    image.SeriesDate = image.ContentDate = image.InstanceCreationDate = moment.strftime("%Y%m%d")
-    image.SeriesTime = image.ContentTime = image.InstanceCreationTime = moment.strftime("%H%M%S")
+    image.SeriesNumber = _series_number(attributes, header)
     image.Manufacturer = "TLP toolkit"
     image.ManufacturerModelName = "tlp-mri"
-    image.SoftwareVersions = versions.get("tlp-mri", "")
-    image.ContributingEquipmentSequence = _contributors(header, model, versions, moment)
-    image.DerivationDescription = (
-        "Synthetic contrast-enhanced T1 made by a neural network from "
-        f"{', '.join(name.upper() for name in model['spec']['inputs'])}"
-        f"{' and a marked region' if record['prompt'] else ''}; no contrast agent was given, not "
-        f"for diagnosis. Model {model['name']}, weights SHA-256 {model['onnx_sha256']}, "
-        f"engine {record['engine']['name']}."
-    )[:1024]
     image.BurnedInAnnotation = "NO"
-    image.LossyImageCompression = "00"
-    image.Columns, image.Rows, _ = source.volume.shape
+    image.Columns, image.Rows, _ = volume.shape
     image.SamplesPerPixel = 1
     image.PhotometricInterpretation = "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit = 16, 12, 11
@@ -195,8 +246,34 @@ def _common(source: DicomSeries, record: Mapping[str, Any]) -> Any:
     return image
 
 
+def _series_number(attributes: Attributes, header: Any) -> int:
+    number = int(attributes.take(header, "SeriesNumber", 0))
+    if SERIES_OFFSET + number > _LARGEST_INTEGER:
+        attributes.replaced("SeriesNumber")
+        return SERIES_OFFSET
+    return SERIES_OFFSET + number
+
+
+def _described(template: _Template, record: Mapping[str, Any]) -> Any:
+    """The template's common attributes, with how the images were made."""
+    model, versions = record["model"], record["software"]
+    image = copy.deepcopy(template.common)
+    image.SoftwareVersions = versions.get("tlp-mri", "")
+    image.ContributingEquipmentSequence = _contributors(template.scanner, model, versions)
+    # The character set is the source's, which may not hold every name; the hash tells it too.
+    name = model["name"].encode("ascii", "replace").decode()
+    image.DerivationDescription = (
+        "Synthetic contrast-enhanced T1 made by a neural network from "
+        f"{', '.join(name.upper() for name in model['spec']['inputs'])}"
+        f"{' and a marked region' if record['prompt'] else ''}; no contrast agent was given, not "
+        f"for diagnosis. Model {name}, weights SHA-256 {model['onnx_sha256']}, "
+        f"engine {record['engine']['name']}."
+    )[:1024]
+    return image
+
+
 def _contributors(
-    header: Any, model: Mapping[str, Any], versions: Mapping[str, str], moment: datetime
+    scanner: Mapping[str, Any], model: Mapping[str, Any], versions: Mapping[str, str]
 ) -> list[Any]:
     """The scanner, and this software with its weights."""
     from highdicom import ContributingEquipment
@@ -210,12 +287,8 @@ def _contributors(
             f"tlp-mri {versions.get('tlp-mri', '?')}",
             f"weights {model['onnx_sha256'][:48]}",
         ],
-        contribution_datetime=moment,
         contribution_description="Synthesis of a contrast-enhanced T1 by a neural network",
     )
-    scanner: dict[str, Any] = {
-        keyword: header[keyword].value for keyword in _EQUIPMENT if header.get(keyword)
-    }
     if "Manufacturer" not in scanner:
         return [ours]
     acquired = ContributingEquipment(
@@ -228,65 +301,34 @@ def _contributors(
     return [acquired, ours]
 
 
-def _slice(common: Any, source: DicomSeries, index: int) -> Any:
-    """One image of the series, without its pixels."""
-    import copy
-
-    import pydicom.uid
-
-    image = copy.deepcopy(common)
-    image.SOPInstanceUID = pydicom.uid.generate_uid(prefix=None)
-    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-    image.InstanceNumber = index + 1
-    if source.frames:
-        _place(image, source.volume.grid, index)
-    else:  # as the source has it, to the last digit
-        for keyword in _PLANE:
-            if keyword in source.headers[index]:
-                setattr(image, keyword, source.headers[index][keyword].value)
-    image.SourceImageSequence = [_reference(source, index)]
-    return image
-
-
-def _place(image: Any, grid: Grid, index: int) -> None:
-    """The image plane of a slice, from the affine."""
-    lps = np.diag([-1.0, -1.0, 1.0])
-    dx, dy, dz = grid.spacing_mm
-    first = lps @ grid.world(np.array([[0, 0, index]]))[0]
-    directions = lps @ (grid.affine[:3, :3] / grid.spacing_mm)
-    image.PixelSpacing = [_decimal(dy), _decimal(dx)]
-    image.SliceThickness = image.SpacingBetweenSlices = _decimal(dz)
-    image.ImagePositionPatient = [_decimal(v) for v in first]
-    image.ImageOrientationPatient = [_decimal(v) for v in (*directions[:, 0], *directions[:, 1])]
-    image.SliceLocation = _decimal(float(first @ directions[:, 2]))
+def _series_uid(
+    common: Any,
+    pixels: NDArray[np.uint16],
+    sources: Iterable[DicomSeries],
+    record: Mapping[str, Any],
+    request: str,
+) -> Any:
+    """A UID of what the series is made from, how, and what it holds."""
+    identity = {
+        "sources": [
+            [
+                (text(header, "SeriesInstanceUID"), text(header, "SOPInstanceUID"))
+                for header in series.headers
+            ]
+            for series in sources
+        ],
+        "model": record["model"]["onnx_sha256"],
+        "request": [request, record["geometry"]],
+    }
+    encoded = io.BytesIO()
+    common.save_as(encoded)
+    content = hashlib.sha256(encoded.getvalue())
+    content.update(pixels.tobytes())
+    return _uid(json.dumps(identity, sort_keys=True), content.hexdigest())
 
 
-def _slice_at(other: DicomSeries, source: DicomSeries, index: int) -> int | None:
-    """The other series' slice that holds the middle of a slice of the source."""
-    columns, rows, _ = source.volume.shape
-    middle = source.volume.grid.world(np.array([[(columns - 1) / 2, (rows - 1) / 2, index]]))
-    at = int(np.rint(other.volume.grid.voxels(middle)[0, 2]))
-    return at if 0 <= at < other.volume.shape[2] else None
+def _uid(*of: str) -> Any:
+    """The UID that these words stand for: a name-based UUID, as a UID."""
+    from pydicom.uid import UID
 
-
-def _reference(source: DicomSeries, index: int) -> Any:
-    import pydicom
-    from highdicom.sr.coding import CodedConcept
-
-    header = source.headers[0 if source.frames else index]
-    item = pydicom.Dataset()
-    item.ReferencedSOPClassUID = header.SOPClassUID
-    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
-    if source.frames:
-        item.ReferencedFrameNumber = source.frames[index]
-    item.PurposeOfReferenceCodeSequence = [
-        CodedConcept("121322", "DCM", "Source image for image processing operation")
-    ]
-    return item
-
-
-def _decimal(value: float) -> Any:
-    """A decimal string of at most 16 characters, as exact as those allow."""
-    from pydicom.valuerep import DSfloat
-
-    return DSfloat(float(value) + 0.0, auto_format=True)
+    return UID(f"2.25.{uuid.uuid5(_NAMESPACE, chr(0).join(of)).int}")

@@ -60,17 +60,10 @@ class DicomSeries:
     planes: tuple[Plane | None, ...]
 
     @property
-    def header(self) -> Any:
-        """The data set of its first image, without the pixels."""
-        return next(plane.header for plane in self.planes if plane is not None)
-
-    @property
-    def headers(self) -> tuple[Any, ...]:
-        return tuple(plane.header for plane in self.planes if plane is not None)
-
-    @property
-    def frames(self) -> tuple[int, ...]:
-        return tuple(plane.frame for plane in self.planes if plane is not None and plane.frame)
+    def headers(self) -> list[Any]:
+        """The data sets of its files, each once, in the order of the slices."""
+        found = {id(plane.header): plane.header for plane in self.planes if plane is not None}
+        return list(found.values())
 
 
 def read_series(

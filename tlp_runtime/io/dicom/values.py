@@ -9,6 +9,9 @@ from tlp_runtime.errors import GeometryError, InputUnreadable, first_line
 
 _SHOWN = 60
 
+INVALID = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, Warning)
+"""What pydicom raises about a value, warnings as errors included."""
+
 
 def numbers(header: Any, keyword: str, count: int, where: str) -> tuple[float, ...]:
     """The finite numbers of an attribute.
@@ -35,7 +38,7 @@ def numbers(header: Any, keyword: str, count: int, where: str) -> tuple[float, .
         value = header[keyword].value
         parts = [value] if _is_single(value) else value
         found = tuple(float(part) for part in parts if part is not None and part != "")
-    except (ValueError, TypeError, OverflowError):
+    except INVALID:
         found = ()
     if len(found) != count or not all(math.isfinite(v) for v in found):
         raise InputUnreadable(
@@ -71,7 +74,7 @@ def text(header: Any, keyword: str) -> str:
     """An attribute as a text without surrounding blanks; empty where it is absent or empty."""
     try:
         value = header.get(keyword)
-    except (ValueError, TypeError, OverflowError, NotImplementedError):
+    except INVALID:
         return raw(header, keyword)
     return "" if value is None else str(value).strip()
 
@@ -89,7 +92,7 @@ def raw(header: Any, keyword: str) -> str:
     """What a file says in an attribute, also where that cannot be converted."""
     try:
         value = header.get_item(keyword).value
-    except (ValueError, TypeError, AttributeError) as error:
+    except INVALID as error:
         return f"not readable ({first_line(error)})"
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace").strip(" \0")
