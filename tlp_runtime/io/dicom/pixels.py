@@ -85,7 +85,8 @@ def decoded(file: Path) -> NDArray[Any]:
     except DependencyMissing:
         raise
     except Exception as error:  # pydicom and its decoders raise whatever a damaged file provokes
-        raise InputUnreadable(f"its pixels cannot be decoded: {first_line(error)}") from error
+        reason = first_line(error).partition(" - ")[0]  # pydicom's guesses follow
+        raise InputUnreadable(f"its pixels cannot be decoded: {reason}") from error
     return pixels
 
 

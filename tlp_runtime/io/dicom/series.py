@@ -226,8 +226,9 @@ def _doubts(path: Path, stack: Stack, lost: Sequence[Unreadable]) -> tuple[TLPWa
     found = []
     missing = sum(plane is None for plane in stack.planes)
     if lost or missing:
-        parts = [f"{len(lost)} files that cannot be read are left out: {listed(lost)}"] * bool(lost)
-        parts += [f"{missing} slices between others are missing and taken as 0"] * bool(missing)
+        parts = [f"left out, since they cannot be read: {listed(lost)}"] * bool(lost)
+        count = f"{missing} of {len(stack.planes)} slices"
+        parts += [f"taken as 0, since there is no image of them: {count}"] * bool(missing)
         found.append(
             SERIES_INCOMPLETE.warning(
                 f"{path}: {'; '.join(parts)}.", files_left_out=len(lost), slices_missing=missing
