@@ -152,7 +152,12 @@ UNLIKE_TRAINING = register("unlike-training", "input", "Brightness unlike the tr
 BACKGROUND_SHIFTED = register("background-shifted", "input", "A background other than 0.")
 LARGER_THAN_CROP = register("larger-than-crop", "input", "A brain larger than the model's crop.")
 FORMS_DIFFER = register("forms-differ", "input", "NIfTI sform and qform disagree.")
-CONTRAST_AGENT = register("contrast-agent", "input", "The DICOM header names a contrast agent.")
+FORM_BROKEN = register("form-broken", "input", "A broken NIfTI sform or qform, left out.")
+HEADER_REPAIRED = register(
+    "header-repaired", "input", "A wrong NIfTI field, made up for by others."
+)
+SPACING_IMPLAUSIBLE = register("spacing-implausible", "input", "Voxel sizes no brain scan has.")
+CONTRAST_AGENT = register("contrast-agent", "input", "The scan names a contrast agent.")
 
 BATCH_HALVED = register("batch-halved", "operational", "Device memory ran out; smaller batches.")
 ENGINE_BUILT = register("engine-built", "operational", "No stored engine fitted; one was built.")
