@@ -19,6 +19,7 @@ MODULES = (
     "tests.runtime.test_voxel_types",
     "tests.runtime.test_files",
     "tests.runtime.test_nifti_header",
+    "tests.runtime.test_contrast",
     "tests.runtime.test_checks",
     "tests.runtime.test_shapes",
     "tests.runtime.test_dicom_series",
