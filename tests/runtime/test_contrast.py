@@ -16,6 +16,7 @@ from tlp_runtime.errors import InputDoubtful
 from tlp_runtime.io.nifti import read_volume, write_volume
 from tlp_runtime.io.scan import read_labels, read_scan
 from tlp_runtime.synthesis.request import Request
+from tlp_runtime.warnings import TLPWarning
 
 IMAGE = "sub-01/ses-a/anat/sub-01_ses-a_acq-x_run-1_T1w.nii.gz"
 
@@ -121,7 +122,7 @@ def test_the_warning_comes_before_the_run_and_is_an_error_where_warnings_are(
 ) -> None:
     path = tmp_path / "sub-01_ce-gadolinium_T1w.nii.gz"
     write_volume(scan(), path, description="")
-    heard = []
+    heard: list[TLPWarning] = []
     with Synthesizer(FakeEngine(SMALL)) as synthesizer:
         synthesizer.prepare(Request(images={"t1": path}), warn=heard.append)
         with pytest.raises(InputDoubtful, match=r"contrast agent \(gadolinium\)"):

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from nibabel.tripwire import TripWireError
 from nibabel.volumeutils import native_code
@@ -79,7 +80,7 @@ def read_volume(path: Path | str) -> Volume:
             return _volume(header, voxels, content, str(path))
         if name.endswith(_OTHER_PACKING):
             try:
-                with nib.openers.ImageOpener(path) as file:
+                with ImageOpener(path) as file:
                     whole = file.read()
             except TripWireError as error:
                 raise InputUnreadable(

@@ -81,41 +81,26 @@ def read_header(content: bytes, name: str, *, voxel_bytes: int | None = None) ->
     GeometryError
         Not one 3-D volume, or with fields that leave open where the voxels lie.
     """
-    pair = voxel_bytes is not None
     length = len(content) if voxel_bytes is None else voxel_bytes
-    assumed: list[str] = []  # holds only if the voxels fill the file to its end
-    fields = _fields(content, name, pair, assumed)
+    assumed: list[str] = []  # what follows from the voxels filling the file to its end
+    fields = _fields(content, name, voxel_bytes is not None, assumed)
     shape, dtype = _shape(fields, name), _dtype(fields, name, assumed)
     size = math.prod(shape) * dtype.itemsize
-    first = 0 if pair else fields.single_vox_offset
-    offset = float(fields["vox_offset"])
-    if offset >= first and offset.is_integer():
-        start = int(offset)
-        assumed += [] if pair else _extension_problems(content, fields, offset)
-    else:
-        start = length - size
-        said = f"vox_offset is {offset:g}, expected {first} or more"
-        if not _may_start_at(start, content, fields, pair):
-            raise _wrong(
-                name,
-                f"{said}, and the file's {length} bytes leave open where the {size} bytes of its "
-                "voxels begin",
-            )
-        assumed.append(f"{said}; the voxels are read from byte {start} on, where they fit exactly")
+    start = _start(content, fields, length - size, name, voxel_bytes is not None, assumed)
     rest = length - start - size
+    described = f"{shape_text(shape)} voxels of {dtype.itemsize} bytes"
     if rest < 0:
         raise InputUnreadable(
-            f"{name}: is damaged or cut short: its header gives {shape_text(shape)} voxels of "
-            f"{dtype.itemsize} bytes from byte {start} on, which end at byte {start + size}; the "
-            f"file has {length} bytes.",
+            f"{name}: is damaged or cut short: its header gives {described} from byte {start} on, "
+            f"which end at byte {start + size}; the file has {length} bytes.",
             fix="Copy or convert it again.",
         )
     if rest and assumed:
-        raise _wrong(name, assumed[0].split(";")[0])
+        raise _wrong(name, assumed[0].partition(";")[0])
     if rest >= math.prod(shape[:2]) * dtype.itemsize:
         raise InputUnreadable(
-            f"{name}: holds {rest} bytes more than its header gives voxels ({shape_text(shape)} of "
-            f"{dtype.itemsize} bytes), so dim or datatype is wrong in the header.",
+            f"{name}: holds {rest} bytes more than the {described} that its header gives, so dim "
+            "or datatype is wrong in it.",
             fix=_CONVERT,
         )
     if rest:
@@ -124,6 +109,28 @@ def read_header(content: bytes, name: str, *, voxel_bytes: int | None = None) ->
     affine, doubts = find_place(fields, shape, name, assumed)
     repaired = [HEADER_REPAIRED.warning(f"{name}: {one}.") for one in assumed]
     return NiftiHeader(fields, shape, dtype, start, scaling, affine, (*repaired, *doubts))
+
+
+def _start(
+    content: bytes, fields: nib.Nifti1Header, last: int, name: str, pair: bool, assumed: list[str]
+) -> int:
+    """The byte at which the voxels begin: ``vox_offset``, or ``last`` where that cannot be.
+
+    Parameters
+    ----------
+    last
+        Where they begin if they fill the file to its end.
+    """
+    first = 0 if pair else fields.single_vox_offset
+    offset = float(fields["vox_offset"])
+    if offset >= first and offset.is_integer():
+        assumed += [] if pair else _extension_problems(content, fields, offset)
+        return int(offset)
+    said = f"vox_offset is {offset:g}, expected {first} or more"
+    if not _may_start_at(last, content, fields, pair):
+        raise _wrong(name, f"{said}, and the length of the file leaves open where its voxels begin")
+    assumed.append(f"{said}; the voxels are read from byte {last} on, where they fit exactly")
+    return last
 
 
 def _fields(content: bytes, name: str, pair: bool, assumed: list[str]) -> nib.Nifti1Header:
@@ -204,7 +211,8 @@ def _dtype(fields: nib.Nifti1Header, name: str, assumed: list[str]) -> np.dtype[
             f"bitpix is {bits}, expected {dtype.itemsize * 8} for its datatype {dtype}; the latter "
             "fits the size of the file"
         )
-    return np.dtype(dtype.newbyteorder(fields.endianness))
+    ordered: np.dtype[Any] = dtype.newbyteorder(fields.endianness)
+    return ordered
 
 
 def _may_start_at(start: int, content: bytes, fields: nib.Nifti1Header, pair: bool) -> bool:
