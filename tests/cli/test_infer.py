@@ -280,7 +280,7 @@ def test_two_images_on_different_grids(
     if moved == "shape":
         data = data[..., :-2]
     else:
-        affine[2, 3] += 0.01
+        affine[2, 3] += 0.011
     save(case["t2"], data, affine)
     arguments = ["infer", "--t1", str(case["t1"]), "--t2", str(case["t2"])]
     assert main([*arguments, "--model", str(tiny_dual.path)]) == 3
