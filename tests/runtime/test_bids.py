@@ -26,7 +26,7 @@ from tlp_runtime.io.bids import (
     start_derivatives,
 )
 from tlp_runtime.synthesis.request import Request
-from tlp_runtime.warnings import PROMPT_MISSING, WarningLog
+from tlp_runtime.warnings import BRAIN_MASK_MISSING, PROMPT_MISSING, WarningLog
 
 
 def image(path: Path, *, labels: bool = False) -> Path:
@@ -161,7 +161,7 @@ def matches(root: Path, drawn: Path, *, brain: bool) -> dict[str, str | None]:
 @pytest.mark.documents(
     "BIDS",
     "a mask or prompt of another subject, session, run or acquisition, or in another space",
-    "never taken, even if it is the only one; a scan without its mask fails, naming the reason",
+    "never taken, even if it is the only one; a scan with such masks alone fails, with the reason",
 )
 @pytest.mark.parametrize("ending", ["dseg", "label-lesion_mask", "desc-brain_mask"])
 @pytest.mark.parametrize(
@@ -331,6 +331,7 @@ def test_participants_are_chosen_by_their_labels(tmp_path: Path) -> None:
 
 def test_cases_that_cannot_be_right_fail_by_themselves(tmp_path: Path) -> None:
     names = ["sub-01_T1w.nii.gz", "sub-02_run-1_T1w.nii.gz", "sub-03_acq-my-protocol_T1w.nii.gz"]
+    names += ["sub-04_T1w.nii.gz"]
     root = dataset(tmp_path / "raw", *names)
     masks = dataset(
         tmp_path / "masks", "sub-01_desc-brain_mask.nii.gz", "sub-02_run-2_desc-brain_mask.nii.gz"
@@ -340,16 +341,20 @@ def test_cases_that_cannot_be_right_fail_by_themselves(tmp_path: Path) -> None:
         bids=root, derivatives=tmp_path / "out", bids_masks=masks, bids_prompts=drawn
     )
     heard = WarningLog()
-    first, second, third = bids_cases(options, ["t1"], warn=heard.add)
+    first, second, third, fourth = bids_cases(options, ["t1"], warn=heard.add)
     assert first.asked is not None
     assert first.asked.brain_mask == masks / "sub-01/anat/sub-01_desc-brain_mask.nii.gz"
     assert not first.asked.prompt
-    assert "has no brain mask of it" in str(second.request)
+    assert "has no brain mask for sub-02_run-1 (" in str(second.request)
     assert "sub-02_run-2_desc-brain_mask.nii.gz: it belongs to run-2" in str(second.request)
     assert "the value of 'acq-my-protocol' holds more" in str(third.request)
-    (warning,) = heard
-    assert warning.code is PROMPT_MISSING
-    assert "for 1 of 3 scans: sub-01 (sub-01_space-MNI_roi.nii.gz: it lies in" in warning.text
+    assert fourth.asked is not None
+    assert fourth.asked.brain_mask is None
+    unmasked, unprompted = heard
+    assert (unmasked.code, unprompted.code) == (BRAIN_MASK_MISSING, PROMPT_MISSING)
+    assert unmasked.text == f"{masks}: has no brain mask for 1 of 4 scans: sub-04."
+    assert unprompted.numbers == {"scans": 2}
+    assert "for 2 of 4 scans: sub-01 (sub-01_space-MNI_roi.nii.gz: it lies" in unprompted.text
 
 
 def test_a_missing_t2_is_explained_where_the_model_needs_it(tmp_path: Path) -> None:

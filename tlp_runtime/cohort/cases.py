@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,12 +81,12 @@ def require_distinct(cases: Iterable[CohortCase], where: Path) -> None:
             unfit.append(repr(case.name))
     if unfit:
         raise InputError(
-            f"{where}: {_some(unfit)} cannot name a file. Expected case names of 1 to "
+            f"{where}: {some(unfit)} cannot name a file. Expected case names of 1 to "
             f"{_LONGEST_NAME} characters without slashes, not beginning with a dot."
         )
     if twice:
         raise InputError(
-            f"{where}: case names must differ, also where capitals do not count: {_some(twice)}.",
+            f"{where}: case names must differ, also where capitals do not count: {some(twice)}.",
             fix="Rename one of each.",
         )
 
@@ -328,6 +328,7 @@ def _is_file_name(name: str) -> bool:
     )
 
 
-def _some(items: list[str]) -> str:
+def some(items: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
     more = len(items) - _SHOWN
     return ", ".join(items[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
