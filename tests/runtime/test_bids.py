@@ -229,6 +229,17 @@ def test_a_mask_that_lacks_entities_is_taken_where_it_fits_one_scan_alone(tmp_pa
         assert matches(root, dataset(folder / "drawn", mask), brain=True) == expected
 
 
+def test_a_mask_that_fits_one_scan_alone_wins_over_one_that_fits_several(tmp_path: Path) -> None:
+    root = dataset(tmp_path / "raw", "sub-01_acq-a_run-1_T1w.nii", "sub-01_acq-b_run-1_T1w.nii")
+    drawn = dataset(
+        tmp_path / "drawn", "sub-01_desc-brain_mask.nii", "sub-01_acq-a_desc-brain_mask.nii"
+    )
+    assert matches(root, drawn, brain=True) == {
+        "sub-01_acq-a_run-1": "sub-01_acq-a_desc-brain_mask.nii",
+        "sub-01_acq-b_run-1": "error: its name fits several T1w images of the subject.",
+    }
+
+
 def test_the_mask_with_all_entities_wins_and_runs_are_numbers(tmp_path: Path) -> None:
     root = dataset(tmp_path / "raw", "sub-01_run-1_T1w.nii.gz", "sub-01_run-2_T1w.nii.gz")
     drawn = dataset(
