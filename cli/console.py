@@ -137,18 +137,33 @@ class _LogHandler(logging.Handler):
         _labelled(f"{record.levelname.lower()}:", style, self.format(record))
 
 
+_OURS = ("tlp_runtime", "tlp_train", "tlp_export", "tlp_server")
+_READERS = ("nibabel", "pydicom", "highdicom")
+"""Libraries that report what they repair in a scan; tlp_runtime/io checks and words that itself."""
+
+
 def begin(quiet: bool, verbose: bool) -> Output:
-    """Set up logging for this process, and what the command prints with."""
+    """Set up logging for this process, and what the command prints with.
+
+    Warnings of other libraries, Python's included, are details: printed with ``verbose`` alone.
+    """
     level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
     handler = _LogHandler(level)
+    if not verbose:
+        handler.addFilter(_is_for_users)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    for name in ("tlp_runtime", "tlp_train", "tlp_export", "tlp_server"):
+    for name in _OURS:
         logging.getLogger(name).setLevel(logging.INFO)
-    # Headers that nibabel repairs while it reads are checked by tlp_runtime/io itself.
-    logging.getLogger("nibabel").setLevel(logging.CRITICAL)
+    for name in _READERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return Output(quiet, verbose)
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    """Whether a record is an error, or from a package of this toolkit."""
+    return record.levelno >= logging.ERROR or record.name.partition(".")[0] in _OURS
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ OF_ONE_SCAN = (
     "preview", "out_format",
 )  # fmt: skip
 NO_PROMPT = Prompt()
-OF_MANY_CASES = ("prompts", "workers", "ray")
+OF_MANY_CASES = ("prompts", "workers", "ray", "participant_label")
 
 
 @verb
@@ -72,10 +72,10 @@ def command(
     Examples: tlp infer --t1 a.nii.gz --prompt roi.nii.gz --preview a.png
     · tlp infer --t1 series --prompt-sphere 12,-30,45,15 --out-format dicom
     · tlp infer --cases cases.csv --out syntheses
-    · tlp infer --bids study --derivatives study/derivatives/tlp
+    · tlp infer --bids study --derivatives study/derivatives/tlp --participant-label 01 02
     """
     output = begin(quiet, verbose)
-    asked = _with_words(asked, context.args)
+    asked, many = _with_words(asked, many, context.args)
     if many.cases is not None or many.bids is not None:
         name = "--cases" if many.cases is not None else "--bids"
         _refuse(name, given_flags(context, *OF_ONE_SCAN))
@@ -120,18 +120,27 @@ def _request_of_case(
     return Request(**{**asked, **of_case, "prompt": prompt})
 
 
-def _with_words(asked: dict[str, Any], words: list[str]) -> dict[str, Any]:
-    """What was asked, with label meanings that follow the first (tumour=1,4 oedema=2)."""
+def _with_words(
+    asked: dict[str, Any], many: CohortOptions, words: list[str]
+) -> tuple[dict[str, Any], CohortOptions]:
+    """What was asked, with values that follow the first of an option.
+
+    These are label meanings (tumour=1,4 oedema=2) and participants of a dataset (01 02).
+    """
     prompt: Prompt = asked.get("prompt", NO_PROMPT)
-    if not words:
-        return asked
-    if not prompt.labels:
+    meanings = [word for word in words if "=" in word] if prompt.labels else []
+    others = [word for word in words if word not in meanings]
+    if others and not many.participant_label:
         raise UsageError(
-            f"unexpected {' '.join(words)!r}: a scan is given by --t1 or --t2, a region by "
+            f"unexpected {' '.join(others)!r}: a scan is given by --t1 or --t2, a region by "
             "--prompt."
         )
-    labels = parse_labels([*label_texts(prompt.labels), *words])
-    return {**asked, "prompt": replace(prompt, labels=labels)}
+    if meanings:
+        labels = parse_labels([*label_texts(prompt.labels), *meanings])
+        asked = {**asked, "prompt": replace(prompt, labels=labels)}
+    if others:
+        many = replace(many, participant_label=(*many.participant_label, *others))
+    return asked, many
 
 
 def _refuse(mode: str, given: list[str]) -> None:

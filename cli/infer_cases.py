@@ -85,7 +85,7 @@ def infer_cohort(run: CohortRun, make: MakeRequest, output: Output) -> None:
     inputs = _modalities(cases) if cases is not None and table else None
     bundle = choose_bundle(output, run.model, inputs)
     if cases is None:
-        cases = bids_cases(run.options, bundle.spec.inputs, make=make)
+        cases = bids_cases(run.options, bundle.spec.inputs, make=make, warn=heard.add)
     began = time.perf_counter()
     with _backend(run, bundle, len(cases), output) as (backend, engine):
         about = {"command": run.command, "model": bundle.name, "onnx_sha256": bundle.onnx_sha256}

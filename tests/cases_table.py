@@ -18,6 +18,8 @@ MODULES = (
     "tests.runtime.test_large_brains",
     "tests.runtime.test_voxel_types",
     "tests.runtime.test_files",
+    "tests.runtime.test_nifti_header",
+    "tests.runtime.test_contrast",
     "tests.runtime.test_checks",
     "tests.runtime.test_shapes",
     "tests.runtime.test_region",

@@ -165,9 +165,15 @@ PROMPT_CHANGED = register(
 FAINT_SEGMENTATION = register(
     "faint-segmentation", "input", "A fractional segmentation that nowhere reaches a half."
 )
-CONTRAST_AGENT = register("contrast-agent", "input", "The DICOM header names a contrast agent.")
+SIDECAR_UNREADABLE = register("sidecar-unreadable", "input", "A JSON sidecar that is not JSON.")
 PATIENTS_DIFFER = register("patients-differ", "input", "DICOM images of different patients.")
 STUDIES_DIFFER = register("studies-differ", "input", "DICOM images of different studies.")
+FORM_BROKEN = register("form-broken", "input", "A broken NIfTI sform or qform, left out.")
+HEADER_REPAIRED = register(
+    "header-repaired", "input", "A wrong NIfTI field, made up for by others."
+)
+SPACING_IMPLAUSIBLE = register("spacing-implausible", "input", "Voxel sizes no brain scan has.")
+CONTRAST_AGENT = register("contrast-agent", "input", "The scan names a contrast agent.")
 
 ATTRIBUTES_DROPPED = register("attributes-dropped", "operational", "Invalid DICOM attributes.")
 BATCH_HALVED = register("batch-halved", "operational", "Device memory ran out; smaller batches.")
@@ -179,6 +185,8 @@ LAYERS_UNKNOWN = register("layers-unknown", "operational", "TensorRT does not re
 SPEC_NEWER = register("spec-newer", "operational", "A specification of a newer minor version.")
 MANIFEST_NEWER = register("manifest-newer", "operational", "A bundle of a newer minor version.")
 COLUMNS_UNUSED = register("columns-unused", "operational", "Columns of a table that are not used.")
+BRAIN_MASK_MISSING = register("brain-mask-missing", "operational", "Scans without a brain mask.")
+PROMPT_MISSING = register("prompt-missing", "operational", "Scans of a dataset without a prompt.")
 JOURNAL_CUT = register("journal-cut", "operational", "The last line of a journal was cut short.")
 ENGINE_LOST = register("engine-lost", "operational", "An engine failed; the others go on.")
 WORKER_LOST = register("worker-lost", "operational", "A cluster worker died or was given up.")

@@ -218,7 +218,7 @@ BAD = [
     (_nan, 3, "1 of 1382400 voxels are NaN or infinite"),
     (_no_place, 3, "neither sform nor qform is set"),
     (_mirrored_forms, 3, "sform and qform disagree on which way the axes run (LPS against RPS)"),
-    (_micrometres, 3, "lengths in micron, expected mm"),
+    (_micrometres, 3, "lengths in micrometres, expected mm"),
     (_prompt_box_nowhere, 3, "wholly outside"),
     (_sphere_form, 2, "sphere '1,2,3': expected X,Y,Z,RADIUS_MM"),
     (_dicom_of_nifti, 2, "is not DICOM, so there is no patient"),
@@ -280,7 +280,7 @@ def test_two_images_on_different_grids(
     if moved == "shape":
         data = data[..., :-2]
     else:
-        affine[2, 3] += 0.02
+        affine[2, 3] += 0.011
     save(case["t2"], data, affine)
     arguments = ["infer", "--t1", str(case["t1"]), "--t2", str(case["t2"])]
     assert main([*arguments, "--model", str(tiny_dual.path)]) == 3

@@ -234,3 +234,41 @@ def test_a_bids_dataset_in_derivatives_out(
     assert "1 done, 1 unchanged since an earlier run" in capfd.readouterr().err
     validator = Path(sys.executable).with_name("bids-validator-deno")
     assert subprocess.run([validator, derivatives], check=False).returncode == 0
+
+
+@pytest.mark.documents(
+    "BIDS",
+    "a T1w name that BIDS does not allow (`run-a`, `acq-high_res`)",
+    "fails by itself, naming the entity; exit 8",
+)
+@pytest.mark.documents(
+    "BIDS", "`--participant-label 01 02`", "these subjects alone; exit 3 where one is unknown"
+)
+def test_participants_contrast_and_a_forbidden_name_of_a_dataset(
+    tiny: TinyModel, case: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root, derivatives = tmp_path / "study", tmp_path / "out"
+    for name in ("sub-01", "sub-02_acq-postgad", "sub-03_acq-my-protocol", "sub-04"):
+        anat = root / name.partition("_")[0] / "anat"
+        anat.mkdir(parents=True)
+        (anat / f"{name}_T1w.nii.gz").write_bytes(case["t1"].read_bytes())
+    (root / "sub-02/sub-02_T1w.json").write_text('{"ContrastBolusIngredient": "GADOLINIUM"}')
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    arguments = ["infer", "--bids", str(root), "--derivatives", str(derivatives), "--json", "-"]
+    arguments += ["--model", str(tiny.bundle.path), "--participant-label"]
+    assert main([*arguments, "sub-01", "02", "--participant-label", "03"]) == 8
+    printed = capfd.readouterr()
+    told = json.loads(printed.out)
+    assert told["done"] == 2
+    assert "'acq-my-protocol'" in told["failed"]["sub-03_acq-my-protocol"]
+    assert not (derivatives / "sub-04").exists()
+    record = json.loads(
+        (derivatives / "sub-02/anat/sub-02_acq-postgad_desc-synthT1ce_T1w.json").read_text()
+    )
+    warned = [one for one in record["warnings"] if one["code"] == "contrast-agent"]
+    assert [one["numbers"]["agent"] for one in warned] == ["GADOLINIUM"]
+    assert main([*arguments, "01", "05"]) == 3
+    assert "has no sub-05; the labels of its participants are 01, 02, 03, 04" in (
+        capfd.readouterr().err
+    )
+    assert main([*arguments[:-1], "05"]) == 2

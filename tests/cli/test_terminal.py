@@ -234,3 +234,30 @@ def test_every_package_is_typed() -> None:
     for package, folder in setup["package-dir"].items():
         assert "py.typed" in setup["package-data"][package]
         assert (ROOT / folder / "py.typed").is_file()
+
+
+OTHERS = """
+import logging, sys, warnings
+from tlp_cli.console import begin
+begin(quiet=False, verbose=bool(sys.argv[1:]))
+logging.captureWarnings(True)  # as main does
+warnings.warn("a deprecation of some library")
+import nibabel
+for name in ("pydicom", "highdicom.seg", "nibabel.global"):
+    logging.getLogger(name).error("what a reader repairs")
+logging.getLogger("other").warning("a library's warning")
+logging.getLogger("other").error("a library's error")
+logging.getLogger("tlp_runtime.io").warning("a warning of ours")
+"""
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_warnings_of_other_libraries_are_details(verbose: bool) -> None:
+    command = [sys.executable, "-c", OTHERS, *(["verbose"] if verbose else [])]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    ours = "error: a library's error\nwarning: a warning of ours\n"
+    assert told.endswith(ours)
+    assert "what a reader repairs" not in told
+    for said in ("a deprecation of some library", "a library's warning"):
+        assert (said in told) is verbose
+    assert (told == ours) is not verbose

@@ -40,7 +40,15 @@ def test_a_table_names_images_prompts_and_masks_from_its_own_folder(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "text", ["case;t1\na;x.nii\n", "case\tt1\na\tx.nii\n", "Case , T1\na,x.nii"]
+    "text",
+    [
+        "case;t1\na;x.nii\n",
+        "case\tt1\na\tx.nii\n",
+        "Case , T1\na,x.nii",
+        "\r\ncase,t1\r\n\r\na,x.nii\r\n,\r\n",
+        "case,t1\ra,x.nii\r",
+        'case,t1\n"a" , "x.nii"\n'.replace(', "', ',"'),
+    ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_tables_of_other_programs_are_read(tmp_path: Path, text: str, encoding: str) -> None:
@@ -57,7 +65,23 @@ def test_tables_of_other_programs_are_read(tmp_path: Path, text: str, encoding: 
         ("case,prompt\na,b\n", "at least one of t1, t2"),
         ("case,t1,promt\na,b,c\n", "'promt' meant to be 'prompt'"),
         ("case,t1,t1\na,b,c\n", "t1 more than once"),
-        ("case,t1\na,b,c\n", r"case 1 \('a'\) has 3 cells, expected 2"),
+        ("case,t1\na,b,c\n", r"line 2 \('a'\) has 3 cells, expected 2.* hold a comma into quot"),
+        ("case,t1\n\na,x\n\nb\n", r"line 5 \('b'\) has 1 cell, expected 2"),
+        ("case,t1\na,x,\n", r"line 2 \('a'\) has 3 cells.* Remove the comma at its end"),
+        ("case;t1\na,x\n", r"line 2 .* Separate its cells by a semicolon"),
+        ("case;t1;;\na;x;;\n", r"columns 3, 4 have no name.* remove the semicolon at the ends"),
+        ("case,t1,\na,x,\n", "column 3 has no name"),
+        ("case, ,t1\na,,x\n", "column 2 has no name"),
+        ("case,t1;t2\na,x\n", "the column name 't1;t2' holds a delimiter"),
+        ('case,t1\na,"x\nb,y\nc,z\n', "line 2 begins a cell in quotation marks"),
+        ('case,t1\na,x\nb,"y', "line 3 begins a cell in quotation marks"),
+        ('case,t1\na,x\nb,"y\n', "line 3 begins a cell in quotation marks"),
+        ('case,t1,note\na,x,"5 mm\nb,y,6" thick\n', "line 2 begins a cell in quotation marks"),
+        ('case,t1,note\na,x,"open\nb,y,ok\n', "line 2 begins a cell in quotation marks"),
+        ('case,t1\na,"x\ny"\n', "line 2 begins a cell in quotation marks"),
+        ("case,t1\na,x\nb," + "y" * 140_000, "line 3 holds a cell of more than 131072 char"),
+        ("case,t1\na,x\nb,y\0\n", "line 3 holds a NUL character"),
+        ("a,scan.nii.gz\nb,other.nii.gz\n", "'scan.nii.gz'; expected 'case'"),
         ("case,t1\na,x\nA,y\n", "'a' and 'A'"),
         ("case,t1\na,x\nb,x\na,y\n", "must differ.*'a' and 'a'"),
         ("case,t1\n../a,x\n.b,y\n,z\n", r"'../a', '.b', '' cannot name a file"),
@@ -71,8 +95,14 @@ def test_a_bad_table_is_refused_whole(tmp_path: Path, text: str, said: str) -> N
 def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputMissing, match="does not exist"):
         read_table(tmp_path / "no.csv")
-    with pytest.raises(InputUnreadable, match="UTF-8"):
+    with pytest.raises(InputUnreadable, match=r"line 2 is not UTF-8 text \(byte 0xe4"):
         read_table(table(tmp_path, "case,t1\nä,x\n", "latin-1"))
+    with pytest.raises(InputUnreadable, match="is a text in UTF-16, expected UTF-8"):
+        read_table(table(tmp_path, "case,t1\nä,x\n", "utf-16"))
+    with pytest.raises(InputUnreadable, match="NUL character"):
+        read_table(table(tmp_path, "case,t1\na,x\n", "utf-16-le"))
+    with pytest.raises(InputUnreadable, match="cannot be read"):
+        read_table(tmp_path)
 
 
 def test_unknown_columns_are_left_out_with_a_warning(tmp_path: Path) -> None:
@@ -83,6 +113,14 @@ def test_unknown_columns_are_left_out_with_a_warning(tmp_path: Path) -> None:
     (warning,) = heard
     assert warning.code is COLUMNS_UNUSED
     assert warning.numbers == {"columns": "age, site"}
+
+
+def test_a_note_of_several_lines_is_one_cell_of_a_column_that_is_not_used(tmp_path: Path) -> None:
+    text = 'case,t1,note\na,x,"two\nlines, ""quoted"""\n\nb,y,5" long\nc,z\n'
+    with pytest.raises(InputError, match=r"line 6 \('c'\) has 2 cells"):
+        read_table(table(tmp_path, text))
+    first, second = read_table(table(tmp_path, text[:-4]))
+    assert (first.name, second.name) == ("a", "b")
 
 
 def test_a_line_without_an_image_is_a_case_with_a_problem(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_masks_of_other_grids_and_values_are_refused_and_change_nothing() -> Non
         with pytest.raises(ContentError, match="the mask holds 3"):
             case.draw(MaskBox((0, 0, 0), (1, 1, 1)), np.full((1, 1, 1), 3, np.uint8))
         moved = BRAIN.affine.copy()
-        moved[0, 3] += 0.01
+        moved[0, 3] += 0.011
         with pytest.raises(GeometryError, match="another grid"):
             case.replace_mask(Volume(np.ones(BRAIN.shape, np.uint8), moved))
         with pytest.raises(ContentError, match="labels 9 have no meaning"):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
-import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tlp_runtime.errors import InputError, InputMissing, InputUnreadable
 from tlp_runtime.io.brats import SUFFIXES, case_folders
@@ -26,6 +26,8 @@ every case are bound to it."""
 _SHOWN = 8
 _LONGEST_NAME = 200
 _DELIMITERS = ",;\t"
+_SAVE_AGAIN = "Save it as a CSV file in UTF-8."
+_QUOTES = "Close its quotation marks, or leave them out."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +81,12 @@ def require_distinct(cases: Iterable[CohortCase], where: Path) -> None:
             unfit.append(repr(case.name))
     if unfit:
         raise InputError(
-            f"{where}: {_some(unfit)} cannot name a file. Expected case names of 1 to "
+            f"{where}: {some(unfit)} cannot name a file. Expected case names of 1 to "
             f"{_LONGEST_NAME} characters without slashes, not beginning with a dot."
         )
     if twice:
         raise InputError(
-            f"{where}: case names must differ, also where capitals do not count: {_some(twice)}.",
+            f"{where}: case names must differ, also where capitals do not count: {some(twice)}.",
             fix="Rename one of each.",
         )
 
@@ -108,38 +110,127 @@ def read_table(
     Raises
     ------
     InputError
-        A table that cannot be read, without a column it must have, with one whose name looks
-        mistyped, with lines of another length, or with names that are not distinct.
+        A table that cannot be read, without a column it must have, with one that has no name or
+        whose name looks mistyped, with lines of another length, or with names that are not
+        distinct.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputMissing(f"{path}: does not exist, expected a CSV table of cases.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputUnreadable(
-            f"{path}: cannot be read as a UTF-8 text ({error}). Expected a CSV table of cases."
-        ) from error
-    first = text.split("\n", 1)[0]
-    delimiter = max(_DELIMITERS, key=first.count)
-    rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
+    rows, delimiter = _rows(_text(path), path)
     if not rows:
         raise InputError(f"{path}: is empty, expected column names and one line per case.")
-    columns = [name.strip().lower() for name in rows[0]]
-    _require_columns(columns, path, warn)
+    columns = [name.strip().lower() for name in rows[0].cells]
+    _require_columns(columns, path, delimiter, warn)
     if len(rows) == 1:
         raise InputMissing(f"{path}: has column names but no case.")
     cases = []
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(columns):
-            raise InputError(
-                f"{path}: case {number - 1} ({row[0]!r}) has {len(row)} cells, expected "
-                f"{len(columns)}.",
-                fix=f"Put cells that hold a {delimiter!r} into quotation marks.",
-            )
-        cells = {name: cell.strip() for name, cell in zip(columns, row, strict=True)}
+    for row in rows[1:]:
+        if len(row.cells) != len(columns):
+            raise _wrong_length(row, len(columns), path, delimiter)
+        cells = {name: cell.strip() for name, cell in zip(columns, row.cells, strict=True)}
+        if any("\n" in cells.get(name, "") for name in COLUMNS):
+            raise _unclosed(row.line, path)
         cases.append(_of_row(cells, path.absolute().parent, make))
     require_distinct(cases, path)
     return cases
+
+
+class _Row(NamedTuple):
+    """Cells of a table, and the number of the line they begin in."""
+
+    line: int
+    cells: list[str]
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputMissing(f"{path}: does not exist, expected a CSV table of cases.") from error
+    except OSError as error:
+        raise InputUnreadable(
+            f"{path}: cannot be read ({error}). Expected a CSV table of cases."
+        ) from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputUnreadable(f"{path}: is a text in UTF-16, expected UTF-8.", fix=_SAVE_AGAIN)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputUnreadable(
+            f"{path}: line {line} is not UTF-8 text (byte 0x{content[error.start]:02x}).",
+            fix=_SAVE_AGAIN,
+        ) from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputUnreadable(
+            f"{path}: line {line} holds a NUL character, so it is not a CSV table in UTF-8.",
+            fix=_SAVE_AGAIN,
+        )
+    return text
+
+
+def _rows(text: str, path: Path) -> tuple[list[_Row], str]:
+    """The lines that are not empty, and what separates their cells."""
+    lines = [f"{line}\n" for line in text.split("\n")]
+    first = next((line for line in lines if line.strip()), "")
+    delimiter = max(_DELIMITERS, key=first.count)
+    reader = csv.reader(lines, delimiter=delimiter)
+    rows: list[_Row] = []
+    line = 1
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error:
+            raise InputUnreadable(
+                f"{path}: line {line} holds a cell of more than {csv.field_size_limit()} "
+                "characters.",
+                fix=_QUOTES,
+            ) from None
+        if cells is None:
+            return rows, delimiter
+        if any("\n" in cell for cell in cells) and not _is_closed(
+            lines[line - 1 : reader.line_num], delimiter
+        ):
+            raise _unclosed(line, path)
+        if any(cell.strip() for cell in cells):
+            rows.append(_Row(line, cells))
+        line = reader.line_num + 1
+
+
+def _is_closed(lines: list[str], delimiter: str) -> bool:
+    """Whether quotation marks surround whole cells and are closed."""
+    try:
+        list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error:
+        return False
+    return True
+
+
+def _unclosed(line: int, path: Path) -> InputUnreadable:
+    return InputUnreadable(
+        f"{path}: line {line} begins a cell in quotation marks that does not end in that line.",
+        fix=_QUOTES,
+    )
+
+
+def _wrong_length(row: _Row, expected: int, path: Path, delimiter: str) -> InputError:
+    """The error of a line with more or fewer cells than there are columns."""
+    count = len(row.cells)
+    fix = f"Put cells that hold a {_name(delimiter)} into quotation marks."
+    others = [one for one in _DELIMITERS if one != delimiter and one in row.cells[0]]
+    if count > expected and not any(row.cells[expected:]):
+        fix = f"Remove the {_name(delimiter)} at its end, or name a column for it."
+    elif count == 1 and others:
+        fix = f"Separate its cells by a {_name(delimiter)}, as in the first line."
+    return InputError(
+        f"{path}: line {row.line} ({row.cells[0]!r}) has {count} cell{'s' * (count != 1)}, "
+        f"expected {expected}.",
+        fix=fix,
+    )
+
+
+def _name(delimiter: str) -> str:
+    return {",": "comma", ";": "semicolon", "\t": "tab"}[delimiter]
 
 
 def folder_cases(folder: Path, *, prompts: bool, make: MakeRequest = Request) -> list[CohortCase]:
@@ -180,8 +271,23 @@ def folder_cases(folder: Path, *, prompts: bool, make: MakeRequest = Request) ->
     return cases
 
 
-def _require_columns(columns: list[str], path: Path, warn: Warn | None) -> None:
+def _require_columns(columns: list[str], path: Path, delimiter: str, warn: Warn | None) -> None:
     got = f"got the columns {', '.join(repr(name) for name in columns)}"
+    nameless = [str(number) for number, name in enumerate(columns, start=1) if not name]
+    if nameless:
+        which = (
+            f"columns {', '.join(nameless)} have" if nameless[1:] else f"column {nameless[0]} has"
+        )
+        raise InputError(
+            f"{path}: {which} no name ({got}).",
+            fix=f"Name each column, and remove the {_name(delimiter)} at the ends of lines.",
+        )
+    mixed = [name for name in columns if set(name) & set(_DELIMITERS)]
+    if mixed:
+        raise InputError(
+            f"{path}: the column name {mixed[0]!r} holds a delimiter ({got}).",
+            fix=f"Separate all cells by a {_name(delimiter)}.",
+        )
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
         raise InputError(f"{path}: {got}; {', '.join(twice)} more than once.")
@@ -222,6 +328,7 @@ def _is_file_name(name: str) -> bool:
     )
 
 
-def _some(items: list[str]) -> str:
+def some(items: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
     more = len(items) - _SHOWN
     return ", ".join(items[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -22,6 +22,8 @@ class CohortOptions(OptionGroup):
         Take the segmentation in a case folder as its prompt.
     bids
         BIDS dataset, every T1w of which is synthesized.
+    participant_label
+        Participants of the dataset to take, such as 01 02; by default all. Repeatable.
     derivatives
         BIDS derivative dataset that receives the syntheses of the dataset.
     bids_prompts
@@ -44,6 +46,7 @@ class CohortOptions(OptionGroup):
     cases: Path | None = option(None, metavar="CSV|DIR")
     prompts: bool = option(True)
     bids: Path | None = option(None, metavar="DIR")
+    participant_label: tuple[str, ...] = option((), metavar="LABEL")
     derivatives: Path | None = option(None, metavar="DIR")
     bids_prompts: Path | None = option(None, metavar="DIR")
     bids_masks: Path | None = option(None, metavar="DIR")
@@ -55,6 +58,8 @@ class CohortOptions(OptionGroup):
         of_bids = (self.derivatives, self.bids_prompts, self.bids_masks)
         if self.cases is not None and (self.bids is not None or any(of_bids)):
             raise UsageError("cases and a BIDS dataset were given; choose one of them.")
+        if self.participant_label and self.bids is None:
+            raise UsageError("participants (participant_label) need a dataset (bids).")
         whole = self.bids is not None and self.derivatives is not None
         if not whole and (self.bids is not None or any(of_bids)):
             raise UsageError(

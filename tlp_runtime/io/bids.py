@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tlp_runtime.errors import ChooseAnother, InputError, InputMissing, OutputError
 from tlp_runtime.files.atomic import make_folder, write_text
+from tlp_runtime.io.bids_images import Entities, images_of, masks_of, t2_of
 
 VERSION = "1.10.0"
 DESCRIPTION_FILE = "dataset_description.json"
 LINK = "raw"
 """Name of the source dataset in BIDS URIs."""
 
-_T1W = re.compile(r"(sub-[a-zA-Z0-9]+(?:_[a-z]+-[a-zA-Z0-9]+)*)_T1w\.nii(\.gz)?")
-_LEFT_OUT = ("ce", "desc", "space")
-"""Entities of images that are not a plain T1 of the scanner: contrast given, derived, moved."""
+_SHOWN = 20
+"""How many participants an error lists."""
+_REGIONS = ("mask", "dseg", "roi")
+_EXPECTED = (
+    " Expected sub-*/anat/sub-*_T1w.nii.gz (with or without ses-*); images with the entities ce, "
+    "desc or space, and phase, real and imaginary parts, are left out."
+)
 
 _ELSEWHERE = ChooseAnother("derivatives", "folder", "for the derivatives")
 
@@ -38,17 +43,23 @@ class BidsScan:
         The name's entities in their order, such as ``sub-01_ses-1_run-2``.
     folder
         Folder of the image, relative to the dataset.
+    labels
+        The entities by key.
+    others
+        Entities of the same subject's other T1w images, by key.
+    problem
+        What is wrong with the image's name or place; empty where nothing is.
+    t2_problem
+        Why it has no T2w although the session has one.
     """
 
     entities: str
     folder: Path
     images: Mapping[str, Path]
-
-    @property
-    def session(self) -> str:
-        """``sub-01`` or ``sub-01_ses-1``."""
-        parts = self.entities.split("_")
-        return "_".join(part for part in parts if part.startswith(("sub-", "ses-")))
+    labels: Entities
+    others: tuple[Entities, ...] = ()
+    problem: str = ""
+    t2_problem: str = ""
 
     def output(self, derivatives: Path) -> Path:
         """Where its synthesis belongs."""
@@ -71,13 +82,37 @@ class BidsScan:
         }
 
 
-def find_scans(root: Path) -> list[BidsScan]:
+@dataclass(frozen=True)
+class MaskMatch:
+    """The mask or region of a scan in a derivative dataset.
+
+    Parameters
+    ----------
+    path
+        The file; None where there is none.
+    passed_over
+        Files next to where it was looked for that do not belong to the scan, with the reasons.
+    """
+
+    path: Path | None
+    passed_over: tuple[str, ...] = ()
+
+
+def find_scans(root: Path, participants: Sequence[str] = ()) -> list[BidsScan]:
     """Every plain T1w image of a raw dataset, with its session's T2w where there is one.
+
+    Images with the entities ``ce``, ``desc`` or ``space``, and phase, real and imaginary parts,
+    are left out. One whose name BIDS does not allow is a scan with a problem.
+
+    Parameters
+    ----------
+    participants
+        Labels of the subjects to take, with or without ``sub-``; by default all.
 
     Raises
     ------
     InputMissing
-        No such folder, or no T1w in it.
+        No such folder or subject, or no T1w image.
     InputError
         No ``dataset_description.json``: not a BIDS dataset.
     """
@@ -86,62 +121,86 @@ def find_scans(root: Path) -> list[BidsScan]:
     if not (root / DESCRIPTION_FILE).is_file():
         raise InputError(f"{root}: has no {DESCRIPTION_FILE}, so it is not a BIDS dataset.")
     scans = []
-    for file in sorted([*root.glob("sub-*/anat/sub-*_T1w.nii*"),
-                        *root.glob("sub-*/ses-*/anat/sub-*_T1w.nii*")]):  # fmt: skip
-        match = _T1W.fullmatch(file.name)
-        if match is None or any(f"_{key}-" in file.name for key in _LEFT_OUT):
-            continue
-        images = {"t1": file}
-        t2 = _t2_of(file, match[1])
-        if t2 is not None:
-            images["t2"] = t2
-        scans.append(BidsScan(match[1], file.parent.relative_to(root), images))
+    for subject in _subjects(root, participants):
+        found = _scans_of(root, subject)
+        if participants and not found:
+            raise InputMissing(f"{root}: no T1w image of {subject.name} found.{_EXPECTED}")
+        scans += found
     if not scans:
-        raise InputMissing(
-            f"{root}: no T1w image found. Expected sub-*/anat/sub-*_T1w.nii.gz (with or without "
-            "ses-*); images with the entities ce, desc or space are left out."
-        )
+        raise InputMissing(f"{root}: no T1w image found.{_EXPECTED}")
     return scans
 
 
-def _t2_of(t1: Path, entities: str) -> Path | None:
-    """The T2w of the same entities, else the session's only one."""
-    for ending in (".nii.gz", ".nii"):
-        exact = t1.with_name(f"{entities}_T2w{ending}")
-        if exact.is_file():
-            return exact
-    session = "_".join(p for p in entities.split("_") if p.startswith(("sub-", "ses-")))
-    every = sorted(t1.parent.glob(f"{session}_*T2w.nii*"))
-    every = [p for p in every if not any(f"_{key}-" in p.name for key in _LEFT_OUT)]
-    return every[0] if len(every) == 1 else None
+def _subjects(root: Path, participants: Sequence[str]) -> list[Path]:
+    every = sorted(path for path in root.glob("sub-*") if path.is_dir())
+    if not participants:
+        return every
+    chosen = {f"sub-{label.removeprefix('sub-')}" for label in participants}
+    unknown = sorted(chosen - {path.name for path in every})
+    if unknown:
+        names = [path.name.removeprefix("sub-") for path in every]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        raise InputMissing(
+            f"{root}: has no {', '.join(unknown)}; the labels of its participants are "
+            f"{', '.join(names[:_SHOWN]) or 'none'}{more}."
+        )
+    return [path for path in every if path.name in chosen]
 
 
-def find_mask(dataset: Path, scan: BidsScan, *, brain: bool) -> Path | None:
+def _scans_of(root: Path, subject: Path) -> list[BidsScan]:
+    folders = sorted([*subject.glob("anat"), *subject.glob("ses-*/anat")])
+    images = {folder: images_of(folder, "T1w") for folder in folders}
+    every = [image for found in images.values() for image in found]
+    known = [image for image in every if image.entities and (image.plain or image.contrasted)]
+    names = Counter(image.name for image in every)
+    scans = []
+    for folder, found in images.items():
+        plain = [image for image in found if image.plain]
+        t2s = [image for image in images_of(folder, "T2w") if image.plain]
+        for image in plain:
+            t2 = t2_of(image, plain, t2s)
+            twice = "another T1w image of the subject has the same name"
+            scans.append(
+                BidsScan(
+                    entities=image.name,
+                    folder=folder.relative_to(root),
+                    images={"t1": image.path} | ({"t2": t2} if isinstance(t2, Path) else {}),
+                    labels=image.entities,
+                    others=tuple(one.entities for one in known if one is not image),
+                    problem=image.problem or (twice if names[image.name] > 1 else ""),
+                    t2_problem=t2 if isinstance(t2, str) else "",
+                )
+            )
+    return scans
+
+
+def find_mask(dataset: Path, scan: BidsScan, *, brain: bool) -> MaskMatch:
     """A scan's brain mask, or its drawn region, in a derivative dataset.
 
-    A brain mask is ``…_desc-brain_mask``; a region is any other ``…_mask``, ``…_dseg`` or
-    ``…_roi``. Of several, the one whose name begins with all of the scan's entities.
+    A brain mask is ``…_desc-brain_mask`` (or ``label-brain``); a region is any other ``…_mask``,
+    ``…_dseg`` or ``…_roi``. It lies in the scan's folder of that dataset, or in the subject's;
+    :func:`~tlp_runtime.io.bids_images.masks_of` says which belongs to the scan.
 
     Raises
     ------
     InputError
-        Several that fit equally well.
+        Several that fit equally well, or one that fits several scans.
     """
-    folder = dataset / scan.folder
-    found = [
-        path
-        for kind in ("mask", "dseg", "roi")
-        for path in sorted(folder.glob(f"{scan.session}*_{kind}.nii*"))
-        if ("_desc-brain_" in path.name) == brain
+    subject = Path(f"sub-{scan.labels['sub']}", "anat")
+    masks = [
+        image
+        for folder in dict.fromkeys((scan.folder, subject))
+        for image in images_of(dataset / folder, *(("mask",) if brain else _REGIONS))
+        if image.of_brain == brain
     ]
+    found, passed_over = masks_of(scan.labels, scan.others, masks)
     if len(found) > 1:
-        found = [path for path in found if path.name.startswith(f"{scan.entities}_")]
-        if len(found) != 1:
-            raise InputError(
-                f"{folder}: {len(found)} files could be the "
-                f"{'brain mask' if brain else 'prompt'} of {scan.entities}, expected one."
-            )
-    return found[0] if found else None
+        what = "brain mask" if brain else "prompt"
+        raise InputError(
+            f"{dataset / scan.folder}: {len(found)} files could be the {what} of {scan.entities} "
+            f"({', '.join(path.name for path in found)}), expected one."
+        )
+    return MaskMatch(found[0] if found else None, tuple(passed_over))
 
 
 def start_derivatives(folder: Path, root: Path, version: str) -> None:

@@ -13,13 +13,15 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, ImageDataError
+from nibabel.openers import ImageOpener
+from nibabel.spatialimages import HeaderDataError
+from nibabel.tripwire import TripWireError
 from nibabel.volumeutils import native_code
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import (
-    GeometryError,
     InputMissing,
     InputTooLarge,
     InputUnreadable,
@@ -28,12 +30,13 @@ from tlp_runtime.errors import (
 )
 from tlp_runtime.files.atomic import atomic_file
 from tlp_runtime.files.gzip import GZIP_MAGIC, deflate, inflate
-from tlp_runtime.geometry.grid import Grid
 from tlp_runtime.geometry.volume import Origin, Volume
-from tlp_runtime.warnings import FORMS_DIFFER, TLPWarning
+from tlp_runtime.io.nifti_header import NiftiHeader, read_header
 
 SUFFIXES = (".nii.gz", ".nii")
-FORMS_TOLERANCE_MM = 0.5
+_PAIR = (".hdr", ".img")
+"""Header and voxels in two files, each of which may be compressed."""
+_OTHER_PACKING = (".nii.bz2", ".nii.zst")
 INT16_STEPS = 32767
 SCANNER = 1
 """NIfTI's code of scanner coordinates."""
@@ -44,18 +47,17 @@ def read_volume(path: Path | str) -> Volume:
     """Read a 3-D NIfTI-1 or NIfTI-2 image, voxels scaled as its header says.
 
     Trailing axes of length 1 are dropped; an output on this grid has them again. The sform places
-    the voxels, where there is none the qform; where both are given and disagree by more than
-    half a millimetre the volume has a warning.
+    the voxels, where there is none the qform. What is wrong in the header and can be made up for,
+    and forms that disagree by more than half a millimetre, are warnings of the volume.
 
     Raises
     ------
     InputMissing
         No such file.
     InputUnreadable
-        Not a NIfTI, or damaged.
+        Not a NIfTI, damaged, or with a header that leaves open what the voxels are.
     GeometryError
-        Not a 3-D image, an affine that places nothing, no affine at all, one in other units than
-        millimetres, or an sform and a qform that disagree on which way the axes run.
+        Not a 3-D image, or with a header that leaves open where the voxels lie.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,21 +65,31 @@ def read_volume(path: Path | str) -> Volume:
         raise InputMissing(f"{path}: {what}, expected a NIfTI file (.nii or .nii.gz).")
     with _told(str(path)):
         content = path.read_bytes()
-        if path.name.lower().endswith(SUFFIXES):
-            packed = path.name.lower().endswith(".gz")
-            if packed and not content.startswith(GZIP_MAGIC):
+        name = path.name.lower()
+        if name.endswith(".nii.gz") and not content.startswith(GZIP_MAGIC):
+            raise InputUnreadable(
+                f"{path}: is not a NIfTI image: it is not compressed, though its name says so. "
+                "Expected .nii or .nii.gz."
+            )
+        if name.endswith(SUFFIXES):
+            whole = inflate(content) if name.endswith(".gz") else content
+            return _volume(read_header(whole, str(path)), whole, content, str(path))
+        if name.removesuffix(".gz").endswith(_PAIR):
+            start, voxels = (_half(path, suffix) for suffix in _PAIR)
+            header = read_header(start, str(path), voxel_bytes=len(voxels))
+            return _volume(header, voxels, content, str(path))
+        if name.endswith(_OTHER_PACKING):
+            try:
+                with ImageOpener(path) as file:
+                    whole = file.read()
+            except TripWireError as error:
                 raise InputUnreadable(
-                    f"{path}: is not a NIfTI image: it is not compressed, though its name says so. "
-                    "Expected .nii or .nii.gz."
-                )
-            image = _parsed(inflate(content) if packed else content, str(path))
-        else:  # nibabel reads the files of other names itself
-            image = nib.load(path)
-            if not isinstance(image, nib.Nifti1Image | nib.Nifti1Pair):
-                raise InputUnreadable(
-                    f"{path}: is {type(image).__name__}, expected a NIfTI file (.nii or .nii.gz)."
-                )
-        return _volume(image, content, str(path))
+                    f"{path}: cannot be unpacked here ({first_line(error)}).",
+                    fix="Compress it as .nii.gz instead.",
+                ) from error
+            return _volume(read_header(whole, str(path)), whole, content, str(path))
+        found = type(nib.load(path)).__name__
+        raise InputUnreadable(f"{path}: is {found}, expected a NIfTI file (.nii or .nii.gz).")
 
 
 def parse_volume(content: bytes, name: str, *, limit: int) -> Volume:
@@ -104,14 +116,14 @@ def parse_volume(content: bytes, name: str, *, limit: int) -> Volume:
                 unpacked = inflate(content, limit)
             except InputTooLarge as error:
                 raise InputTooLarge(f"{name}: {error.problem}", fix=error.fixes) from None
-        image = _parsed(unpacked, name)
-        voxels = math.prod(int(n) for n in image.header.get_data_shape())
+        header = read_header(unpacked, name)
+        voxels = math.prod(header.shape)
         if voxels * 8 > limit:
             raise InputTooLarge(
                 f"{name}: has {voxels:.3g} voxels, {limit // 8:.3g} are allowed.",
                 fix="Cut or resample it.",
             )
-        return _volume(image, content, name)
+        return _volume(header, unpacked, content, name)
 
 
 @contextmanager
@@ -119,12 +131,7 @@ def _told(name: str) -> Iterator[None]:
     """nibabel's and the system's errors in our own words."""
     try:
         yield
-    except (HeaderDataError, ImageDataError) as error:
-        raise InputUnreadable(
-            f"{name}: its NIfTI header makes no sense ({first_line(error)}).",
-            fix="Convert it again.",
-        ) from error
-    except ImageFileError as error:
+    except (ImageFileError, HeaderDataError) as error:
         raise InputUnreadable(
             f"{name}: is not a NIfTI image ({error}). Expected .nii or .nii.gz."
         ) from error
@@ -135,73 +142,34 @@ def _told(name: str) -> Iterator[None]:
         ) from error
 
 
-def _volume(image: nib.Nifti1Image, content: bytes, name: str) -> Volume:
-    warnings = _require_place(image.header, name)
-    data = np.asanyarray(image.dataobj)
+def _half(path: Path, suffix: str) -> bytes:
+    """The header (.hdr) or the voxels (.img) of the pair that a file belongs to, unpacked."""
+    packing = path.suffix if path.suffix.lower() == ".gz" else ""
+    base = path.name.removesuffix(packing)[: -len(suffix)]
+    capitals = path.name[len(base) :].removesuffix(packing).isupper()
+    half = path.with_name(base + (suffix.upper() if capitals else suffix) + packing)
+    if not half.is_file():
+        raise InputMissing(f"{path}: is half of a pair, but {half.name} is not next to it.")
+    content = half.read_bytes()
+    return inflate(content) if content.startswith(GZIP_MAGIC) else content
+
+
+def _volume(header: NiftiHeader, voxels: bytes, content: bytes, name: str) -> Volume:
+    """The volume of a header and the bytes that hold its voxels; ``content`` is the file."""
+    spec = (header.shape, header.dtype, header.start, *header.scaling)
+    data = np.asanyarray(ArrayProxy(io.BytesIO(voxels), spec))
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if not data.dtype.isnative:
         data = data.astype(data.dtype.newbyteorder("="))
     return Volume(
         data=data,
-        affine=image.affine,
-        header=image.header,
+        affine=header.affine,
+        header=header.fields,
         name=name,
         origin=Origin(name, hashlib.sha256(content).hexdigest()),
-        warnings=warnings,
+        warnings=header.warnings,
     )
-
-
-def _parsed(content: bytes, name: str) -> nib.Nifti1Image:
-    """The image that a file's bytes hold."""
-    for kind, magic, place in ((nib.Nifti1Image, b"n+1\0", 344), (nib.Nifti2Image, b"n+2\0", 4)):
-        if content[place : place + len(magic)] == magic:
-            return kind.from_bytes(content)
-    raise InputUnreadable(
-        f"{name}: is not a NIfTI image (it does not begin as one). Expected .nii or .nii.gz."
-    )
-
-
-def _require_place(header: nib.Nifti1Header, name: str) -> tuple[TLPWarning, ...]:
-    """Refuse headers that leave open where the voxels lie; warn where they give two answers."""
-    sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    if not sform and not qform:
-        raise GeometryError(
-            f"{name}: neither sform nor qform is set (both codes are 0), so left and right are "
-            "unknown.",
-            fix=(
-                "Convert the scan again, or set the code once you have checked its orientation "
-                "(nifti_tool -mod_hdr -mod_field sform_code 1, or fslorient)."
-            ),
-        )
-    unit = header.get_xyzt_units()[0]
-    if unit not in ("mm", "unknown"):
-        raise GeometryError(
-            f"{name}: its header gives lengths in {unit}, expected mm.",
-            fix="Convert it first.",
-        )
-    if sform and qform:
-        shape = header.get_data_shape()[:3]
-        a, b = (Grid(shape, affine) for affine in (header.get_sform(), header.get_qform()))
-        if a.orientation != b.orientation:
-            raise GeometryError(
-                f"{name}: sform and qform disagree on which way the axes run ({a.orientation} "
-                f"against {b.orientation}): programs would show left and right, or more, "
-                "exchanged.",
-                fix="Remove the wrong one (fslorient -copysform2qform or -copyqform2sform).",
-            )
-        apart = float(np.abs(a.corners_ras - b.corners_ras).max())
-        if apart > FORMS_TOLERANCE_MM:
-            angle = a.angle_to(b)
-            return (
-                FORMS_DIFFER.warning(
-                    f"{name}: sform and qform place its corners up to {apart:.2f} mm apart (axes "
-                    f"turned by {angle:.2f} degrees); the sform is used.",
-                    distance_mm=round(apart, 3),
-                    angle_degrees=round(angle, 3),
-                ),
-            )
-    return ()
 
 
 def write_volume(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tlp_runtime.errors import InputUnreadable, UsageError
 from tlp_runtime.geometry.volume import Volume
+from tlp_runtime.io.contrast import contrast_doubts
 from tlp_runtime.io.dicom import is_dicom, require_dicom
 from tlp_runtime.io.dicom.files import list_images
 from tlp_runtime.io.dicom.seg import read_segmentation
@@ -32,6 +33,8 @@ class Scan:
 def read_scan(path: Path, series_uid: str | None = None, *, allow_incomplete: bool = False) -> Scan:
     """Read a NIfTI file, a DICOM folder or a multi-frame DICOM file.
 
+    The volume has a warning where its file, or a sidecar of it, names a contrast agent.
+
     Parameters
     ----------
     series_uid, allow_incomplete
@@ -50,7 +53,8 @@ def read_scan(path: Path, series_uid: str | None = None, *, allow_incomplete: bo
         return Scan(series.volume, series)
     if series_uid is not None:
         raise UsageError(f"series {series_uid} was named, but {path} is not DICOM.")
-    return Scan(read_volume(path))
+    volume = read_volume(path)
+    return Scan(replace(volume, warnings=(*volume.warnings, *contrast_doubts(path))))
 
 
 def read_labels(path: Path, scan: Scan, *, by_number: bool) -> Volume:
