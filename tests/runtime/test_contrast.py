@@ -13,6 +13,7 @@ from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL, scan
 from tlp_runtime import Synthesizer
 from tlp_runtime.errors import InputDoubtful
+from tlp_runtime.io.contrast import contrast_doubts
 from tlp_runtime.io.nifti import read_volume, write_volume
 from tlp_runtime.io.scan import Scan, read_labels, read_scan
 from tlp_runtime.synthesis.request import Request
