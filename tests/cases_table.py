@@ -15,6 +15,7 @@ MODULES = (
     "tests.runtime.test_geometry",
     "tests.runtime.test_any_grid",
     "tests.runtime.test_several_grids",
+    "tests.runtime.test_two_scans",
     "tests.runtime.test_large_brains",
     "tests.runtime.test_voxel_types",
     "tests.runtime.test_files",

@@ -146,6 +146,7 @@ def require_no_doubt(warnings: Iterable[TLPWarning]) -> None:
 
 
 BRAIN_TOO_LARGE = register("brain-too-large", "input", "More tissue than a bare brain has: skull?")
+SKULL = register("skull", "input", "A head with its skull.")
 BRAIN_TOO_SMALL = register("brain-too-small", "input", "Less tissue than a whole brain has.")
 OTHER_CONTRAST = register("other-contrast", "input", "Voxel values of another MR contrast.")
 UNLIKE_TRAINING = register("unlike-training", "input", "Brightness unlike the training volumes'.")
@@ -166,6 +167,7 @@ FAINT_SEGMENTATION = register(
     "faint-segmentation", "input", "A fractional segmentation that nowhere reaches a half."
 )
 SIDECAR_UNREADABLE = register("sidecar-unreadable", "input", "A JSON sidecar that is not JSON.")
+NOT_ALIGNED = register("not-aligned", "input", "T1 and T2 of two places, or of two heads.")
 PATIENTS_DIFFER = register("patients-differ", "input", "DICOM images of different patients.")
 STUDIES_DIFFER = register("studies-differ", "input", "DICOM images of different studies.")
 FORM_BROKEN = register("form-broken", "input", "A broken NIfTI sform or qform, left out.")

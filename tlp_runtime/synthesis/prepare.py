@@ -27,6 +27,7 @@ from tlp_runtime.synthesis.region import (
 )
 from tlp_runtime.synthesis.request import Request, read
 from tlp_runtime.values import checks
+from tlp_runtime.values.alignment import check_alignment
 from tlp_runtime.values.intensity import (
     background,
     background_within,
@@ -35,6 +36,7 @@ from tlp_runtime.values.intensity import (
     scale_between,
 )
 from tlp_runtime.values.prompt import rounded
+from tlp_runtime.values.skull import check_skull
 from tlp_runtime.warnings import (
     BACKGROUND_SHIFTED,
     FRAMES_DIFFER,
@@ -129,6 +131,10 @@ def prepare(request: Request, spec: ModelSpec, *, warn: Warn | None = None) -> P
         checks.check_extent(inside, volume.grid.spacing_mm, volume.name, heard.add)
         sparse = volume.data[::2, ::2, ::2][inside[::2, ::2, ::2]]
         checks.check_contrast(sparse, name, volume.name, heard.add)
+        if mask is None:
+            check_skull(volume, heard.add)
+    for name in spec.inputs[1:]:
+        check_alignment(oriented, cleaned[name], heard.add)
     # Of the reference alone: what another image shows beyond it has no place in the output.
     brain = Extent.of(oriented.data != 0, oriented.grid, spec.crop)
     placement = place(oriented.grid, brain, spec, first.name, heard.add)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import ContentError, SetOption
+from tlp_runtime.geometry.boxes import box_of, widened
 from tlp_runtime.geometry.grid import Grid, difference
 from tlp_runtime.geometry.resample import filled, resampled_labels
 from tlp_runtime.geometry.volume import Volume
@@ -117,11 +118,11 @@ def region_of(
         _check_change(labels, values, grid, warn)
     values = with_shapes(values, request, grid, grid, code)
     classes = {"tumour": code.tumour_value, "oedema": code.oedema_value}
-    box = _box(values != 0)
-    if box is None:
+    box = box_of(values != 0)
+    if box[0].start == box[0].stop:
         return Region(ml=dict.fromkeys(classes, 0.0), inside_brain=0.0, slices=None)
     voxel_ml = _voxel_ml(grid)
-    near = tuple(slice(max(0, s.start - _MARGIN), s.stop + _MARGIN) for s in box)
+    near = widened(box, _MARGIN)
     marked = values[near] != 0
     inside = np.count_nonzero(marked & filled(brain[near]))
     return Region(
@@ -197,14 +198,3 @@ def _check_change(labels: Volume, values: NDArray[np.float32], grid: Grid, warn:
 
 def _voxel_ml(grid: Grid) -> float:
     return float(abs(np.linalg.det(grid.affine[:3, :3]))) / 1000
-
-
-def _box(marked: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
-    """The smallest box that holds every marked voxel; None where there is none."""
-    if not marked.any():
-        return None
-    spans = []
-    for axis in range(3):
-        along = np.flatnonzero(marked.any(axis=tuple(a for a in range(3) if a != axis)))
-        spans.append(slice(int(along[0]), int(along[-1]) + 1))
-    return spans[0], spans[1], spans[2]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import SetOption, UnknownLabels, UsageError
+from tlp_runtime.geometry.boxes import box_of
 from tlp_runtime.spec.model import PromptSpec
 from tlp_runtime.values.intensity import require_numbers
 
@@ -42,7 +43,7 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
     """
     require_numbers(labels, name)
     labels = rounded(labels)
-    box = _box_of(labels != 0)
+    box = box_of(labels != 0)
     within = labels[box]  # all the rest is background, usually nearly everything
     known = {0, *spec.tumour_labels, *spec.oedema_labels}
     unknown = [value for value in np.unique(within).tolist() if value not in known]
@@ -123,18 +124,6 @@ def parse_labels(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
 def label_texts(labels: Labels) -> list[str]:
     """The assignments that :func:`parse_labels` reads as ``labels``."""
     return [f"{name}={_list(tuple(numbers))}" for name, numbers in labels.items()]
-
-
-def _box_of(marked: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box that holds every marked voxel; an empty one where none is."""
-    box = [slice(None)] * marked.ndim
-    for axis in reversed(range(marked.ndim)):
-        others = tuple(other for other in range(marked.ndim) if other != axis)
-        along = np.atleast_1d(marked.any(axis=others))
-        last = len(along) - int(along[::-1].argmax())
-        box[axis] = slice(int(along.argmax()), last) if along.any() else slice(0, 0)
-        marked = marked[tuple(box[axis] if a == axis else slice(None) for a in range(marked.ndim))]
-    return tuple(box)
 
 
 def _list(labels: tuple[int, ...]) -> str:
