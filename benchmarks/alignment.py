@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import scipy
 from scipy import ndimage
 
 from tlp_runtime import Volume
+from tlp_runtime.bench.machine import environment
 from tlp_runtime.geometry.grid import Grid
 from tlp_runtime.geometry.resample import resampled
 from tlp_runtime.io.brats import find_cases
@@ -165,10 +166,9 @@ def main() -> None:
     print(f"median {median:.2f} s, longest {max(seconds):.2f} s, {len(seconds)} pairs")
     if options.json:
         about: dict[str, Any] = {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
+            "date": date.today().isoformat(),
+            "machine": environment(f"scipy {scipy.__version__}"),
             "threads": os.environ.get("OMP_NUM_THREADS"),
-            "versions": {"numpy": np.__version__, "scipy": scipy.__version__},
             "median_s": median,
             "longest_s": max(seconds),
             "pairs": records,
