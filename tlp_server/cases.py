@@ -8,14 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tlp_runtime.geometry.volume import require_one_space
 from tlp_runtime.interactive.case import mask_of
 from tlp_runtime.spec.model import ModelSpec
-from tlp_runtime.synthesis.prepare import (
-    PreparedCase,
-    prepare,
-    require_modalities,
-    require_one_space,
-)
+from tlp_runtime.synthesis.prepare import PreparedCase, prepare, require_modalities
 from tlp_runtime.synthesis.request import Request, read
 
 Read = Callable[[], Request]
@@ -59,6 +55,6 @@ def read_case(name: str, make: Read, spec: ModelSpec) -> ViewerCase:
     prepared = prepare(scans, spec)
     labels, mask = request.volumes.get("prompt"), None
     if labels is not None:
-        require_one_space(prepared.reference, labels, request)
+        require_one_space(prepared.reference, labels, accepted=accepted)
         mask = mask_of(labels, prepared.reference, spec, request.prompt.labels)
     return ViewerCase(name, prepared, mask)

@@ -10,9 +10,9 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import GeometryError, GivenFixes
+from tlp_runtime.errors import GeometryError, GivenFixes, SetOption
 from tlp_runtime.geometry.grid import Grid, difference, shape_text
-from tlp_runtime.warnings import TLPWarning
+from tlp_runtime.warnings import FRAMES_DIFFER, TLPWarning, Warn
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,42 @@ class Volume:
         )
 
 
-def frames_differ(reference: Volume, other: Volume) -> bool:
-    """Whether the two name different frames of reference, so that their places do not compare."""
+def require_one_space(
+    reference: Volume, other: Volume, *, accepted: bool, warn: Warn | None = None
+) -> None:
+    """Refuse a volume of another frame of reference, whose place does not compare.
+
+    Parameters
+    ----------
+    accepted
+        Take both for one space all the same.
+    warn
+        Called then.
+
+    Raises
+    ------
+    GeometryError
+        It is not accepted.
+    """
     frames = {reference.frame_of_reference, other.frame_of_reference} - {None}
-    return len(frames) > 1
+    if len(frames) < 2:
+        return
+    problem = (
+        f"{other.name}: lies in another frame of reference than {reference.name} "
+        f"({other.frame_of_reference} against {reference.frame_of_reference}), so that their "
+        "positions do not compare"
+    )
+    if not accepted:
+        share = "if they share one space all the same"
+        raise GeometryError(
+            problem,
+            fix=(
+                "Register one to the other first.",
+                SetOption("ignore_frame_of_reference", purpose=share),
+            ),
+        )
+    if warn is not None:
+        warn(FRAMES_DIFFER.warning(f"{problem}; taken as one space."))
 
 
 def require_same_grid(

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import ContentError, GeometryError, ModelMismatch, SetOption
+from tlp_runtime.errors import GeometryError, ModelMismatch, SetOption
 from tlp_runtime.geometry.crop import require_model_grid
 from tlp_runtime.geometry.grid import Grid, difference
 from tlp_runtime.geometry.placement import Extent, Placement, place, published, shared_part
 from tlp_runtime.geometry.resample import InsideSplines, filled, resampled, resampled_labels
-from tlp_runtime.geometry.volume import Volume, frames_differ, require_same_grid
+from tlp_runtime.geometry.volume import Volume, require_one_space, require_same_grid
 from tlp_runtime.io.dicom.patient import patient_doubts
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
+from tlp_runtime.synthesis.clean import cleaned, in_model_axes
 from tlp_runtime.synthesis.region import (
     Region,
     encoded,
@@ -29,17 +30,12 @@ from tlp_runtime.synthesis.request import Request, read
 from tlp_runtime.values import checks
 from tlp_runtime.values.alignment import check_alignment
 from tlp_runtime.values.intensity import (
-    background,
-    background_within,
     limits,
     require_numbers,
     scale_between,
 )
-from tlp_runtime.values.prompt import rounded
 from tlp_runtime.values.skull import check_skull
 from tlp_runtime.warnings import (
-    BACKGROUND_SHIFTED,
-    FRAMES_DIFFER,
     TLPWarning,
     Warn,
     WarningLog,
@@ -120,37 +116,30 @@ def prepare(request: Request, spec: ModelSpec, *, warn: Warn | None = None) -> P
     for warning in patient_doubts(series):
         heard.add(warning)
     for other in volumes.values():
-        require_one_space(first, other, request, heard.add)
+        accepted = request.ignore_frame_of_reference
+        require_one_space(first, other, accepted=accepted, warn=heard.add)
         if not request.resample:
             require_same_grid(first, other, _ONE_GRID)
     mask = volumes.get("brain_mask")
-    cleaned = {name: _cleaned(volumes[name], mask, spec, heard.add) for name in spec.inputs}
-    oriented = cleaned[spec.inputs[0]]
-    for name, volume in cleaned.items():
-        inside = volume.data != 0
-        checks.check_extent(inside, volume.grid.spacing_mm, volume.name, heard.add)
-        sparse = volume.data[::2, ::2, ::2][inside[::2, ::2, ::2]]
-        checks.check_contrast(sparse, name, volume.name, heard.add)
-        if mask is None:
-            check_skull(volume, heard.add)
-    for name in spec.inputs[1:]:
-        check_alignment(oriented, cleaned[name], heard.add)
+    images = {name: cleaned(volumes[name], mask, spec, heard.add) for name in spec.inputs}
+    _check(images, with_skull=mask is None, warn=heard.add)
     # Of the reference alone: what another image shows beyond it has no place in the output.
-    brain = Extent.of(oriented.data != 0, oriented.grid, spec.crop)
-    placement = place(oriented.grid, brain, spec, first.name, heard.add)
+    reference = images[spec.inputs[0]]
+    brain = Extent.of(reference.data != 0, reference.grid, spec.crop)
+    placement = place(reference.grid, brain, spec, first.name, heard.add)
     labels, region = encoded(request, spec.prompt), None
     if request.prompt:
-        inside = replace(oriented, data=oriented.data != 0).restored_to(first).data
+        inside = replace(reference, data=reference.data != 0).restored_to(first).data
         region = region_of(labels, request, first, inside, spec.prompt, heard.add)
         require_marked(region, labels, request, first.name, heard.add)
-    tensors, held, within = _on(placement, cleaned, spec, warn=heard.add)
+    tensors, held, within = _on(placement, images, spec, warn=heard.add)
     tensors[PROMPT_NAME] = _prompted(labels, request, first, placement, spec)
     if request.strict:
         require_no_doubt(heard)
     return PreparedCase(
         request=request,
         reference=first,
-        oriented=oriented,
+        oriented=reference,
         placement=placement,
         tensors=tensors,
         brain=held | request.all_slices,
@@ -159,6 +148,26 @@ def prepare(request: Request, spec: ModelSpec, *, warn: Warn | None = None) -> P
         warnings=tuple(heard),
         seconds={"read": request.read_s, "prepare": time.perf_counter() - began},
     )
+
+
+def _check(images: Mapping[str, Volume], *, with_skull: bool, warn: Warn) -> None:
+    """Warn of what is doubtful about images, by modality, the reference first.
+
+    Parameters
+    ----------
+    with_skull
+        Whether they may show the skull: no brain mask was given.
+    """
+    reference = next(iter(images.values()))
+    for name, volume in images.items():
+        inside = volume.data != 0
+        checks.check_extent(inside, volume.grid.spacing_mm, volume.name, warn)
+        sparse = volume.data[::2, ::2, ::2][inside[::2, ::2, ::2]]
+        checks.check_contrast(sparse, name, volume.name, warn)
+        if with_skull:
+            check_skull(volume, warn)
+        if volume is not reference:
+            check_alignment(reference, volume, warn)
 
 
 def prepare_published(request: Request, spec: ModelSpec) -> PreparedCase:
@@ -180,15 +189,15 @@ def prepare_published(request: Request, spec: ModelSpec) -> PreparedCase:
     for name in spec.inputs:
         require_numbers(volumes[name].data, volumes[name].name)
     require_model_grid(reference, spec.crop)
-    oriented = {name: _oriented(volumes[name], spec) for name in spec.inputs}
-    placement = published(oriented[spec.inputs[0]].grid, spec.crop)
-    tensors, held, within = _on(placement, oriented, spec, warn=None)
+    images = {name: in_model_axes(volumes[name], spec) for name in spec.inputs}
+    placement = published(images[spec.inputs[0]].grid, spec.crop)
+    tensors, held, within = _on(placement, images, spec, warn=None)
     labels = encoded(request, spec.prompt)
     tensors[PROMPT_NAME] = _prompted(labels, request, reference, placement, spec)
     return PreparedCase(
         request=request,
         reference=reference,
-        oriented=oriented[spec.inputs[0]],
+        oriented=images[spec.inputs[0]],
         placement=placement,
         tensors=tensors,
         brain=held,
@@ -223,83 +232,6 @@ def splines_back(prepared: PreparedCase) -> InsideSplines:
     assert prepared.inside is not None
     inside = np.ascontiguousarray(prepared.inside.transpose(2, 1, 0))
     return InsideSplines(inside, placement.grid, oriented.grid, filled(oriented.data != 0))
-
-
-def _oriented(volume: Volume, spec: ModelSpec) -> Volume:
-    """The volume in the model's axis order.
-
-    Its affine is rounded to a millionth of a millimetre, so that interpolation gives the same to
-    the bit whatever the order the axes had.
-    """
-    turned = volume.reoriented(spec.crop.orientation)
-    return replace(turned, affine=np.round(turned.affine, 6))
-
-
-def _cleaned(volume: Volume, brain_mask: Volume | None, spec: ModelSpec, warn: Warn) -> Volume:
-    """In the model's axis order, voxels finite, background 0, and nothing outside the mask."""
-    require_numbers(volume.data, volume.name)
-    data = volume.data
-    mask = None
-    if brain_mask is not None:
-        require_numbers(brain_mask.data, brain_mask.name)
-        mask = _mask_on(brain_mask, volume)
-        if not mask.any():
-            raise ContentError(
-                f"{brain_mask.name}: marks nothing of {volume.name} as brain. Expected a mask that "
-                "is not 0 in the brain."
-            )
-    around = background(data) if mask is None else background_within(data, mask)
-    if around != 0:
-        warn(
-            BACKGROUND_SHIFTED.warning(
-                f"{volume.name}: its background is {around:g}; taken as 0.", background=around
-            )
-        )
-        data = data.astype(np.float64) - around
-    if mask is not None:
-        data = np.where(mask, data, 0)
-    if not data.any():
-        raise ContentError(f"{volume.name}: is zero everywhere, expected an image of a brain.")
-    return _oriented(replace(volume, data=data), spec)
-
-
-def _mask_on(mask: Volume, volume: Volume) -> NDArray[np.bool_]:
-    inside = replace(mask, data=rounded(mask.data) != 0)
-    if difference(volume.grid, mask.grid) is None:
-        where: NDArray[np.bool_] = inside.reoriented(volume.grid.orientation).data
-        return where
-    return resampled_labels(replace(inside, data=inside.data.astype(np.uint8)), volume.grid) > 0
-
-
-def require_one_space(
-    first: Volume, other: Volume, request: Request, warn: Warn | None = None
-) -> None:
-    """Refuse images whose headers say that their places do not compare, unless that is accepted.
-
-    Raises
-    ------
-    GeometryError
-        It is not.
-    """
-    if not frames_differ(first, other):
-        return
-    problem = (
-        f"{other.name}: lies in another frame of reference than {first.name} "
-        f"({other.frame_of_reference} against {first.frame_of_reference}), so that their positions "
-        "do not compare"
-    )
-    if not request.ignore_frame_of_reference:
-        raise GeometryError(
-            problem,
-            fix=(
-                "Register one to the other first.",
-                SetOption(
-                    "ignore_frame_of_reference", purpose="if they share one space all the same"
-                ),
-            ),
-        )
-    if warn is not None:
-        warn(FRAMES_DIFFER.warning(f"{problem}; taken as one space."))
 
 
 def _on(
@@ -369,9 +301,11 @@ def _prompted(
     values = np.zeros((slices, rows, columns), np.float32)
     if labels is not None:
         if _as_it_is(labels, reference, placement):
-            values = _brought(_oriented(labels, spec), reference, placement)
+            values = _brought(in_model_axes(labels, spec), reference, placement)
         else:
-            values = resampled_labels(_oriented(labels, spec), placement.grid).transpose(2, 1, 0)
+            values = resampled_labels(in_model_axes(labels, spec), placement.grid).transpose(
+                2, 1, 0
+            )
     drawn = with_shapes(
         values.transpose(2, 1, 0), request, placement.grid, reference.grid, spec.prompt
     )
@@ -395,7 +329,7 @@ def label_sources(grid: Grid, prepared: PreparedCase, spec: ModelSpec) -> NDArra
     """
     count = int(np.prod(grid.shape))
     numbers = np.arange(1, count + 1, dtype=np.int32).reshape(grid.shape, order="F")
-    oriented = _oriented(Volume(numbers, grid.affine, name="labels"), spec)
+    oriented = in_model_axes(Volume(numbers, grid.affine, name="labels"), spec)
     placement = prepared.placement
     if placement.offset is None:
         taken = resampled_labels(oriented, placement.grid).transpose(2, 1, 0)
