@@ -86,7 +86,7 @@ LOST = [
     (_cut_uid, "is cut short"),
     (_cut_pixels, "cannot be decoded"),
     (_broken_link, "is a broken link"),
-    (_annex, "is not fetched by git-annex"),
+    (_annex, "was not fetched by git-annex"),
     (_annex_unlocked, "is a pointer to a file that was not fetched"),
     (_lfs, "is a pointer to a file that was not fetched"),
     (_zeros, "is not DICOM"),
@@ -206,7 +206,7 @@ def test_damaged_files_of_another_series_do_not_matter(tmp_path: Path) -> None:
 def test_a_folder_of_files_that_were_not_fetched_says_so(tmp_path: Path) -> None:
     for number in range(3):
         _annex(_made(tmp_path / f"{number}.dcm"))
-    with pytest.raises(InputUnreadable, match=r"no DICOM image can be read: 0.dcm \(is not fetch"):
+    with pytest.raises(InputUnreadable, match=r"no DICOM image can be read: 0.dcm \(was not fetch"):
         read_series(tmp_path)
 
 

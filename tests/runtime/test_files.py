@@ -380,3 +380,18 @@ def test_a_folder_that_could_not_be_deleted_is_refused_before_anything_happens()
             replace_folder(folder / "other")
         assert os.listdir(target) == ["new.ours"]
         assert os.listdir(folder) == ["bundle"]
+
+
+@pytest.mark.documents(
+    "File", "a link or pointer whose content was not fetched (git-annex, git-lfs)", "exit 3"
+)
+def test_a_file_that_was_not_fetched_says_so(tmp_path: Path) -> None:
+    link = tmp_path / "a.nii.gz"
+    link.symlink_to("../.git/annex/objects/aa/bb/SHA256E-s9--12.nii.gz")
+    with pytest.raises(InputMissing, match="a.nii.gz: was not fetched.*git annex get"):
+        read_volume(link)
+    pointer = tmp_path / "b.nii.gz"
+    for text in ("version https://git-lfs.github.com/spec/v1\n", "/annex/objects/SHA256E-s9--12\n"):
+        pointer.write_text(text)
+        with pytest.raises(InputUnreadable, match="is a pointer to a file that was not fetched"):
+            read_volume(pointer)

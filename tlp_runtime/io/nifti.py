@@ -30,6 +30,7 @@ from tlp_runtime.errors import (
 )
 from tlp_runtime.files.atomic import atomic_file
 from tlp_runtime.files.gzip import GZIP_MAGIC, deflate, inflate
+from tlp_runtime.files.pointers import FETCH, not_fetched
 from tlp_runtime.geometry.volume import Origin, Volume
 from tlp_runtime.io.nifti_header import NiftiHeader, read_header
 
@@ -61,10 +62,16 @@ def read_volume(path: Path | str) -> Volume:
     """
     path = Path(path)
     if not path.is_file():
+        reason = not_fetched(path)
+        if reason is not None:
+            raise InputMissing(f"{path}: {reason}.", fix=FETCH)
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputMissing(f"{path}: {what}, expected a NIfTI file (.nii or .nii.gz).")
     with _told(str(path)):
         content = path.read_bytes()
+        reason = not_fetched(path, content)
+        if reason is not None:
+            raise InputUnreadable(f"{path}: {reason}.", fix=FETCH)
         name = path.name.lower()
         if name.endswith(".nii.gz") and not content.startswith(GZIP_MAGIC):
             raise InputUnreadable(

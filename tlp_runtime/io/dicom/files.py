@@ -11,13 +11,12 @@ from typing import Any
 
 from tlp_runtime.errors import InputMissing, InputUnreadable, first_line
 from tlp_runtime.files.litter import is_litter
+from tlp_runtime.files.pointers import not_fetched
 from tlp_runtime.io.dicom.start import START, begins_as_dicom
 
 logger = logging.getLogger(__name__)
 
 _HEAD = 512
-_POINTERS = (b"version https://git-lfs", b"/annex/objects/")
-"""What git-lfs and git-annex leave in the place of a file that was not fetched."""
 
 
 @dataclass(frozen=True)
@@ -133,15 +132,16 @@ def _read(file: Path) -> Any | Unreadable | None:
 
     try:
         if not file.is_file():
-            return _link(file) if file.is_symlink() else None
+            reason = not_fetched(file)
+            return None if reason is None else Unreadable(file, reason)
         with file.open("rb") as handle:
             start = handle.read(_HEAD)
     except OSError as error:
         return Unreadable(file, f"cannot be opened: {error.strerror}")
     if not start:
         return Unreadable(file, "is empty")
-    if any(mark in start for mark in _POINTERS):
-        return Unreadable(file, "is a pointer to a file that was not fetched")
+    if (reason := not_fetched(file, start)) is not None:
+        return Unreadable(file, reason)
     if not begins_as_dicom(start[:START]):
         return Unreadable(file, "is not DICOM", certain=False)
     try:
@@ -159,12 +159,6 @@ def _read(file: Path) -> Any | Unreadable | None:
     if kind is None or kind.name == kind or "Image Storage" in kind.name:
         return Unreadable(file, "is cut short", series)
     return None  # a report, a presentation state, a directory
-
-
-def _link(file: Path) -> Unreadable:
-    target = str(file.readlink())
-    what = "is not fetched by git-annex" if ".git/annex/" in target else "is a broken link"
-    return Unreadable(file, what)
 
 
 def _pattern(file: Path) -> str:
