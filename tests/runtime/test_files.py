@@ -388,7 +388,7 @@ def test_a_folder_that_could_not_be_deleted_is_refused_before_anything_happens()
 def test_a_file_that_was_not_fetched_says_so(tmp_path: Path) -> None:
     link = tmp_path / "a.nii.gz"
     link.symlink_to("../.git/annex/objects/aa/bb/SHA256E-s9--12.nii.gz")
-    with pytest.raises(InputMissing, match="a.nii.gz: was not fetched.*git annex get"):
+    with pytest.raises(InputMissing, match=r"a\.nii\.gz: was not fetched.*git annex get"):
         read_volume(link)
     pointer = tmp_path / "b.nii.gz"
     for text in ("version https://git-lfs.github.com/spec/v1\n", "/annex/objects/SHA256E-s9--12\n"):
