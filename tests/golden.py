@@ -173,9 +173,16 @@ def _nifti(path: Path) -> dict[str, Any]:
         "shape": list(data.shape),
         "affine": image.affine.tolist(),
         "codes": [int(header["sform_code"]), int(header["qform_code"])],
-        "qform": header.get_qform().tolist(),
+        "qform": _qform(header),
         "description": header["descrip"].item().decode(),
     }
+
+
+def _qform(header: nib.Nifti1Header) -> Any:
+    try:
+        return header.get_qform().tolist()
+    except ValueError as error:  # the source's quaternion is rounded, and repeated as it is
+        return str(error)
 
 
 def _dicom(path: Path) -> dict[str, Any]:
