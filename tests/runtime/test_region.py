@@ -94,6 +94,21 @@ def test_a_prompt_that_marks_nothing_is_refused_unless_it_is_accepted(
     assert not case.tensors["prompt"].any()
 
 
+def test_a_prompt_that_the_model_s_spacing_loses_is_refused() -> None:
+    t1 = scan(spacing=(0.4, 0.4, 0.4))
+    i, j, k = (n // 2 for n in t1.shape)
+    dots = [
+        Prompt(marked((slice(n, n + 1), slice(j, j + 1), slice(k, k + 1)), 1, t1), allow_empty=True)
+        for n in range(i, i + 3)
+    ]
+    # Of three neighbours along an axis one at least is nearest to no voxel of 1 mm.
+    lost = [dot for dot in dots if not prepared(dot, t1).tensors["prompt"].any()]
+    assert lost
+    with pytest.raises(ContentError, match=r"is too small: nothing of its 6\.4e-05 ml is left"):
+        prepared(replace(lost[0], allow_empty=False), t1)
+    assert "empty-prompt" in [warning.code.name for warning in prepared(lost[0], t1).warnings]
+
+
 def test_a_map_beside_the_scan_is_refused_though_it_is_resampled() -> None:
     affine = scan().affine.copy()
     affine[0, 3] += 500

@@ -128,12 +128,13 @@ def prepare(request: Request, spec: ModelSpec, *, warn: Warn | None = None) -> P
     brain = Extent.of(reference.data != 0, reference.grid, spec.crop)
     placement = place(reference.grid, brain, spec, first.name, heard.add)
     labels, region = encoded(request, spec.prompt), None
+    tensors, held, within = _on(placement, images, spec, warn=heard.add)
+    tensors[PROMPT_NAME] = _prompted(labels, request, first, placement, spec)
     if request.prompt:
         inside = replace(reference, data=reference.data != 0).restored_to(first).data
         region = region_of(labels, request, first, inside, spec.prompt, heard.add)
-        require_marked(region, labels, request, first.name, heard.add)
-    tensors, held, within = _on(placement, images, spec, warn=heard.add)
-    tensors[PROMPT_NAME] = _prompted(labels, request, first, placement, spec)
+        seen = bool(tensors[PROMPT_NAME].any())
+        require_marked(region, labels, request, first.name, heard.add, seen=seen)
     if request.strict:
         require_no_doubt(heard)
     return PreparedCase(

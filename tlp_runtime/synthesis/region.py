@@ -124,24 +124,26 @@ def region_of(
     voxel_ml = _voxel_ml(grid)
     near = widened(box, _MARGIN)
     marked = values[near] != 0
-    inside = np.count_nonzero(marked & filled(brain[near]))
+    inside = int(np.count_nonzero(marked & filled(brain[near])))
     return Region(
         ml={
             name: round(np.count_nonzero(values[box] == value) * voxel_ml, 4)
             for name, value in classes.items()
         },
-        inside_brain=round(inside / np.count_nonzero(marked), 4),
+        inside_brain=inside / int(np.count_nonzero(marked)),
         slices=(box[2].start, box[2].stop - 1),
     )
 
 
 def require_marked(
-    region: Region, labels: Volume | None, request: Request, name: str, warn: Warn
+    region: Region, labels: Volume | None, request: Request, name: str, warn: Warn, *, seen: bool
 ) -> None:
     """Refuse a prompt that marks nothing, or nothing in the brain, unless that is accepted.
 
     Parameters
     ----------
+    seen
+        Whether any of it is left on the network's grid.
     labels
         As of :func:`encoded`.
     name
@@ -154,10 +156,14 @@ def require_marked(
     ContentError
         It is not.
     """
-    if region.inside_brain > 0:
+    if region.inside_brain > 0 and seen:
         return
     prompt = "the prompt's shapes" if labels is None else labels.name
-    if region.slices is not None:
+    if region.inside_brain > 0:
+        what = (
+            f"is too small: nothing of its {region.total_ml:.3g} ml is left at the model's spacing"
+        )
+    elif region.slices is not None:
         what = f"marks nothing in the brain: its {region.total_ml:.3g} ml lie wholly outside it"
     elif request.prompt.shapes or (labels is not None and labels.data.any()):
         what = f"lies wholly outside {name}"

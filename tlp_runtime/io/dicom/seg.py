@@ -25,7 +25,7 @@ from tlp_runtime.io.dicom import require_dicom
 from tlp_runtime.io.dicom.pixels import decoded
 from tlp_runtime.io.dicom.series import LPS_TO_RAS, DicomSeries
 from tlp_runtime.io.dicom.stack import PLANE_TOLERANCE_MM, FrameGroups, Plane, planes_of
-from tlp_runtime.io.dicom.values import text
+from tlp_runtime.io.dicom.values import number_or_none, text
 from tlp_runtime.spec.model import PromptSpec
 from tlp_runtime.warnings import FAINT_SEGMENTATION, NO_FRAME_OF_REFERENCE, TLPWarning
 
@@ -117,10 +117,11 @@ class Segmentation:
     def _spacing(self, distances: NDArray[np.float64]) -> float:
         """Distance of its slices in mm, by what the file says and never by its gaps."""
         measures = self.planes[0].group.item("PixelMeasuresSequence")
+        keywords = ("SpacingBetweenSlices", "SliceThickness")
         said = {
-            keyword: abs(float(value))
-            for keyword in ("SpacingBetweenSlices", "SliceThickness")
-            if measures is not None and (value := text(measures, keyword)) and _above_0(value)
+            keyword: abs(value)
+            for keyword in keywords
+            if measures is not None and (value := number_or_none(measures, keyword))
         }
         for spacing in said.values():
             steps = distances / spacing
@@ -351,10 +352,3 @@ def _label(path: Path, segments: Mapping[int, Any], number: int, code: PromptSpe
         f"{meaning}, neither tumour nor oedema. Segments: {every}",
         fix=SetOption("prompt_labels", "tumour=… oedema=…", "to say by number what they are"),
     )
-
-
-def _above_0(value: str) -> bool:
-    try:
-        return abs(float(value)) > 0
-    except ValueError:
-        return False

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import GeometryError, InputUnreadable, SetOption
-from tlp_runtime.io.dicom.values import integer, named, numbers, positive, raw, text
+from tlp_runtime.io.dicom.values import integer, named, number_or_none, numbers, positive, raw
 
 PLANE_TOLERANCE_MM = 0.1
 """Orientations and pixel spacings are the same where no pixel of a slice is moved by more."""
@@ -309,26 +309,16 @@ def _stride(planes: Sequence[Plane], distance: float) -> int:
     steps = set(np.abs(np.diff(found)).tolist()) if found else set()
     if len(steps) != 1 or (stride := int(steps.pop())) < 2:
         return 1
-    own = [
-        float(value)
-        for keyword in ("SpacingBetweenSlices", "SliceThickness")
-        if (value := text(planes[0].header, keyword)) and _is_number(value)
-    ]
-    return stride if any(abs(v * stride - distance) <= 0.05 * distance for v in own[:1]) else 1
+    own = number_or_none(planes[0].header, "SpacingBetweenSlices")
+    own = own or number_or_none(planes[0].header, "SliceThickness")
+    return stride if own and abs(own * stride - distance) <= 0.05 * distance else 1
 
 
 def instance_numbers(planes: Sequence[Plane]) -> list[int]:
     """The instance number of each single-frame image; empty where one has none."""
-    numbers = [text(plane.header, "InstanceNumber") for plane in planes if plane.frame is None]
-    whole = len(numbers) == len(planes) and all(_is_number(number) for number in numbers)
-    return [int(float(number)) for number in numbers] if whole else []
-
-
-def _is_number(value: str) -> bool:
-    try:
-        return bool(np.isfinite(float(value)))
-    except ValueError:
-        return False
+    found = [number_or_none(plane.header, "InstanceNumber") for plane in planes if not plane.frame]
+    whole = [int(number) for number in found if number is not None]
+    return whole if len(whole) == len(planes) else []
 
 
 def _name(plane: Plane) -> str:

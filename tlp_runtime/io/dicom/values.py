@@ -79,6 +79,15 @@ def text(header: Any, keyword: str) -> str:
     return "" if value is None else str(value).strip()
 
 
+def number_or_none(header: Any, keyword: str) -> float | None:
+    """A number that the file may do without; None where it is absent or makes no sense."""
+    try:
+        value = float(text(header, keyword))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
 def named(keyword: str) -> str:
     """An attribute's keyword with its tag: ``PixelSpacing (0028,0030)``."""
     from pydicom.datadict import tag_for_keyword
