@@ -104,7 +104,7 @@ def test_a_prompt_that_the_model_s_spacing_loses_is_refused() -> None:
     # Of three neighbours along an axis one at least is nearest to no voxel of 1 mm.
     lost = [dot for dot in dots if not prepared(dot, t1).tensors["prompt"].any()]
     assert lost
-    with pytest.raises(ContentError, match=r"is too small: nothing of its 6\.4e-05 ml is left"):
+    with pytest.raises(ContentError, match=r"is too small: nothing of its .* is left at"):
         prepared(replace(lost[0], allow_empty=False), t1)
     assert "empty-prompt" in [warning.code.name for warning in prepared(lost[0], t1).warnings]
 
