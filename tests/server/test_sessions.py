@@ -345,7 +345,7 @@ class Console(logging.Handler):
 
 
 def test_warnings_about_a_scan_go_to_its_reader_and_not_to_the_log(
-    http: httpx.Client, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     console = Console()
     logging.getLogger().addHandler(console)
@@ -353,6 +353,8 @@ def test_warnings_about_a_scan_go_to_its_reader_and_not_to_the_log(
         with (
             caplog.at_level(logging.DEBUG, "tlp_server"),
             caplog.at_level(logging.DEBUG, "tlp_runtime"),
+            running(FakeEngine(SMALL)) as address,
+            httpx.Client(base_url=address, timeout=30) as http,
         ):
             content = io.BytesIO(nifti_bytes(scan(), description="test"))
             answer = http.post("/api/sessions/upload", files={"t1": ("Doe^John.nii", content)})
@@ -364,6 +366,7 @@ def test_warnings_about_a_scan_go_to_its_reader_and_not_to_the_log(
     assert "ml are not background" in warning["text"]
     assert "Doe" in warning["text"]
     assert warning["numbers"]["volume_ml"] < 700
+    # A request's line is written after its answer: only the server's end is after all of them.
     assert "POST /api/sessions/upload 201" in console.text
     assert "Doe" not in console.text
     assert "ml are" not in console.text
