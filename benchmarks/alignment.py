@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import scipy
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from tlp_runtime import Volume
 from tlp_runtime.bench.machine import environment
@@ -37,11 +38,9 @@ Pair = tuple[Volume, Volume]
 
 def turned(volume: Volume, degrees: float, axis: tuple[int, int, int]) -> Volume:
     """Turned about the middle of its brain."""
-    x, y, z = np.array(axis) / np.linalg.norm(axis)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    angle = np.radians(degrees)
+    vector = np.radians(degrees) * np.array(axis) / np.linalg.norm(axis)
     move = np.eye(4)
-    move[:3, :3] += np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    move[:3, :3] = Rotation.from_rotvec(vector).as_matrix()
     centre = volume.grid.world(np.argwhere(volume.data[::4, ::4, ::4]) * 4.0).mean(axis=0)
     move[:3, 3] = centre - move[:3, :3] @ centre
     return Volume(volume.data, move @ volume.affine, name=volume.name)

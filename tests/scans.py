@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from tests.fakes.engine import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer, Volume
@@ -26,11 +27,9 @@ SEMIAXES_MM = np.array([26.0, 34.0, 30.0])
 
 
 def rotation(axis: np.ndarray, degrees: float) -> np.ndarray:
-    """Rodrigues' formula."""
-    x, y, z = axis / np.linalg.norm(axis)
-    k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    angle = np.deg2rad(degrees)
-    matrix: np.ndarray = np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * k @ k
+    """(3, 3) rotation about an axis."""
+    vector = np.deg2rad(degrees) * axis / np.linalg.norm(axis)
+    matrix: np.ndarray = Rotation.from_rotvec(vector).as_matrix()
     return matrix
 
 

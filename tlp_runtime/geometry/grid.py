@@ -67,6 +67,11 @@ class Grid:
         return x, y, z
 
     @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    @property
     def orientation(self) -> str:
         """Axis codes such as ``LPS``: the direction each axis increases towards."""
         return "".join(nib.aff2axcodes(self.affine))

@@ -121,13 +121,12 @@ def region_of(
     box = box_of(values != 0)
     if box[0].start == box[0].stop:
         return Region(ml=dict.fromkeys(classes, 0.0), inside_brain=0.0, slices=None)
-    voxel_ml = _voxel_ml(grid)
     near = widened(box, _MARGIN)
     marked = values[near] != 0
     inside = int(np.count_nonzero(marked & filled(brain[near])))
     return Region(
         ml={
-            name: round(np.count_nonzero(values[box] == value) * voxel_ml, 4)
+            name: round(np.count_nonzero(values[box] == value) * grid.voxel_ml, 4)
             for name, value in classes.items()
         },
         inside_brain=inside / int(np.count_nonzero(marked)),
@@ -189,8 +188,8 @@ def _on(labels: Volume, grid: Grid) -> NDArray[np.float32]:
 
 
 def _check_change(labels: Volume, values: NDArray[np.float32], grid: Grid, warn: Warn) -> None:
-    own = float(np.count_nonzero(labels.data) * _voxel_ml(labels.grid))
-    here = float(np.count_nonzero(values) * _voxel_ml(grid))
+    own = float(np.count_nonzero(labels.data) * labels.grid.voxel_ml)
+    here = float(np.count_nonzero(values) * grid.voxel_ml)
     if abs(here - own) > max(CHANGED_SHARE * own, CHANGED_ML):
         warn(
             PROMPT_CHANGED.warning(
@@ -200,7 +199,3 @@ def _check_change(labels: Volume, values: NDArray[np.float32], grid: Grid, warn:
                 scan_ml=round(here, 3),
             )
         )
-
-
-def _voxel_ml(grid: Grid) -> float:
-    return float(abs(np.linalg.det(grid.affine[:3, :3]))) / 1000

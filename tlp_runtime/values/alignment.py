@@ -28,6 +28,7 @@ AGREEMENT = 0.5
 """Least agreement of edges of images of one head. Right pairs have 0.59 to 0.85, those of two
 patients at most 0.57, and directions at random 0.33."""
 _ONE_HEAD = 0.58
+"""Agreement from which a warning says how to move the image; below it may be of another head."""
 
 _STEP_MM = 2.5
 _REACH = 8
@@ -144,8 +145,7 @@ def _cut(volume: Volume) -> Volume:
 
 
 def _brain_ml(volume: Volume) -> float:
-    voxel_mm3 = abs(np.linalg.det(volume.affine[:3, :3]))
-    return float(np.count_nonzero(volume.data) * voxel_mm3 / 1000)
+    return np.count_nonzero(volume.data) * volume.grid.voxel_ml
 
 
 def _coarse(grid: Grid) -> Grid:
@@ -255,14 +255,8 @@ class _Rigid:
 
 
 def _rotation(move: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rodrigues' formula for the rotation vector of a move."""
-    vector = move[3:] / _RADIUS_MM
-    angle = float(np.linalg.norm(vector))
-    if angle < 1e-9:
-        return np.eye(3)
-    x, y, z = vector / angle
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    turned: NDArray[np.float64] = (
-        np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-    )
+    """(3, 3) rotation of a move."""
+    from scipy.spatial.transform import Rotation
+
+    turned: NDArray[np.float64] = Rotation.from_rotvec(move[3:] / _RADIUS_MM).as_matrix()
     return turned
