@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.engine import FakeEngine
-from tests.scans import ORDERS, SMALL, peak, run, scan
+from tests.scans import ORDERS, SMALL, peak, rotation, run, scan
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.geometry.crop import on_lattice
 from tlp_runtime.geometry.grid import Grid
@@ -214,3 +214,20 @@ def test_interpolation_with_splines_neither_darkens_nor_rings_at_an_edge() -> No
     out = InsideSplines(inside, grid, target, mask).whole(inside.astype(np.float32))
     np.testing.assert_allclose(out[mask], 1, atol=1e-6)
     assert not out[~mask].any()
+
+
+def test_a_header_s_rounding_changes_next_to_nothing() -> None:
+    """A brain that fills whole voxels of the model to the bit, turned as by 1e-6 in a header."""
+    t1 = scan(spacing=(3, 3, 6))
+    turn = np.eye(4)
+    turn[:3, :3] = rotation(np.array([1.0, 0, 0]), np.degrees(1e-6))
+    exact, turned = (
+        prepare(Request(images={"t1": replace(t1, affine=move @ t1.affine)}), SMALL)
+        for move in (np.eye(4), turn)
+    )
+    assert exact.placement.grid.shape == turned.placement.grid.shape
+    ours, theirs = turned.tensors["t1"], exact.tensors["t1"]
+    # Half-way between two voxels of the surface, either may be the nearer one.
+    brain = (ours > -1) & (theirs > -1)
+    assert np.count_nonzero((ours > -1) != (theirs > -1)) < 0.02 * np.count_nonzero(brain)
+    np.testing.assert_allclose(ours[brain], theirs[brain], atol=1e-3)

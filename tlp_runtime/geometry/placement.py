@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlp_runtime.geometry.crop import axes_ras, on_lattice
-from tlp_runtime.geometry.grid import Grid
+from tlp_runtime.geometry.grid import SAME_GRID_TOLERANCE_MM, Grid
 from tlp_runtime.spec.model import CropSpec, ModelSpec
 from tlp_runtime.warnings import LARGER_THAN_CROP, Warn
 
@@ -122,7 +122,9 @@ def place(grid: Grid, brain: Extent, spec: ModelSpec, name: str, warn: Warn) -> 
             return published(grid, crop)
         size = last - first + 1
     else:
-        size = np.ceil((brain.high - brain.low) / spacing - 1e-6).astype(int)
+        # Less than this is rounding of a header, which must not add a slice.
+        length_mm = brain.high - brain.low - SAME_GRID_TOLERANCE_MM
+        size = np.ceil(length_mm / spacing).astype(int)
     window, corners, extent = _windows(int(size[1]), int(size[0]), spec, name, warn)
     height, width = extent
     if exact:
