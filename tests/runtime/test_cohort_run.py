@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL
 from tlp_runtime.cohort.cases import CohortCase, folder_cases
 from tlp_runtime.cohort.job import Outcome
+from tlp_runtime.cohort.journal import Journal
 from tlp_runtime.cohort.run import Summary
 from tlp_runtime.errors import NoSpace, OutputError
 from tlp_runtime.synthesis.request import Request
@@ -196,3 +198,24 @@ def test_a_series_is_a_case_too(series: Path, out: Path) -> None:
     files = sorted(path for path in series.iterdir() if path.name.isdigit())
     files[len(files) // 2].unlink()
     assert list(run(cases, out).failed) == ["dicom"]
+
+
+def test_an_interrupt_just_before_a_case_is_journaled_loses_none(
+    data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = Journal.append, []
+
+    def append(self: Journal, *entries: Mapping[str, Any]) -> None:
+        if any(entry["event"] == "done" for entry in entries):
+            calls.append(len(entries))
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+        real(self, *entries)
+
+    monkeypatch.setattr(Journal, "append", append)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, out, SlowEngine(0.05))
+    done = [event["case"] for event in events(out) if event["event"] == "done"]
+    whole = {path.name for path in out.glob("*.nii.gz")}
+    assert done
+    assert {f"{case}_synth-t1ce.nii.gz" for case in done} == whole

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -100,20 +101,33 @@ class Journal:
             raise
 
     def write(self, *entries: Mapping[str, Any]) -> None:
-        """Append lines, and wait until they are on the disk.
+        """Append lines, and wait until they are on the disk. Raises :class:`NoSpace`."""
+        if entries:
+            self.append(*entries)
+            self.sync()
+
+    def append(self, *entries: Mapping[str, Any]) -> None:
+        """Append lines, which count once :meth:`sync` has returned.
 
         Raises
         ------
         NoSpace
             They cannot be written; what the journal held before is whole.
         """
-        if not entries:
-            return
         text = "".join(f"{json.dumps(entry, ensure_ascii=False)}\n" for entry in entries).encode()
-        try:
+        with self._told():
             while text:
                 text = text[self._file.write(text) :]
+
+    def sync(self) -> None:
+        """Wait until every line is on the disk. Raises :class:`NoSpace`."""
+        with self._told():
             os.fsync(self._file.fileno())
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise NoSpace(
                 f"{self.path}: cannot be written ({error.strerror}). Cases that were finished are "

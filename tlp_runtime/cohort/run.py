@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -125,8 +125,11 @@ def run_cohort(
             journaled += len(warnings)
             journal.write(*map(_warning_line, warnings))
 
-        def settle(futures: Iterable[Future[Outcome]]) -> None:
-            """Journal finished cases: one line each, one wait for the disk for all."""
+        def settle(futures: Collection[Future[Outcome]]) -> None:
+            """Journal finished cases: one line each, one wait for the disk for all.
+
+            They are pending until their lines are written, so that Ctrl-C meanwhile loses none.
+            """
             journal_warnings()
             outcomes, errors = [], []
             for future in futures:
@@ -134,7 +137,11 @@ def run_cohort(
                     outcomes.append(future.result())
                 except TLPError as error:
                     errors.append(error)
-            journal.write(*(_line(one) for one in outcomes if one.status != "unchanged"))
+            lines = [_line(one) for one in outcomes if one.status != "unchanged"]
+            journal.append(*lines)
+            pending.difference_update(futures)
+            if lines:
+                journal.sync()
             for outcome in outcomes:
                 summary.count(outcome)
                 if on_outcome is not None:
@@ -147,12 +154,11 @@ def run_cohort(
                 pending.update(backend.submit(j) for j in islice(jobs, backend.room - len(pending)))
                 if not pending:
                     break
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                settle(done)
+                settle(wait(pending, return_when=FIRST_COMPLETED).done)
         except BaseException:
             backend.stop()
             with contextlib.suppress(TLPError):  # the error that came first is the one to report
-                settle(future for future in pending if future.done() and not future.cancelled())
+                settle([one for one in pending if one.done() and not one.cancelled()])
             raise
         journal_warnings()
         ends = {"event": "end", "time": now(), "done": summary.done}
