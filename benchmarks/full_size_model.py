@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tlp_runtime.spec.model import CropSpec, ModelSpec
-from tlp_train.checkpoint import load_checkpoint, write_checkpoint
+from tlp_train.checkpoint import Lineage, load_checkpoint, write_checkpoint
 from tlp_train.config import preset
 from tlp_train.phantom import write_cohort
 from tlp_train.runs import Run
@@ -51,8 +51,8 @@ def main() -> None:
         run = fit(Run.create(Path(folder) / "run", config, data, split), Path(folder) / "cache")
         trained = load_checkpoint(run.last)
         published = ModelSpec(inputs=inputs)
-        record = {"config": replace(config, spec=published).to_dict()}
-        write_checkpoint(options.out, published, trained.generator_state, record)
+        lineage = Lineage(config=replace(config, spec=published))
+        write_checkpoint(options.out, published, trained.generator_state, lineage)
     print(f"made {options.out}")
 
 

@@ -182,7 +182,7 @@ def _labelled(spec: ModelSpec, wanted: Preparation) -> Iterator[Labelled]:
     phantom = phantom_slices(spec, wanted.count)
     yield "phantom, prompted", phantom
     yield "phantom, no prompt", unprompted(phantom)
-    for case in find_cases(wanted.data, spec.inputs) if wanted.data is not None else ():
+    for case in find_cases(wanted.data, spec.inputs, ("seg",)) if wanted.data is not None else ():
         yield case.name, real_slices(case, spec, min(wanted.count, 2))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tlp_runtime.io.brats import CaseFiles, find_cases
 from tlp_runtime.synthesis.synthesizer import Synthesizer
-from tlp_train.evaluation import evaluation_slices, needed_arrays, select_cases
+from tlp_train.evaluation import evaluation_slices, needed_arrays, read_case, select_cases
 from tlp_train.metrics import LinearFit, best_factor, to_unit64
 from tlp_train.runs import Run
 
@@ -66,7 +66,8 @@ def _views(bundle: Path, test: Sequence[CaseFiles], count: int = 2) -> list[dict
     views = []
     with Synthesizer.open(bundle) as synthesizer:
         spec = synthesizer.spec
-        prepared = [(case, evaluation_slices(case, spec, "seg")) for case in test]
+        cases = [read_case(case, spec) for case in test]
+        prepared = [(case, evaluation_slices(case, spec, "seg")) for case in cases]
         largest = sorted(prepared, key=lambda item: -int(item[1][0].core.sum()))[:count]
         for case, (truth, tensors) in largest:
             z = int(truth.core.sum(axis=(1, 2)).argmax())

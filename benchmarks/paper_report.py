@@ -130,7 +130,7 @@ class Results:
         """The synthesis's mean, over all values or over the means of some of the cases."""
         if cases is None:
             return evaluation.summary[SYNTHESIS][key].mean
-        rows = [evaluation.cases[name][SYNTHESIS] for name in sorted(cases)]
+        rows = [evaluation.cases[name].images[SYNTHESIS] for name in sorted(cases)]
         held = [row[key].mean for row in rows if key in row]
         return float(np.mean(held)) if held else None
 
@@ -297,7 +297,7 @@ def judge(results: Results, claim: Claim) -> list[dict[str, Any]]:
         if not seeds or any(value is None for arm in arms for value in arm):
             continue
         a, b = (np.array(arm, np.float64) for arm in arms)
-        sign = 1 if COLUMN[key].higher_is_better else -1
+        sign = 1 if COLUMN[key].better == "higher" else -1
         effect, spread = sign * float((a - b).mean()), float(max(np.ptp(a), np.ptp(b)))
         verdicts.append(
             {

@@ -10,6 +10,7 @@ import typer
 from rich.console import RenderableType
 
 from tlp_runtime.engines.choice import EngineChoice
+from tlp_runtime.warnings import SEEN_IN_TRAINING
 
 from .console import (
     JsonPath,
@@ -28,6 +29,10 @@ from .options import verb
 if TYPE_CHECKING:
     from tlp_train.evaluation import Evaluation
     from tlp_train.metrics import ColumnGroup
+
+
+NAMED = 8
+"""How many cases a warning names."""
 
 
 class PromptUse(StrEnum):
@@ -102,6 +107,7 @@ def command(
             prompt.value,
             model=bundle.name,
             data=str(data),
+            training_voxels=bundle.manifest.training_voxels,
             on_case=lambda _: bar.advance(task),
         )
     write_json(json_path, result.to_dict(), overwrite=overwrite)
@@ -112,6 +118,18 @@ def command(
     if json_path != "-":
         for group in GROUPS if verbose else GROUPS[:3]:
             output.table(_table(result, group))
+    if result.seen:
+        output.warn(
+            SEEN_IN_TRAINING.warning(
+                f"the model was trained or chosen on {len(result.seen)} of these "
+                f"{len(cases)} cases: {', '.join(result.seen[:NAMED])}"
+                + (", …" if len(result.seen) > NAMED else ""),
+                fix="Evaluate on cases that it has not seen, such as the test part of its split.",
+                cases=len(result.seen),
+            )
+        )
+    elif not bundle.manifest.training_voxels:
+        output.note("whether the model was trained on these cases is not known: it has no hashes")
     other = "seg" if prompt is PromptUse.none else "none"
     output.done(
         f"an evaluation of {len(cases)} cases"
@@ -121,12 +139,17 @@ def command(
 
 
 def _table(result: Evaluation, group: ColumnGroup) -> RenderableType:
-    from tlp_train.tables import group_head, group_rows
+    from tlp_train.tables import group_head, group_rows, seen_text
 
     return table(
         group_head(group),
         group_rows(result, group),
         title=f"{group.title} · {result.model}, prompt: {result.prompt}, {len(result.cases)} cases",
-        caption=f"mean ± s.d. over {group.unit} [95 % interval over cases]",
+        caption="\n".join(
+            filter(
+                None,
+                (f"mean ± s.d. over {group.unit} [95 % interval over cases]", seen_text(result)),
+            )
+        ),
         left=("",),
     )

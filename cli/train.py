@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlp_runtime.errors import SpecError, UsageError
-from tlp_runtime.spec.model import IntensitySpec, NetworkSpec
-from tlp_train.config import TrainConfig
+from tlp_runtime.spec.model import IntensitySpec, ModelSpec, NetworkSpec
+from tlp_train.config import CHANGEABLE, TrainConfig
 from tlp_train.config import preset as preset_of
 from tlp_train.split import SplitOptions
+from tlp_train.stopping import StopRequests, TrainingStopped, seconds_of
 
 from .console import Output, Quiet, Verbose, begin, command_line, error_console, require
-from .options import Pick, given_flags, verb
+from .options import Pick, verb
 from .phantom import generate
 
 if TYPE_CHECKING:
+    from tlp_train.checkpoint import Checkpoint
+    from tlp_train.resume import Part
     from tlp_train.runs import Run
-
-OF_A_RESUMED_RUN = {"resume", "cache", "quiet", "verbose"}
-"""Parameters that go with --resume."""
 
 DEMO_CASES = 18
 DEMO_SEED = 0
@@ -53,7 +53,6 @@ class Preset(StrEnum):
 
 @verb
 def command(
-    context: typer.Context,
     *,
     data: Annotated[
         Path | None,
@@ -93,13 +92,32 @@ def command(
     ] = None,
     changes: Annotated[dict[str, Any], TrainConfig, Pick(changes=True)],
     network: Annotated[dict[str, Any], NetworkSpec, Pick(changes=True)],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="CHECKPOINT",
+            help="Begin with the weights of a checkpoint and its inputs, network and intensities.",
+            rich_help_panel=TrainConfig.TITLE,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Run folder to make.")
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
-            "--resume", metavar="DIR", help="Run folder to continue, with its own options."
+            "--resume",
+            metavar="DIR",
+            help=f"Run folder to continue; {', '.join(CHANGEABLE)} may change.",
+        ),
+    ] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option(
+            "--max-time",
+            metavar="TIME",
+            help="Save and stop after so long, such as 90m, 12h or 36:00:00.",
         ),
     ] = None,
     quiet: Quiet = False,
@@ -112,72 +130,44 @@ def command(
     Examples: tlp train
     · tlp train --data BraTS2021 --inputs t1,t2 --preset paper --split list.txt
     · tlp train --data BraTS2021 --devices 4 --precision bf16-mixed
-    · tlp train --resume RUN
+    · tlp train --resume RUN --epochs 120 --max-time 24h
+    · tlp train --data ours --from RUN/last.ckpt
     """
     output = begin(quiet, verbose)
     require("train", "torch", "lightning", "monai", "scipy", "tensorboard")
-    from tlp_train.trainer import is_first_process, join_run
-
-    first = is_first_process()
-    if not first:  # of several processes one speaks
-        output = Output(quiet=True)
-    if resume is None and not first:
-        run = join_run(out)
-    elif resume is not None:
-        given = given_flags(context, *(n for n in context.params if n not in OF_A_RESUMED_RUN))
-        if given:
-            raise UsageError(
-                f"--resume continues a run with its own options; leave out {', '.join(given)}."
-            )
-        run = _reopen(resume)
-    else:
-        if inputs is None:
-            inputs = Inputs.t1
-            output.default("inputs", inputs.value, "default")
-        if preset is None:
-            preset = Preset.demo if data is None else Preset.paper
-            output.default("preset", preset.value, "default")
-        if "precision" not in changes:
-            if preset is Preset.demo:
-                from tlp_train.trainer import fast_precision
-
-                changes["precision"] = fast_precision()
-            precision = changes.get("precision", TrainConfig.precision)
-            output.default("precision", precision, "default")
-        config = _configure(preset.value, inputs.names, changes, network, intensity)
-        if data is None:
-            data = _phantom(output)
-        run = _create(data, config, out, split)
-    _fit(run, cache, output, resume=resume is not None)
-
-
-def _configure(
-    name: str,
-    inputs: tuple[str, ...],
-    changes: dict[str, Any],
-    network: dict[str, Any],
-    intensity: dict[str, Any],
-) -> TrainConfig:
-    """The preset with the options that were given."""
-    config = preset_of(name, inputs)
-    published = asdict(config.spec.network)
-    kept = {k: v for k, v in published.items() if k not in ("blocks", "heads", "levels")}
-    levels = network.pop("levels", published["levels"])
-    if intensity:
-        intensity = {"rule": "percentile-crop", **intensity}
+    limit = None if max_time is None else seconds_of(max_time)
+    run: Run | None = None
     try:
-        spec = replace(
-            config.spec,
-            network=NetworkSpec.with_levels(levels, **{**kept, **network}),
-            intensity=IntensitySpec(**intensity),
-        )
-    except SpecError as error:
-        raise UsageError(f"these options make no model: {error}") from error
-    if "epochs" in changes:
-        # The learning rate keeps its shape: constant for the same share of the run.
-        share = config.constant_epochs / config.epochs
-        changes = {"constant_epochs": round(changes["epochs"] * share), **changes}
-    return replace(config, spec=spec, **changes)
+        with StopRequests(limit) as requests:
+            from tlp_train.processes import is_first_process, join_run
+            from tlp_train.resume import Part, reopen
+
+            if not is_first_process():  # of several processes one speaks
+                output = Output(quiet=True)
+            if resume is not None:
+                given = {
+                    **changes, **network, **intensity, "inputs": inputs and inputs.names,
+                    "preset": preset and preset.value, "data": data, "out": out, "from": weights,
+                    "split": split.split,
+                }  # fmt: skip
+                part = reopen(resume, {k: v for k, v in given.items() if v is not None})
+                _say_what_resumes(part, output)
+            elif is_first_process():
+                origin = _checkpoint(weights)
+                if preset is None:
+                    preset = Preset.demo if data is None else Preset.paper
+                    output.default("preset", preset.value, "default")
+                parts = network, intensity
+                config = _configure(output, preset, inputs, changes, parts, origin)
+                part = Part(_create(data or _phantom(output), config, out, split, origin))
+            else:
+                part = Part(join_run(out))
+            run = part.run
+            _fit(part, cache, requests, output)
+    except TrainingStopped as stop:
+        _say_how_to_go_on(run, stop, output)
+        raise typer.Exit(stop.reason.exit_code) from None
+    output.done(str(run.folder), "tlp export")
 
 
 def _phantom(output: Output) -> Path:
@@ -198,35 +188,99 @@ def _phantom(output: Output) -> Path:
     return folder
 
 
-def _create(data: Path, config: TrainConfig, out: Path | None, split: SplitOptions) -> Run:
+def _checkpoint(weights: Path | None) -> Checkpoint | None:
+    from tlp_train.checkpoint import load_checkpoint
+
+    return None if weights is None else load_checkpoint(weights)
+
+
+def _configure(
+    output: Output,
+    name: Preset,
+    inputs: Inputs | None,
+    changes: dict[str, Any],
+    parts: tuple[dict[str, Any], dict[str, Any]],
+    origin: Checkpoint | None,
+) -> TrainConfig:
+    """The preset with the options that were given.
+
+    ``parts`` are options of the network and of the intensities. Of a checkpoint that the training
+    begins with, they and the inputs are the checkpoint's.
+    """
+    if inputs is None:
+        inputs = Inputs.t1 if origin is None else Inputs(",".join(origin.spec.inputs))
+        output.default("inputs", inputs.value, "default" if origin is None else "the checkpoint's")
+    if "precision" not in changes:
+        if name is Preset.demo:
+            from tlp_train.trainer import fast_precision
+
+            changes["precision"] = fast_precision()
+        output.default("precision", changes.get("precision", TrainConfig.precision), "default")
+    config = preset_of(name.value, inputs.names)
+    network, intensity = parts
+    spec = config.spec if origin is None else replace(origin.spec, sizes=None, brightness=())
+    try:
+        config = replace(config, spec=_spec(spec, inputs.names, network, intensity))
+    except SpecError as error:
+        raise UsageError(f"these options make no model: {error}") from error
+    if origin is not None and (config.spec.inputs, config.spec.network) != (
+        origin.spec.inputs,
+        origin.spec.network,
+    ):
+        raise UsageError(
+            f"{origin.path}: its weights are of other inputs or another network than these options",
+            fix="Leave out inputs and options of the network.",
+        )
+    if "epochs" in changes:
+        # The learning rate keeps its shape: constant for the same share of the run.
+        config = config.with_epochs(changes["epochs"])
+        changes = {"constant_epochs": config.constant_epochs, **changes}
+    return replace(config, **changes)
+
+
+def _spec(
+    spec: ModelSpec, inputs: tuple[str, ...], network: dict[str, Any], intensity: dict[str, Any]
+) -> ModelSpec:
+    """The specification with other inputs and parts of the network and of the intensities."""
+    if network:
+        own = asdict(spec.network)
+        kept = {k: v for k, v in own.items() if k not in ("blocks", "heads", "levels")}
+        levels = network.get("levels", own["levels"])
+        given = {k: v for k, v in network.items() if k != "levels"}
+        spec = replace(spec, network=NetworkSpec.with_levels(levels, **{**kept, **given}))
+    if intensity:
+        spec = replace(spec, intensity=IntensitySpec(**{"rule": "percentile-crop", **intensity}))
+    return replace(spec, inputs=inputs)
+
+
+def _create(
+    data: Path,
+    config: TrainConfig,
+    out: Path | None,
+    split: SplitOptions,
+    origin: Checkpoint | None,
+) -> Run:
     from tlp_runtime.io.brats import find_cases
     from tlp_train.runs import Run
 
     names = [case.name for case in find_cases(data, (*config.spec.inputs, "t1ce", "seg"))]
-    return Run.create(out, config, data, split.parts(names, config.seed))
+    return Run.create(
+        out,
+        config,
+        data,
+        split.parts(names, config.seed),
+        weights=None if origin is None else origin.path,
+        begun_from=() if origin is None else origin.as_ancestor(),
+    )
 
 
-def _reopen(folder: Path) -> Run:
-    from tlp_runtime.errors import ModelMissing
-    from tlp_train.runs import Run
-
-    run = Run.open(folder)
-    if run.status == "finished":
-        raise UsageError(
-            f"{folder}: is finished; export it with {command_line('tlp', 'export', folder)}"
-        )
-    if not run.last.is_file():
-        raise ModelMissing(f"{folder}: has no {run.last.name} yet; start it again with tlp train.")
-    return run
-
-
-def _fit(run: Run, cache: Path | None, output: Output, *, resume: bool) -> None:
+def _fit(part: Part, cache: Path | None, requests: StopRequests, output: Output) -> None:
     import torch
 
     from tlp_runtime.models.store import home
-    from tlp_train.callbacks import TrainingInterrupted
     from tlp_train.trainer import fit
 
+    run = part.run
     config = run.config
     digest = hashlib.sha256(str(run.data).encode()).hexdigest()[:16]
     cache = cache or home() / "cache" / "slices" / digest
@@ -248,20 +302,40 @@ def _fit(run: Run, cache: Path | None, output: Output, *, resume: bool) -> None:
                 f"{row['train_l1']}, validation PSNR without prompt {row['val_psnr']} dB"
             )
 
-    try:
-        with output.progress("reading cases") as bar:
-            task = bar.add_task("", total=total)
+    with output.progress("reading cases") as bar:
+        task = bar.add_task("", total=total)
 
-            def read(name: str) -> None:
-                bar.advance(task)
-                if bar.finished:
-                    bar.stop()
+        def read(name: str) -> None:
+            bar.advance(task)
+            if bar.finished:
+                bar.stop()
 
-            fit(run, cache, resume=resume, progress=on_terminal, on_case=read, on_epoch=say)
-    except TrainingInterrupted:
-        output.note(
-            f"interrupted; the state is saved in {run.last}\n"
-            f"next: {command_line('tlp', 'train', '--resume', run.folder)}"
+        fit(
+            run,
+            cache,
+            resume=part.resumes,
+            requests=requests,
+            progress=on_terminal,
+            on_case=read,
+            on_epoch=say,
         )
-        raise typer.Exit(130) from None
-    output.done(str(run.folder), "tlp export")
+
+
+def _say_what_resumes(part: Part, output: Output) -> None:
+    if not part.resumes:
+        output.note(f"{part.run.folder}: saved no checkpoint yet; it begins anew")
+    for name, change in part.changes.items():
+        output.note(f"{name}: {change}")
+
+
+def _say_how_to_go_on(run: Run | None, stop: TrainingStopped, output: Output) -> None:
+    output.note(
+        f"stopped by {stop.reason.name}; "
+        + (
+            "nothing was trained yet"
+            if stop.saved is None
+            else f"the state is saved in {stop.saved}"
+        )
+    )
+    if run is not None:
+        output.note(f"next: {command_line('tlp', 'train', '--resume', run.folder)}")

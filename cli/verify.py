@@ -67,7 +67,7 @@ def command(
             f"{checkpoint.path}: SHA-256 {checkpoint.sha256[:16]}…, but {opened.name} was made of "
             f"{recorded}. Give the checkpoint it was exported from."
         )
-    cases = [] if data is None else find_cases(data, opened.spec.inputs)
+    cases = [] if data is None else find_cases(data, opened.spec.inputs, ("seg",))
     if checkpoint is None:
         if cases:
             raise UsageError("--data needs the checkpoint to compare with: give --reference.")

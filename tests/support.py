@@ -20,7 +20,7 @@ from tlp_runtime.io.brats import find_cases
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import models
 from tlp_runtime.spec.model import ModelSpec
-from tlp_train.checkpoint import load_checkpoint, write_checkpoint
+from tlp_train.checkpoint import Lineage, load_checkpoint, write_checkpoint
 from tlp_train.config import TrainConfig, preset
 from tlp_train.module import SynthesisModule
 from tlp_train.runs import Run
@@ -126,5 +126,5 @@ def make_untrained_bundle(folder: Path, inputs: tuple[str, ...]) -> Bundle:
     torch.manual_seed(0)
     module = SynthesisModule(config)
     path = folder / "untrained.ckpt"
-    write_checkpoint(path, config.spec, module.generator.state_dict(), {"config": config.to_dict()})
+    write_checkpoint(path, config.spec, module.generator.state_dict(), Lineage(config=config))
     return export(load_checkpoint(path), out=folder / f"tiny-{'-'.join(inputs)}").bundle

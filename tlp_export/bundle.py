@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -189,6 +189,7 @@ def _refused(error: ParityError, layers: Sequence[LayerCost]) -> ParityError:
         fix=(
             SetOption("exclude", layers[0].name, "to leave that layer in float32"),
             SetOption("min_psnr_db", "a lower value", "to accept a lower PSNR"),
+            *error.fixes,
         ),
     )
 
@@ -232,8 +233,8 @@ def bundle_name(
 ) -> str:
     """The name of a bundle in the local store: two exports that differ have two names.
 
-    Options that the name does not show (calibration, exclusions, the lowest PSNR) add a hash where
-    they are not the defaults.
+    Options that the name does not show (calibration, exclusions, the lowest PSNR, no training
+    hashes) add a hash where they are not the defaults.
     """
     inputs = "-".join(checkpoint.spec.inputs)
     variant = "" if options.fold else "-unfolded"
@@ -246,6 +247,8 @@ def bundle_name(
         hidden["exclude"] = sorted(options.exclude)
     if options.bounds != BOUNDS[options.precision]:
         hidden["bounds"] = dict(options.bounds)
+    if not options.training_hashes:
+        hidden["training_hashes"] = False
     if hidden:
         text = json.dumps(hidden, sort_keys=True)
         variant += f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
@@ -263,7 +266,8 @@ def _digest(slices: Sequence[Tensors]) -> str:
 
 
 def _origin(checkpoint: Checkpoint) -> str:
-    return "imported" if checkpoint.config is None else checkpoint.config.preset
+    config = checkpoint.lineage.config
+    return "imported" if config is None else config.preset
 
 
 def _proof(generator: Generator) -> Proof:
@@ -281,6 +285,7 @@ def _manifest(
     folder: Path,
 ) -> Manifest:
     proof = next(check for check in parity.checks if check.inputs == PROOF_SLICE)
+    lineage = checkpoint.lineage
     return Manifest(
         graph_dtype=options.precision,
         compute_precision=options.precision,
@@ -291,7 +296,12 @@ def _manifest(
             checkpoint=CheckpointRecord(
                 file=checkpoint.path.name, sha256=checkpoint.sha256, epoch=checkpoint.epoch
             ),
-            imported=checkpoint.imported,
+            imported=None if lineage.imported is None else asdict(lineage.imported),
+            ancestors=tuple(
+                CheckpointRecord(file=one.file, sha256=one.sha256, epoch=one.epoch)
+                for one in lineage.ancestors
+            ),
+            differs=lineage.differs,
             run=checkpoint.path.resolve().parent.name,
             training_data=training_data(checkpoint),
             created=datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -302,4 +312,5 @@ def _manifest(
         proof=ProofRecord(
             torch_fp32_max_abs=proof.torch_fp32_max_abs, torch_fp32_rms=proof.torch_fp32_rms
         ),
+        training_voxels=lineage.training_voxels if options.training_hashes else (),
     )

@@ -5,21 +5,40 @@ from __future__ import annotations
 from tlp_export.options import ExportOptions
 from tlp_export.verify import Parity, agreement
 from tlp_runtime.spec.model import OUTPUT_NAME
-from tlp_train.checkpoint import Checkpoint
+from tlp_train.checkpoint import Checkpoint, Lineage
 
 
 def training_data(checkpoint: Checkpoint) -> str:
     """What is known of the training data, as one phrase."""
-    if checkpoint.imported is not None:
-        return f"not known: imported from {checkpoint.imported['file']}"
-    if checkpoint.config is not None and checkpoint.config.preset == "demo":
+    lineage = checkpoint.lineage
+    if lineage.imported is not None:
+        return f"not known: imported from {lineage.imported.file}"
+    if lineage.config is not None and lineage.config.preset == "demo":
         return "demo preset: a small network for demonstration; it is no model for patients"
     return "as recorded in the run folder"
 
 
+def _chain(lineage: Lineage) -> str:
+    """Rows of what the training began with, and of how it went on; empty where there is nothing."""
+    rows = []
+    if lineage.ancestors:
+        chain = [
+            f"{one.file} ({f'{one.epoch} epochs' if one.imported is None else 'imported'}, "
+            f"SHA-256 {one.sha256})"
+            for one in lineage.ancestors
+        ]
+        rows.append(f"| fine-tuned from | {', then '.join(chain)} |\n")
+    if lineage.differs:
+        rows.append(
+            "| resumed | may differ from a training without a stop: "
+            f"{'; '.join(lineage.differs)} |\n"
+        )
+    return "".join(rows)
+
+
 def model_card(checkpoint: Checkpoint, options: ExportOptions, parity: Parity) -> str:
     """``MODEL_CARD.md``."""
-    spec, config = checkpoint.spec, checkpoint.config
+    spec, config = checkpoint.spec, checkpoint.lineage.config
     training, prompts = "not known: imported weights", "not known"
     if config is not None:
         training = (
@@ -41,7 +60,7 @@ diagnosis.**
 | output | {OUTPUT_NAME}, {shape} float32 in [-1, 1] |
 | network | dim {net.dim}, {net.levels} downsamplings, blocks {net.blocks}, FFN {net.ffn} |
 | training | {training} |
-| training data | {training_data(checkpoint)} |
+{_chain(checkpoint.lineage)}| training data | {training_data(checkpoint)} |
 | prompts in training | {prompts} |
 | checkpoint | SHA-256 {checkpoint.sha256} |
 | precision | {options.precision}; {agreement(parity)} |

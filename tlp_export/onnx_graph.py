@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from tlp_export.graph import example_inputs
+from tlp_export.libraries import parity_error
 from tlp_runtime.engines.onnx import SPEC_KEY
-from tlp_runtime.errors import ModelError
+from tlp_runtime.errors import first_line
 from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
 
@@ -35,8 +36,8 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
 
     Raises
     ------
-    ModelError
-        The file does not pass ``onnx.checker``.
+    ParityError
+        The network cannot be traced, or the file does not pass ``onnx.checker``.
     """
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if spec.sizes is not None:
@@ -53,20 +54,23 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter warns of its own internals; the graph is checked by value below.
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            graph,
-            inputs,
-            dynamo=True,
-            opset_version=opset,
-            input_names=list(spec.tensor_names),
-            output_names=[OUTPUT_NAME],
-            dynamic_shapes=tuple(axes for _ in inputs),
-            external_data=False,
-            optimize=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                graph,
+                inputs,
+                dynamo=True,
+                opset_version=opset,
+                input_names=list(spec.tensor_names),
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=tuple(axes for _ in inputs),
+                external_data=False,
+                optimize=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise parity_error(f"the network cannot be traced: {first_line(error)}.") from error
         if program is None:
-            raise ModelError("torch.onnx.export returned nothing; check the torch version.")
+            raise parity_error("the network cannot be traced: the exporter returned nothing.")
         program.save(str(path), external_data=False)
     model = onnx.load(path)
     _fix_shapes(model.graph)
@@ -76,7 +80,7 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
-        raise ModelError(f"the exported graph is no valid ONNX: {error}") from error
+        raise parity_error(f"the graph is no valid ONNX: {first_line(error)}.") from error
     onnx.save(model, path)
     return len(model.graph.node)
 

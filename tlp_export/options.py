@@ -59,6 +59,9 @@ class ExportOptions(OptionGroup):
         Refuse an int8 graph whose PSNR to the checkpoint is lower, in dB; by default 45.
     exclude
         Layer, or the beginning of its name, that int8 leaves in float32; several may be given.
+    training_hashes
+        Keep hashes of the training cases' voxels in the bundle, by which an evaluation on them is
+        recognised; nothing of an image can be told from them, but who has one can find it.
     """
 
     TITLE: ClassVar[str] = "Graph"
@@ -71,6 +74,7 @@ class ExportOptions(OptionGroup):
     calibration: Path | None = option(None, metavar="DIR")
     min_psnr_db: float | None = option(None, name="min_psnr", metavar="DB")
     exclude: tuple[str, ...] = option((), metavar="NAME")
+    training_hashes: bool = option(True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

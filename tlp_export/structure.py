@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import onnx
 from onnx import TensorProto, shape_inference
 
+from tlp_export.libraries import parity_error
 from tlp_runtime.engines.onnx import SPEC_KEY
-from tlp_runtime.errors import ParityError
 from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
 
 SUMS = ("LayerNormalization", "GroupNormalization", "InstanceNormalization", "Softmax")
@@ -42,13 +42,13 @@ def require_structure(model: onnx.ModelProto, spec: ModelSpec) -> None:
             for value in values
         }
         if found != wanted:
-            raise ParityError(
+            raise parity_error(
                 f"the graph has {found}, expected {wanted} (type {TensorProto.FLOAT} is float32, "
                 "None is any size)."
             )
     inside = [entry.value for entry in model.metadata_props if entry.key == SPEC_KEY]
     if [ModelSpec.from_json(text) for text in inside] != [spec]:
-        raise ParityError("the specification inside the graph is not the model's.")
+        raise parity_error("the specification inside the graph is not the model's.")
 
 
 def require_islands(model: onnx.ModelProto) -> int:
@@ -70,7 +70,7 @@ def require_islands(model: onnx.ModelProto) -> int:
         found += 1
         kind = types.get(node.input[0], TensorProto.UNDEFINED)
         if kind != TensorProto.FLOAT:
-            raise ParityError(
+            raise parity_error(
                 f"the graph's {node.op_type} {node.name} runs in "
                 f"{TensorProto.DataType.Name(kind)}, expected FLOAT: sums over many values "
                 "overflow in half precision."

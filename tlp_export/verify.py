@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from tlp_export.libraries import parity_error
 from tlp_export.options import BOUNDS, Bounds
 from tlp_export.precision import half_module, widened
 from tlp_export.slices import (
@@ -37,7 +38,6 @@ from tlp_export.slices import (
 )
 from tlp_export.structure import require_islands, require_structure
 from tlp_runtime.engines.onnx import require_onnxruntime
-from tlp_runtime.errors import ParityError
 from tlp_runtime.io.brats import CaseFiles
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.manifest import Precision
@@ -118,7 +118,7 @@ class Parity:
         failed = [str(check) for check in self.checks if not check.keeps(self.bounds)]
         if failed:
             allowed = ", ".join(f"{name} {value:g}" for name, value in self.bounds.items())
-            raise ParityError(
+            raise parity_error(
                 f"the graph differs from its reference: {'; '.join(failed)}. Allowed: {allowed}."
             )
 
@@ -222,7 +222,7 @@ def check_alone(bundle: Bundle) -> Parity:
     for label, tensors in labelled_slices(spec):
         together = run(tensors)
         if not (np.isfinite(together).all() and np.abs(together).max() <= 1):
-            raise ParityError(f"{label}: values that are not finite, or outside [-1, 1].")
+            raise parity_error(f"{label}: values that are not finite, or outside [-1, 1].")
         singles = [
             run({name: array[i : i + 1] for name, array in tensors.items()})
             for i in range(len(together))
@@ -249,7 +249,7 @@ def _checks(
         for executor, run in runs.items():
             got = run(tensors)
             if got.shape != want.shape:
-                raise ParityError(f"{label} gives shape {got.shape}, expected {want.shape}.")
+                raise parity_error(f"{label} gives shape {got.shape}, expected {want.shape}.")
             yield _check(label, executor, got, want, own)
 
 

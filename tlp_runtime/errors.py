@@ -23,6 +23,7 @@ it is part of the public contract and never reused.
     |   +-- ModelMismatch
     |   +-- UnsafeCheckpoint
     |   +-- SpecError
+    |   +-- TrainingDiverged
     +-- DeviceError           5  devices, engines, libraries
     |   +-- DeviceUnavailable
     |   +-- EngineError
@@ -301,6 +302,10 @@ class SpecError(ModelError):
     """A model specification that is malformed or of an unknown schema."""
 
 
+class TrainingDiverged(ModelError):
+    """A loss or a weight of a training is not finite; nothing of that was saved."""
+
+
 class DeviceError(TLPError):
     """The device, an engine or a library it needs cannot be used."""
 
@@ -320,7 +325,7 @@ class DependencyMissing(DeviceError):
 
 
 class DependencyConflict(DeviceError):
-    """Libraries are installed that overwrite each other."""
+    """Libraries are installed that overwrite each other, or that lack files of their own."""
 
 
 class MemoryExhausted(TLPError):

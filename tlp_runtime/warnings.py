@@ -187,6 +187,9 @@ LAYERS_UNKNOWN = register("layers-unknown", "operational", "TensorRT does not re
 SPEC_NEWER = register("spec-newer", "operational", "A specification of a newer minor version.")
 MANIFEST_NEWER = register("manifest-newer", "operational", "A bundle of a newer minor version.")
 COLUMNS_UNUSED = register("columns-unused", "operational", "Columns of a table that are not used.")
+SEEN_IN_TRAINING = register(
+    "seen-in-training", "input", "Cases of an evaluation that the model was trained or chosen on."
+)
 BRAIN_MASK_MISSING = register("brain-mask-missing", "operational", "Scans without a brain mask.")
 PROMPT_MISSING = register("prompt-missing", "operational", "Scans of a dataset without a prompt.")
 JOURNAL_CUT = register("journal-cut", "operational", "The last line of a journal was cut short.")

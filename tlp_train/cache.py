@@ -34,7 +34,7 @@ from tlp_runtime.values.prompt import encode
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 RECORD = "case.json"
 
 _ELSEWHERE = ChooseAnother("cache", "folder", "for the decoded slices")
@@ -46,7 +46,8 @@ class CachedCase:
 
     ``arrays`` are (Z, H, W) raw voxels; ``limits`` and ``brightness`` are of each image inside the
     in-plane crop of the whole volume: the values that ``intensity`` makes the ends of its range,
-    and the percentiles of the scaled brain; ``first_slice`` is the z of index 0.
+    and the percentiles of the scaled brain; ``first_slice`` is the z of index 0; ``voxels`` has the
+    hash of each whole image.
     """
 
     name: str
@@ -55,6 +56,7 @@ class CachedCase:
     limits: Mapping[str, tuple[float, float]]
     brightness: Mapping[str, tuple[float, ...]]
     intensity: IntensitySpec
+    voxels: Mapping[str, str]
 
     def __len__(self) -> int:
         return int(next(iter(self.arrays.values())).shape[0])
@@ -96,7 +98,11 @@ def open_cases(
     make_folder(folder)
     try:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            opened = list(pool.map(one, cases))
+            try:
+                opened = list(pool.map(one, cases))
+            except BaseException:  # Ctrl-C, say: the cases in hand are finished, no more are begun
+                pool.shutdown(cancel_futures=True)
+                raise
     except OutputError as error:
         raise OutputError(
             f"{error.problem.rstrip('.')}. The cases cached before it are kept",
@@ -170,6 +176,9 @@ def _load(
         brightness = {
             key: tuple(map(float, values)) for key, values in record.pop("brightness").items()
         }
+        voxels = {str(key): str(value) for key, value in record.pop("voxels").items()}
+        sources = record["sources"]  # of more arrays, if another model's inputs were cached
+        record["sources"] = {key: sources[key] for key in identity["sources"]}
         if record != identity:
             return None
         arrays = {
@@ -178,7 +187,9 @@ def _load(
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return CachedCase(name, spec.crop.slices[0], arrays, between, brightness, spec.intensity)
+    return CachedCase(
+        name, spec.crop.slices[0], arrays, between, brightness, spec.intensity, voxels
+    )
 
 
 def _decode(case: CaseFiles, spec: ModelSpec) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -186,7 +197,7 @@ def _decode(case: CaseFiles, spec: ModelSpec) -> tuple[dict[str, NDArray[Any]], 
     volumes = {name: read_volume(path) for name, path in case.files.items()}
     reference = next(iter(volumes.values()))
     arrays: dict[str, NDArray[Any]] = {}
-    record: dict[str, dict[str, tuple[float, ...]]] = {"limits": {}, "brightness": {}}
+    record: dict[str, dict[str, Any]] = {"limits": {}, "brightness": {}, "voxels": {}}
     start, stop = spec.crop.slices
     for name, volume in volumes.items():
         require_same_grid(reference, volume)
@@ -206,5 +217,6 @@ def _decode(case: CaseFiles, spec: ModelSpec) -> tuple[dict[str, NDArray[Any]], 
             thinned = slices[::2, ::2, ::2]
             scaled = scale_between(thinned, between, spec.intensity)
             record["brightness"][name] = checks.brightness(scaled, thinned != 0)
+            record["voxels"][name] = volume.voxels_sha256()
         arrays[name] = np.ascontiguousarray(slices[start:stop])
     return arrays, record

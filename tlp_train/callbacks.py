@@ -1,15 +1,12 @@
-"""What a run leaves behind as it goes: metrics.csv, sample images, a state on Ctrl-C."""
+"""What a run leaves behind as it goes: metrics.csv and sample images."""
 
 from __future__ import annotations
 
 import csv
 import io
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -40,16 +37,13 @@ COLUMNS = (
 )
 
 
-class TrainingInterrupted(Exception):
-    """The user stopped the run; its state is saved in ``last.ckpt``."""
-
-
 class MetricsCsv(L.Callback):
     """One row an epoch; a resumed run goes on from the rows before it.
 
     ``seconds`` is an epoch with its validation, ``step_seconds`` the time from its first step's
     start to its last one's end, and ``data_wait`` the share of that which passed between steps,
-    waiting for data and for the trainer itself.
+    waiting for data and for the trainer itself. Of an epoch that was interrupted they are those of
+    its parts together, without the time between.
 
     Parameters
     ----------
@@ -60,11 +54,26 @@ class MetricsCsv(L.Callback):
     def __init__(self, path: Path, on_epoch: Callable[[Mapping[str, str]], None] | None) -> None:
         self.path = path
         self.on_epoch = on_epoch
-        self.started = 0.0
-        self._first_step = self._last_step = self._waited = 0.0
+        self._started = self._first_step = self._last_step = self._waited = 0.0
+        self._before = {"seconds": 0.0, "steps": 0.0, "waited": 0.0}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds of the epoch so far."""
+        return self._spent()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the seconds of the epoch's part before the resume."""
+        self._before = {name: float(state_dict[name]) for name in self._before}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.started = time.perf_counter()
+        self._before = dict.fromkeys(self._before, 0.0)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._started = time.perf_counter()
         self._first_step = self._last_step = self._waited = 0.0
 
     def on_train_batch_start(
@@ -83,23 +92,34 @@ class MetricsCsv(L.Callback):
             torch.cuda.synchronize()  # once an epoch, so that the steps are done when timed
         self._last_step = time.perf_counter()
 
+    def _spent(self) -> dict[str, float]:
+        """Seconds of the epoch so far: all, in and between steps, between steps."""
+        parts = {
+            "seconds": time.perf_counter() - self._started if self._started else 0.0,
+            "steps": self._last_step - self._first_step if self._last_step else 0.0,
+            "waited": self._waited,
+        }
+        return {name: value + self._before[name] for name, value in parts.items()}
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, SynthesisModule)
+        means = pl_module.epoch_means()  # of all processes
         if not trainer.is_global_zero:
             return
-        epoch = trainer.current_epoch
-        stepping = self._last_step - self._first_step
-        row = {name: f"{float(v):.6g}" for name, v in trainer.callback_metrics.items()}
+        epoch, spent = trainer.current_epoch, self._spent()
+        found: dict[str, Any] = {**trainer.callback_metrics, **means}
+        row = {name: f"{float(found[name]):.6g}" for name in COLUMNS if name in found}
         row |= {
             "epoch": str(epoch),
             # Lightning counts every optimiser step; there are two a batch.
             "step": str(trainer.global_step // 2),
             "learning_rate": f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}",
-            "seconds": f"{time.perf_counter() - self.started:.1f}",
-            "step_seconds": f"{stepping:.4f}",
-            "data_wait": f"{self._waited / max(1e-9, stepping):.4f}",
+            "seconds": f"{spent['seconds']:.1f}",
+            "step_seconds": f"{spent['steps']:.4f}",
+            "data_wait": f"{spent['waited'] / max(1e-9, spent['steps']):.4f}",
         }
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(old for old in read_metrics(self.path) if int(old["epoch"]) < epoch)
         writer.writerow(row)
@@ -109,11 +129,22 @@ class MetricsCsv(L.Callback):
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a run's ``metrics.csv``; none when it does not exist yet."""
+    """The whole rows of a run's ``metrics.csv``; none when it does not exist yet.
+
+    A row that is cut short, as in a copy that was interrupted, is left out.
+    """
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as handle:
-        return list(csv.DictReader(handle))
+    text = path.read_text(encoding="utf-8", errors="replace")
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    return [row for row in rows if _is_whole(row)]
+
+
+def _is_whole(row: Mapping[str, Any]) -> bool:
+    try:
+        return int(row["epoch"]) >= 0 and len([float(row[name]) for name in COLUMNS]) == len(row)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 class SampleImages(L.Callback):
@@ -164,48 +195,3 @@ def _samples(dataset: SliceDataset, count: int = 4) -> dict[str, Tensor]:
         chosen += [start + z for z in best[: max(1, count // len(cases))]]
     batch: dict[str, Tensor] = default_collate([dataset[SampleId(0, i)] for i in chosen])
     return batch
-
-
-class SaveOnInterrupt(L.Callback):
-    """Ctrl-C ends the run after the step in hand and saves it; a second one stops at once.
-
-    Raises :class:`TrainingInterrupted` out of ``Trainer.fit``.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.asked = False
-        self._previous: Any = None
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
-    ) -> None:
-        # Processes are told one by one; all must save after the same step.
-        if trainer.world_size > 1:
-            self.asked = trainer.strategy.reduce_boolean_decision(self.asked, all=False)
-        # After the last batch the epoch's own checkpoint follows; stop after the next batch then.
-        if self.asked and not trainer.is_last_batch:
-            trainer.save_checkpoint(self.path)
-            raise TrainingInterrupted
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._restore()
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None

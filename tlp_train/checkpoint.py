@@ -1,33 +1,92 @@
-"""Checkpoints: Lightning's file with our specification inside, loaded as tensors only."""
+"""Checkpoints: Lightning's file with our record inside, validated by one reader.
+
+The record is under ``tlp``: the model's specification, how it was trained or where it was imported
+from, the checkpoints it was fine-tuned from, and hashes of the voxels it was trained on.
+"""
 
 from __future__ import annotations
 
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tlp_runtime.errors import (
-    ModelDamaged,
-    ModelMismatch,
-    ModelMissing,
-    RunTask,
-    UnsafeCheckpoint,
-)
+from tlp_runtime.errors import ModelDamaged, ModelMismatch, RunTask, SpecError
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.spec.reader import Contract, build, read_schema
+from tlp_train.config import SCHEMA_MAJOR as CONFIG_MAJOR
 from tlp_train.config import TrainConfig
 from tlp_train.network import Generator
+from tlp_train.safe_files import load_safely, save_whole
 
-_GENERATOR = "generator."
-IMPORTED = "imported"
-"""Key of the origin of a checkpoint that was not trained here."""
+SCHEMA_MAJOR = 1
+SCHEMA_MINOR = 0
+RECORD = "tlp"
+GENERATOR = "generator."
+_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """The file of weights that a checkpoint was imported from."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestor:
+    """A checkpoint that a training took its first weights from.
+
+    Parameters
+    ----------
+    epoch
+        Epochs it had been trained for; 0 of imported weights.
+    imported
+        Where its weights came from, if they were not trained here.
+    """
+
+    file: str
+    sha256: str
+    epoch: int
+    imported: Imported | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """What a checkpoint says of how it came to be, beside its specification.
+
+    Parameters
+    ----------
+    config
+        How it was trained; None of imported weights.
+    imported
+        Where its weights came from; None if they were trained here.
+    ancestors
+        The checkpoints it was fine-tuned from, the first first.
+    training_voxels
+        Hashes of the volumes of its training and validation cases.
+    differs
+        Why its training may differ, in the last bits or more, from one without a stop.
+    """
+
+    config: TrainConfig | None = None
+    imported: Imported | None = None
+    ancestors: tuple[Ancestor, ...] = ()
+    training_voxels: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the schema version."""
+        return {
+            "schema": {"major": SCHEMA_MAJOR, "minor": SCHEMA_MINOR},
+            **asdict(self),
+            "config": None if self.config is None else self.config.to_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -40,19 +99,14 @@ class Checkpoint:
         Of the file.
     epoch
         Epochs that were finished; 0 of imported weights.
-    config
-        How it was trained; None of imported weights.
-    imported
-        ``file`` and ``sha256`` of the weights it was imported from; None if it was trained here.
     """
 
     path: Path
     sha256: str
     spec: ModelSpec
     epoch: int
-    config: TrainConfig | None
-    imported: Mapping[str, str] | None
     generator_state: Mapping[str, Tensor]
+    lineage: Lineage = field(default_factory=Lineage)
 
     def generator(self, spec: ModelSpec | None = None) -> Generator:
         """The network with these weights, in evaluation mode.
@@ -62,15 +116,28 @@ class Checkpoint:
         spec
             What the network means where that differs from the checkpoint's own, such as in the
             sizes of slices it is exported for.
+
+        Raises
+        ------
+        ModelDamaged
+            The weights do not fit the specification, or are not finite.
         """
+        with torch.device("meta"):
+            wanted = Generator(self.spec).state_dict()
+        require_fit(self.generator_state, wanted, f"{self.path}: its generator")
         network = Generator(self.spec if spec is None else spec)
-        try:
-            network.load_state_dict(dict(self.generator_state))
-        except RuntimeError as error:
-            raise ModelDamaged(
-                f"{self.path}: its weights do not fit its specification: {error}"
-            ) from error
+        network.load_state_dict(dict(self.generator_state))
         return network.eval()
+
+    def as_ancestor(self) -> tuple[Ancestor, ...]:
+        """The ancestors of what is trained from it: its own, and itself."""
+        own = Ancestor(
+            file=self.path.name,
+            sha256=self.sha256,
+            epoch=self.epoch,
+            imported=self.lineage.imported,
+        )
+        return (*self.lineage.ancestors, own)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -83,68 +150,131 @@ def load_checkpoint(path: Path) -> Checkpoint:
     UnsafeCheckpoint
         It holds objects other than tensors and plain values.
     ModelDamaged
-        It is cut short or no checkpoint at all.
+        It is empty, cut short, altered or no checkpoint at all.
     ModelMismatch
-        A sound file without our specification.
+        A sound file without our record, or of a newer version.
+    SpecError
+        Its specification or its training configuration has unknown, missing or wrong keys.
     """
-    data = load_safely(path)
-    ours = data.get("tlp") if isinstance(data, dict) else None
-    if not isinstance(ours, dict) or "state_dict" not in data:
+    return checkpoint_of(load_safely(path), path)
+
+
+def checkpoint_of(data: Any, path: Path) -> Checkpoint:
+    """The generator of what a checkpoint's file holds. Raises as :func:`load_checkpoint`."""
+    record = data.get(RECORD) if isinstance(data, Mapping) else None
+    state = data.get("state_dict") if isinstance(data, Mapping) else None
+    if record is None or not isinstance(state, Mapping):
         raise ModelMismatch(
             f"{path}: holds no TLP model specification; expected a checkpoint of this toolkit",
             fix=RunTask("import", purpose="to make one of weights of the published implementation"),
         )
-    state = {
-        name.removeprefix(_GENERATOR): tensor
-        for name, tensor in data["state_dict"].items()
-        if name.startswith(_GENERATOR)
-    }
+    spec, lineage = _read_record(record, path)
+    epoch = data.get("epoch", -1)
+    if type(epoch) is not int or epoch < -1:
+        raise ModelDamaged(f"{path}: its epoch is {epoch!r}, expected a number.")
+    bad = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    if bad or not state:
+        raise ModelDamaged(f"{path}: holds no weights, or others than tensors: {_some(bad)}.")
     return Checkpoint(
         path=path,
         sha256=sha256(path),
-        spec=ModelSpec.from_json(ours["spec"]),
-        config=TrainConfig.from_dict(ours["config"]) if IMPORTED not in ours else None,
-        imported=ours.get(IMPORTED),
-        epoch=int(data.get("epoch", -1)) + 1,
-        generator_state=state,
+        spec=spec,
+        epoch=epoch + 1,
+        generator_state={
+            str(name).removeprefix(GENERATOR): tensor
+            for name, tensor in state.items()
+            if str(name).startswith(GENERATOR)
+        },
+        lineage=lineage,
     )
 
 
 def write_checkpoint(
-    path: Path, spec: ModelSpec, generator_state: Mapping[str, Tensor], record: Mapping[str, Any]
+    path: Path,
+    spec: ModelSpec,
+    generator_state: Mapping[str, Tensor],
+    lineage: Lineage,
+    *,
+    overwrite: bool = True,
 ) -> None:
-    """Write a checkpoint of a generator alone, with what is known of its origin."""
-    torch.save(
-        {
-            "state_dict": {f"{_GENERATOR}{name}": t for name, t in generator_state.items()},
-            "tlp": {"spec": spec.to_json(), **record},
-        },
+    """Write a checkpoint of a generator alone. Raises :class:`OutputError`."""
+    save_whole(
         path,
+        {
+            "state_dict": {f"{GENERATOR}{name}": t for name, t in generator_state.items()},
+            RECORD: {"spec": spec.to_json(), **lineage.to_dict()},
+        },
+        overwrite=overwrite,
     )
 
 
-def load_safely(path: Path) -> Any:
-    """``torch.load`` of tensors and plain values only, with errors that say what is wrong."""
-    if not path.is_file():
-        raise ModelMissing(f"{path}: no such checkpoint.")
+def require_fit(state: Mapping[str, Any], wanted: Mapping[str, Tensor], what: str) -> None:
+    """Raise unless a state dict has the wanted names and shapes and holds finite numbers.
+
+    Raises
+    ------
+    ModelDamaged
+        ``what`` begins the message.
+    """
+    problems = {
+        "lacks": [name for name in wanted if name not in state],
+        "has unknown": [name for name in state if name not in wanted],
+        "has of another shape": [
+            f"{name} {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if name in state and state[name].shape != tensor.shape
+        ],
+        "has numbers that are not finite in": [
+            name for name, tensor in state.items() if not torch.isfinite(tensor).all()
+        ],
+    }
+    found = [f"{how} {_some(names)}" for how, names in problems.items() if names]
+    if found:
+        raise ModelDamaged(f"{what} does not fit its specification: it {'; it '.join(found)}.")
+
+
+def _read_record(record: Any, path: Path) -> tuple[ModelSpec, Lineage]:
+    """The specification and lineage of a checkpoint."""
+    contract = Contract(what=f"{path}: its record", error=ModelDamaged)
+    if not isinstance(record, Mapping):
+        contract.refuse(f"is {type(record).__name__}, expected an object")
+    body = dict(record)
+    if "schema" in body:
+        major, minor = read_schema(body, contract)
+        if major != SCHEMA_MAJOR or minor > SCHEMA_MINOR:
+            raise ModelMismatch(
+                f"{path}: a checkpoint of format {major}.{minor}, this version reads "
+                f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}",
+                fix="Install a matching tlp-mri.",
+            )
+    else:
+        body = _converted(body)
+    text = body.get("spec")
+    if not isinstance(text, str):
+        contract.refuse(f"has {'no' if text is None else 'an odd'} model specification")
+    extra: list[str] = []
     try:
-        with warnings.catch_warnings():
-            # torch warns of odd pickles before it refuses them; the error below says it.
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(path) and not _looks_like_pickle(path):
-            raise ModelDamaged(f"{path}: is no checkpoint, or damaged.") from error
-        raise UnsafeCheckpoint(
-            f"{path}: holds objects other than tensors and plain values and was not loaded, since "
-            "loading could run code. Expected a checkpoint of this toolkit, or a plain state dict."
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ModelDamaged(
-            f"{path}: is damaged or cut short ({str(error).splitlines()[0]}). Copy it again."
-        ) from error
+        spec = ModelSpec.from_json(text)
+        own = {name: value for name, value in body.items() if name not in ("schema", "spec")}
+        lineage = build(Lineage, own, contract, extra)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error.problem}", fix=error.fixes) from error
+    if extra:
+        contract.refuse(f"has unknown keys {', '.join(sorted(extra))}")
+    if (lineage.config is None) == (lineage.imported is None):
+        contract.refuse("says neither how it was trained nor where it was imported from, or both")
+    return spec, lineage
 
 
-def _looks_like_pickle(path: Path) -> bool:
-    with path.open("rb") as handle:
-        return handle.read(1) == b"\x80"
+def _converted(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without schema, as the first version wrote it, as one of schema 1.0."""
+    values: dict[str, Any] = {**Lineage().to_dict(), **body}
+    values.pop("rng", None)  # the state of a training; read by those who resume it
+    if isinstance(values["config"], Mapping) and "schema" not in values["config"]:
+        values["config"] = {"schema": {"major": CONFIG_MAJOR, "minor": 0}, **values["config"]}
+    return values
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from tlp_runtime.errors import SetOption, UsageError
+from tlp_runtime.errors import SetOption, SpecError, UsageError
 from tlp_runtime.options import OptionGroup, option
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
+from tlp_runtime.spec.reader import Contract, build, read_schema
 from tlp_train.fpg import FuzzyPrompt
+
+SCHEMA_MAJOR = 1
+SCHEMA_MINOR = 0
+_CONTRACT = Contract(what="training configuration", error=SpecError)
+
+CHANGEABLE = ("data", "workers", "devices", "nodes", "accumulate", "epochs")
+"""Options of a run that may change when it is resumed; all others stay what they were."""
 
 TrainingPrecision = Literal["32-true", "bf16-mixed"]
 DiscriminatorNorm = Literal["batch", "none"]
@@ -115,6 +124,11 @@ class TrainConfig(OptionGroup):
         """Slices of an optimiser step on all devices together."""
         return self.batch_size * self.devices * self.nodes
 
+    def with_epochs(self, epochs: int) -> TrainConfig:
+        """For so many epochs, the learning rate constant for the same share of them."""
+        share = self.constant_epochs / self.epochs
+        return replace(self, epochs=epochs, constant_epochs=round(epochs * share))
+
     def rate_factor(self, epoch: int) -> float:
         """Factor on the learning rate in ``epoch``, counted from 0."""
         falling = self.epochs - self.constant_epochs
@@ -122,17 +136,38 @@ class TrainConfig(OptionGroup):
         return 1.0 - late / falling if falling > 0 else 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for the run's record."""
-        return {**asdict(self), "spec": self.spec.to_dict()}
+        """Plain values with the schema version, for the run's record and its checkpoints."""
+        schema = {"major": SCHEMA_MAJOR, "minor": SCHEMA_MINOR}
+        return {"schema": schema, **asdict(self), "spec": self.spec.to_dict()}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> TrainConfig:
-        """Read what :meth:`to_dict` wrote."""
-        values = dict(data)
-        values["spec"] = ModelSpec.from_dict(values["spec"])
-        values["fuzzy"] = FuzzyPrompt(**values["fuzzy"])
-        values["betas"] = tuple(values["betas"])
-        return cls(**values)
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainConfig:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises
+        ------
+        SpecError
+            Another schema major or a newer minor, missing or unknown keys, or values that make no
+            run.
+        """
+        if not isinstance(data, Mapping):
+            _CONTRACT.refuse(f"expected an object, got {type(data).__name__}")
+        major, minor = read_schema(data, _CONTRACT)
+        if (major, minor) > (SCHEMA_MAJOR, SCHEMA_MINOR) or major != SCHEMA_MAJOR:
+            raise SpecError(
+                f"training configuration: schema {major}.{minor}, this version reads "
+                f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}",
+                fix="Install a matching tlp-mri.",
+            )
+        extra: list[str] = []
+        body = {key: value for key, value in data.items() if key != "schema"}
+        try:
+            config = build(cls, body, _CONTRACT, extra)
+        except UsageError as error:
+            raise SpecError(f"training configuration: {error.problem}", fix=error.fixes) from error
+        if extra:
+            _CONTRACT.refuse(f"unknown keys {', '.join(sorted(extra))}, which its schema lacks")
+        return config
 
 
 def preset(name: str, inputs: tuple[str, ...], **changes: Any) -> TrainConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +35,7 @@ from tlp_train.statistics import CONFIDENCE, RESAMPLES, Statistic
 
 PromptUse = Literal["none", "seg", "mirrored"]
 
-SCHEMA = 1
+SCHEMA = 2
 SYNTHESIS = "synthesis"
 
 
@@ -45,11 +45,28 @@ def needed_arrays(spec: ModelSpec) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class CaseVoxels:
+    """What a case was measured on, as hashes of whole volumes.
+
+    Parameters
+    ----------
+    truth
+        Of the T1ce.
+    inputs
+        Of what the model and the metrics were given beside it, by array.
+    """
+
+    truth: str
+    inputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class CaseResult:
     """One case: for each image (the synthesis and the reference rows) its metrics' values."""
 
     name: str
     images: Mapping[str, Values]
+    voxels: CaseVoxels
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,23 @@ class CaseMean:
 
     mean: float
     count: int
+
+
+@dataclass(frozen=True)
+class CaseMeans:
+    """One case of an evaluation.
+
+    Parameters
+    ----------
+    images
+        Image, then metric key, to the mean.
+    seen
+        Whether the model was trained or chosen on this case; None where its bundle does not say.
+    """
+
+    images: Mapping[str, Mapping[str, CaseMean]]
+    voxels: CaseVoxels
+    seen: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +107,7 @@ class Evaluation:
     summary
         Image, then metric key, to its statistic over all cases.
     cases
-        Case name, image, metric key to the case's mean.
+        By name.
     """
 
     model: str
@@ -82,11 +116,25 @@ class Evaluation:
     data: str
     images: tuple[str, ...]
     summary: Mapping[str, Mapping[str, Statistic]]
-    cases: Mapping[str, Mapping[str, Mapping[str, CaseMean]]]
+    cases: Mapping[str, CaseMeans]
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """The cases that the model was trained or chosen on."""
+        return tuple(name for name, case in self.cases.items() if case.seen)
 
     @classmethod
-    def of(cls, results: Sequence[CaseResult], **origin: str) -> Evaluation:
-        """Summarise case results, at least one."""
+    def of(
+        cls, results: Sequence[CaseResult], training_voxels: Collection[str] = (), **origin: str
+    ) -> Evaluation:
+        """Summarise case results, at least one.
+
+        Parameters
+        ----------
+        training_voxels
+            Hashes of the volumes the model was trained and chosen on; empty if they are not known.
+        """
+        known = frozenset(training_voxels)
         images = tuple(results[0].images)
         summary = {
             image: {
@@ -96,12 +144,17 @@ class Evaluation:
             for image in images
         }
         cases = {
-            result.name: {
-                image: {
-                    key: CaseMean(float(np.mean(held)), len(held)) for key, held in values.items()
-                }
-                for image, values in result.images.items()
-            }
+            result.name: CaseMeans(
+                {
+                    image: {
+                        key: CaseMean(float(np.mean(held)), len(held))
+                        for key, held in values.items()
+                    }
+                    for image, values in result.images.items()
+                },
+                result.voxels,
+                _was_seen(result.voxels, known) if known else None,
+            )
             for result in results
         }
         return cls(**origin, images=images, summary=summary, cases=cases)
@@ -124,13 +177,7 @@ class Evaluation:
                 image: {key: asdict(statistic) for key, statistic in row.items()}
                 for image, row in self.summary.items()
             },
-            "cases": {
-                name: {
-                    image: {key: asdict(mean) for key, mean in row.items()}
-                    for image, row in rows.items()
-                }
-                for name, rows in self.cases.items()
-            },
+            "cases": {name: asdict(case) for name, case in self.cases.items()},
         }
 
     @classmethod
@@ -161,16 +208,23 @@ class Evaluation:
                     image: {key: _statistic(value) for key, value in row.items()}
                     for image, row in data["summary"].items()
                 },
-                cases={
-                    name: {
-                        image: {key: CaseMean(**value) for key, value in row.items()}
-                        for image, row in rows.items()
-                    }
-                    for name, rows in data["cases"].items()
-                },
+                cases={name: _case(value) for name, value in data["cases"].items()},
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: is not an evaluation as JSON ({error!r}).") from error
+
+
+def _case(data: Mapping[str, Any]) -> CaseMeans:
+    images = {
+        image: {key: CaseMean(**value) for key, value in row.items()}
+        for image, row in data["images"].items()
+    }
+    return CaseMeans(images, CaseVoxels(**data["voxels"]), data["seen"])
+
+
+def _was_seen(voxels: CaseVoxels, known: Collection[str]) -> bool:
+    images = (value for name, value in voxels.inputs.items() if name != "seg")
+    return voxels.truth in known or any(value in known for value in images)
 
 
 def _statistic(data: Mapping[str, Any]) -> Statistic:
@@ -185,6 +239,7 @@ def evaluate(
     *,
     model: str,
     data: str,
+    training_voxels: Collection[str] = (),
     on_case: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Run every case's published slices and compare them with its T1ce.
@@ -198,6 +253,8 @@ def evaluate(
         segmentation on the other side of the head, a wrong prompt.
     model, data
         For the record.
+    training_voxels
+        Hashes of the volumes the model was trained and chosen on; empty if they are not known.
 
     Raises
     ------
@@ -210,24 +267,29 @@ def evaluate(
         if on_case is not None:
             on_case(case.name)
     return Evaluation.of(
-        results, model=model, engine=synthesizer.engine.name, prompt=prompt, data=data
-    )
+        results, training_voxels,
+        model=model, engine=synthesizer.engine.name, prompt=prompt, data=data,
+    )  # fmt: skip
+
+
+def read_case(case: CaseFiles, spec: ModelSpec) -> dict[str, Volume]:
+    """The volumes of a case that :func:`evaluation_slices` takes, by array."""
+    return {name: read_volume(case.files[name]) for name in needed_arrays(spec)}
 
 
 def evaluation_slices(
-    case: CaseFiles, spec: ModelSpec, use: PromptUse
+    volumes: Mapping[str, Volume], spec: ModelSpec, use: PromptUse
 ) -> tuple[Truth, dict[str, NDArray[np.float32]]]:
     """A case's truth and the network's tensors, (Z, H, W), both of the published slices."""
-    images = {name: case.files[name] for name in spec.inputs}
-    prepared = prepare_published(Request(images=images, prompt=Prompt(case.files["seg"])), spec)
+    images = {name: volumes[name] for name in spec.inputs}
+    prepared = prepare_published(Request(images=images, prompt=Prompt(volumes["seg"])), spec)
     published = slice(*spec.crop.slices)
 
     def image(name: str) -> NDArray[np.float32]:
         if name in spec.inputs:
             return prepared.tensors[name][published]
-        volume = read_volume(case.files[name])
-        require_same_grid(prepared.reference, volume)
-        return _scaled(volume, spec)[published]
+        require_same_grid(prepared.reference, volumes[name])
+        return _scaled(volumes[name], spec)[published]
 
     tensors = {name: array[published] for name, array in prepared.tensors.items()}
     exact = tensors[PROMPT_NAME]
@@ -248,7 +310,8 @@ def evaluation_slices(
 
 def _evaluate_case(synthesizer: Synthesizer, case: CaseFiles, use: PromptUse) -> CaseResult:
     spec = synthesizer.spec
-    truth, tensors = evaluation_slices(case, spec, use)
+    volumes = read_case(case, spec)
+    truth, tensors = evaluation_slices(volumes, spec, use)
     synthesis = to_unit64(synthesizer.run_slices(tensors))
     first = spec.inputs[0]
     given = to_unit64(tensors[first])
@@ -257,8 +320,11 @@ def _evaluate_case(synthesizer: Synthesizer, case: CaseFiles, use: PromptUse) ->
         f"{first} copied": given,
         f"{first} x best factor": given * best_factor(given, truth.t1ce),
     }
+    hashes = {name: volume.voxels_sha256() for name, volume in volumes.items()}
     return CaseResult(
-        case.name, {name: all_metrics(truth, image) for name, image in images.items()}
+        case.name,
+        {name: all_metrics(truth, image) for name, image in images.items()},
+        CaseVoxels(hashes.pop(OUTPUT_NAME), hashes),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,12 +217,15 @@ def _add(values: Values, key: str, value: float | None) -> None:
 
 @dataclass(frozen=True)
 class Column:
-    """How a metric is shown: its title, unit, digits and whether more is better."""
+    """How a metric is shown: its title, unit and digits, and what of two values is better.
+
+    ``zero``: the one nearer to 0, whatever its sign.
+    """
 
     key: str
     title: str
     digits: int
-    higher_is_better: bool
+    better: Literal["higher", "lower", "zero"]
 
 
 @dataclass(frozen=True)
@@ -238,56 +242,56 @@ GROUPS: tuple[ColumnGroup, ...] = (
         "published",
         "slices",
         (
-            Column("slice.psnr_db", "PSNR dB", 2, True),
-            Column("slice.ssim", "SSIM", 3, True),
-            Column("slice.nmse", "NMSE", 3, False),
+            Column("slice.psnr_db", "PSNR dB", 2, "higher"),
+            Column("slice.ssim", "SSIM", 3, "higher"),
+            Column("slice.nmse", "NMSE", 3, "lower"),
         ),
     ),
     ColumnGroup(
         "brain, after the best linear fit",
         "cases",
         (
-            Column("brain.psnr_db", "PSNR dB", 2, True),
-            Column("brain.ssim", "SSIM", 3, True),
+            Column("brain.psnr_db", "PSNR dB", 2, "higher"),
+            Column("brain.ssim", "SSIM", 3, "higher"),
         ),
     ),
     ColumnGroup(
         "enhancement of the tumour core, normal brain fitted",
         "cases",
         (
-            Column("enhancement.psnr_db", "PSNR dB", 2, True),
-            Column("enhancement.mae", "MAE", 3, False),
-            Column("enhancement.correlation", "correlation", 3, True),
-            Column("enhancement.dice", f"Dice > {ENHANCING:g}", 3, True),
-            Column("mirror.false_enhancement", "false, mirrored", 3, False),
+            Column("enhancement.psnr_db", "PSNR dB", 2, "higher"),
+            Column("enhancement.mae", "MAE", 3, "lower"),
+            Column("enhancement.correlation", "correlation", 3, "higher"),
+            Column("enhancement.dice", f"Dice > {ENHANCING:g}", 3, "higher"),
+            Column("mirror.false_enhancement", "false, mirrored", 3, "zero"),
         ),
     ),
     ColumnGroup(
         "published, inside the tumour core",
         "slices",
         (
-            Column("core.psnr_db", "PSNR dB", 2, True),
-            Column("core.ssim", "SSIM", 3, True),
-            Column("core.nmse", "NMSE", 3, False),
+            Column("core.psnr_db", "PSNR dB", 2, "higher"),
+            Column("core.ssim", "SSIM", 3, "higher"),
+            Column("core.nmse", "NMSE", 3, "lower"),
         ),
     ),
     ColumnGroup(
         "published, inside the oedema",
         "slices",
         (
-            Column("oedema.psnr_db", "PSNR dB", 2, True),
-            Column("oedema.ssim", "SSIM", 3, True),
-            Column("oedema.nmse", "NMSE", 3, False),
+            Column("oedema.psnr_db", "PSNR dB", 2, "higher"),
+            Column("oedema.ssim", "SSIM", 3, "higher"),
+            Column("oedema.nmse", "NMSE", 3, "lower"),
         ),
     ),
     ColumnGroup(
         "volume, in float",
         "cases",
         (
-            Column("volume.psnr_db", "PSNR dB", 2, True),
-            Column("volume.ssim", "SSIM", 3, True),
-            Column("volume.nmse", "NMSE", 3, False),
-            Column("volume.mae", "MAE", 4, False),
+            Column("volume.psnr_db", "PSNR dB", 2, "higher"),
+            Column("volume.ssim", "SSIM", 3, "higher"),
+            Column("volume.nmse", "NMSE", 3, "lower"),
+            Column("volume.mae", "MAE", 4, "lower"),
         ),
     ),
 )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
+from tlp_runtime.errors import SetOption, TrainingDiverged
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME
+from tlp_train.checkpoint import RECORD, Lineage
 from tlp_train.config import TrainConfig
 from tlp_train.losses import AdversarialObjective
 from tlp_train.network import Generator
@@ -19,19 +23,37 @@ from tlp_train.network.discriminator import build_discriminator
 
 Batch = dict[str, Tensor]
 
+STATE = "tlp_state"
+"""Key of a checkpoint for what a training resumes from, beside Lightning's own."""
+
+TERMS = {
+    "train_l1": "the L1 distance",
+    "train_generator": "the generator's loss",
+    "train_discriminator": "the discriminator's loss",
+}
+
 
 class SynthesisModule(L.LightningModule):
     """One GAN: the generator runs forward once a step, the discriminator steps first.
 
-    Logged: ``train_l1``, ``train_generator``, ``train_discriminator`` (means over the epoch),
-    ``val_psnr`` (dB, mean over slices, without prompt, range 2 of the network's scale) and
-    ``val_l1``.
+    Logged: ``train_l1``, ``train_generator``, ``train_discriminator`` (means over the epoch, also
+    over the part of it before a resume), ``val_psnr`` (dB, mean over slices, without prompt, range
+    2 of the network's scale) and ``val_l1``. A loss that is not finite ends the training before
+    the step it would spoil.
+
+    Parameters
+    ----------
+    lineage
+        What checkpoints say of how they came to be.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, lineage: Lineage | None = None) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.config = config
+        self.lineage = replace(lineage or Lineage(), config=config)
+        self._sums = torch.zeros(len(TERMS), dtype=torch.float64)
+        self._slices = 0
         self.generator = Generator(config.spec)
         self.discriminator = build_discriminator(
             config.discriminator_channels, config.discriminator_norm
@@ -72,6 +94,7 @@ class SynthesisModule(L.LightningModule):
             )
             self.manual_backward(loss * share)
             losses_d.append(loss.detach())
+        self._require_finite({"train_discriminator": losses_d}, batch_index)
         discriminator_step.step()
 
         for parameter in self.discriminator.parameters():
@@ -87,28 +110,70 @@ class SynthesisModule(L.LightningModule):
             self.manual_backward(loss * share)
             losses_g.append(loss.detach())
             l1s.append(l1.detach())
+        self._require_finite({"train_l1": l1s, "train_generator": losses_g}, batch_index)
         generator_step.step()
         for parameter in self.discriminator.parameters():
             parameter.requires_grad_(True)
 
         size = len(batch[OUTPUT_NAME])
-        l1 = torch.stack(l1s).mean()
-        self.log_dict(
-            {
-                "train_l1": l1,
-                "train_generator": torch.stack(losses_g).mean(),
-                "train_discriminator": torch.stack(losses_d).mean(),
-            },
-            on_step=False,
-            on_epoch=True,
-            batch_size=size,
-            sync_dist=True,
-        )
-        self.log("l1", l1, prog_bar=True, logger=False, batch_size=size)
+        means = torch.stack([torch.stack(kept).mean() for kept in (l1s, losses_g, losses_d)])
+        self._sums += size * means.double()
+        self._slices += size
+        self.log("l1", means[0], prog_bar=True, logger=False, batch_size=size)
+
+    def on_train_start(self) -> None:
+        self._sums = self._sums.to(self.device)
+        for schedule in self._schedules():  # a longer run's rate, where a resumed one is now
+            for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+                group["lr"] = rate * self.config.rate_factor(schedule.last_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        self._sums.zero_()
+        self._slices = 0
+
+    def epoch_means(self) -> dict[str, float]:
+        """Means of the losses over the epoch's slices so far, of all processes."""
+        sums, slices = self._totals()
+        return dict(zip(TERMS, (sums / max(1, slices)).tolist(), strict=True))
 
     def on_train_epoch_end(self) -> None:
-        for schedule in self.lr_schedulers():  # type: ignore[union-attr]
+        self.log_dict(self.epoch_means(), sync_dist=True)
+        for schedule in self._schedules():
             schedule.step()
+
+    def _schedules(self) -> list[LambdaLR]:
+        return list(self.lr_schedulers())  # type: ignore[arg-type]
+
+    def _totals(self) -> tuple[Tensor, int]:
+        """Sums of the losses and the number of slices, of all processes."""
+        total = torch.cat([self._sums, self._sums.new_tensor([self._slices])])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(total)
+        return total[:-1], int(total[-1])
+
+    def _require_finite(self, losses: Mapping[str, Sequence[Tensor]], batch: int) -> None:
+        """Raise in every process when a loss of any of them is not finite."""
+        bad = [
+            name for name, kept in losses.items() if not torch.stack(list(kept)).isfinite().all()
+        ]
+        anywhere = bool(bad)
+        if self.trainer.world_size > 1:
+            anywhere = self.trainer.strategy.reduce_boolean_decision(anywhere, all=False)
+        if anywhere:
+            terms = " and ".join(TERMS[name] for name in bad) or "a loss of another process"
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            slices = data.slices_of(self.current_epoch, batch)
+            raise self._diverged(f"{terms} is not finite", f"batch {batch + 1} ({slices})")
+
+    def _diverged(self, what: str, where: str) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"{what} in {where} of epoch {self.current_epoch + 1}. Checkpoints saved before are "
+            "as they were",
+            fix=(
+                SetOption("precision", "32-true", "if it is bf16-mixed"),
+                "Or train with another seed, or on data without these slices.",
+            ),
+        )
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         image = self({**batch, PROMPT_NAME: torch.zeros_like(batch[PROMPT_NAME])})
@@ -124,18 +189,42 @@ class SynthesisModule(L.LightningModule):
             sync_dist=True,
         )
 
+    def on_validation_epoch_end(self) -> None:
+        found = self.trainer.callback_metrics.get("val_l1")
+        if found is not None and not torch.isfinite(found):
+            raise self._diverged(
+                "the L1 distance of the validation slices is not finite", "the end"
+            )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        bad = [name for name, value in self.state_dict().items() if not value.isfinite().all()]
+        if bad:
+            raise self._diverged(f"{len(bad)} weights such as {bad[0]} are not finite", "a step")
         # What the training volumes looked like is known once they are read.
         data = getattr(self.trainer, "datamodule", None)
-        seen = getattr(data, "brightness", ())
-        checkpoint["tlp"] = {
-            "spec": replace(self.config.spec, brightness=seen).to_json(),
-            "config": self.config.to_dict(),
+        spec = replace(self.config.spec, brightness=getattr(data, "brightness", ()))
+        lineage = replace(self.lineage, training_voxels=getattr(data, "voxels", ()))
+        checkpoint[RECORD] = {"spec": spec.to_json(), **lineage.to_dict()}
+        sums, slices = self._totals()
+        checkpoint[STATE] = {
             "rng": torch.get_rng_state(),
+            "losses": dict(zip(TERMS, sums.tolist(), strict=True)),
+            "slices": slices,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        torch.set_rng_state(checkpoint["tlp"]["rng"])
+        state = self.state_of(checkpoint)
+        torch.set_rng_state(state["rng"])
+        if self.trainer.is_global_zero:  # of several processes, one goes on with all sums
+            sums = state.get("losses", {})
+            self._sums = torch.tensor([sums.get(name, 0.0) for name in TERMS], dtype=torch.float64)
+            self._slices = int(state.get("slices", 0))
+
+    @staticmethod
+    def state_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a checkpoint holds for a resume; the first version had it in its record."""
+        state: Mapping[str, Any] = checkpoint.get(STATE, checkpoint[RECORD])
+        return state
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:

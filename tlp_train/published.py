@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from tlp_runtime.errors import ModelMismatch, SetOption
-from tlp_runtime.files.atomic import atomic_file
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
-from tlp_train.checkpoint import IMPORTED, load_safely, write_checkpoint
+from tlp_train.checkpoint import Imported, Lineage, write_checkpoint
 from tlp_train.network import Generator
+from tlp_train.safe_files import load_safely
 
 _BLOCK_PARTS = {
     "attention_norm": "norm1.body",
@@ -146,9 +146,8 @@ def import_weights(weights: Path, inputs: tuple[str, ...], out: Path, *, overwri
     state = _state_dict(load_safely(weights), weights)
     spec = ModelSpec(inputs=inputs, network=_network(state, weights, len(inputs)))
     ours = _renamed(state, spec, weights)
-    origin = {"file": weights.name, "sha256": sha256(weights)}
-    with atomic_file(out, overwrite=overwrite) as temporary:
-        write_checkpoint(temporary, spec, ours, {IMPORTED: origin})
+    imported = Imported(file=weights.name, sha256=sha256(weights))
+    write_checkpoint(out, spec, ours, Lineage(imported=imported), overwrite=overwrite)
     return out
 
 

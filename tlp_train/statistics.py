@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import wilcoxon
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+SIGNIFICANT = 0.05
+"""A p-value below it, with an interval that leaves out 0, is called a difference."""
+
 _SEED = 0
 
 
@@ -83,8 +87,16 @@ class PairedDifference:
     p_value: float
     cases: int
 
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the second is larger or smaller, 0 where chance may have done that."""
+        if self.interval is None or self.p_value >= SIGNIFICANT:
+            return 0
+        low, high = self.interval
+        return int(low > 0) - int(high < 0)
+
     @classmethod
-    def of(cls, first: Sequence[float], second: Sequence[float]) -> PairedDifference:
+    def of(cls, first: ArrayLike, second: ArrayLike) -> PairedDifference:
         """From paired case means, at least one."""
         a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
         differences = b - a

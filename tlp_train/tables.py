@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 from tlp_train.comparison import Comparison
-from tlp_train.evaluation import Evaluation
+from tlp_train.evaluation import SYNTHESIS, Evaluation
 from tlp_train.metrics import COLUMNS, GROUPS, Column, ColumnGroup
 from tlp_train.statistics import Statistic
 
@@ -25,7 +25,7 @@ def group_rows(evaluation: Evaluation, group: ColumnGroup) -> Rows:
     """A row an image: the figures of one group and, beside each, its interval over cases."""
     rows = []
     for image in evaluation.images:
-        row = [image]
+        row = [f"{image} *" if evaluation.seen and image == SYNTHESIS else image]
         for column in group.columns:
             statistic = evaluation.summary[image][column.key]
             cell = figure(statistic, column)
@@ -39,7 +39,18 @@ def group_rows(evaluation: Evaluation, group: ColumnGroup) -> Rows:
 
 def group_head(group: ColumnGroup) -> list[str]:
     """Column titles; an arrow says which way is better."""
-    return ["", *(f"{c.title} {'↑' if c.higher_is_better else '↓'}" for c in group.columns)]
+    arrows = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
+    return ["", *(f"{c.title} {arrows[c.better]}" for c in group.columns)]
+
+
+def seen_text(evaluation: Evaluation) -> str:
+    """What the star of a row means; empty where there is none."""
+    if not evaluation.seen:
+        return ""
+    return (
+        f"* the model was trained or chosen on {len(evaluation.seen)} of these "
+        f"{len(evaluation.cases)} cases: no measure of new ones"
+    )
 
 
 def evaluation_markdown(evaluation: Evaluation) -> str:
@@ -49,6 +60,8 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
         f"{len(evaluation.cases)} cases, engine {evaluation.engine}. Mean ± population s.d. over "
         "slices or cases; in brackets the 95 % bootstrap interval of the mean over cases.",
     ]
+    if evaluation.seen:
+        parts.append(f"\\{seen_text(evaluation)}.")
     for group in GROUPS:
         parts.append(f"## {group.title} (over {group.unit})")
         parts.append(markdown_table(group_head(group), group_rows(evaluation, group)))
@@ -59,11 +72,13 @@ def evaluation_csv(evaluation: Evaluation) -> str:
     """A row a case and image: each metric's mean; empty where the case has none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "image", "prompt", "model", *(column.key for column in COLUMNS)])
-    for name, images in evaluation.cases.items():
-        for image, means in images.items():
+    origin = ["case", "image", "prompt", "model", "seen_in_training"]
+    writer.writerow([*origin, *(column.key for column in COLUMNS)])
+    for name, case in evaluation.cases.items():
+        seen = {None: "", True: "yes", False: "no"}[case.seen]
+        for image, means in case.images.items():
             values = [f"{means[c.key].mean:.9g}" if c.key in means else "" for c in COLUMNS]
-            writer.writerow([name, image, evaluation.prompt, evaluation.model, *values])
+            writer.writerow([name, image, evaluation.prompt, evaluation.model, seen, *values])
     return text.getvalue()
 
 
@@ -73,7 +88,10 @@ def comparison_head() -> list[str]:
 
 
 def comparison_rows(comparison: Comparison) -> Rows:
-    """A row a metric; ``better`` names a model only where the interval leaves out 0."""
+    """A row a metric; ``better`` names a model only where chance is no likely reason.
+
+    Where 0 is best, the row is of absolute values, and its name stands between bars.
+    """
     rows = []
     for group in GROUPS:
         for column in group.columns:
@@ -81,15 +99,15 @@ def comparison_rows(comparison: Comparison) -> Rows:
             if found is None:
                 continue
             digits = column.digits
-            interval, better = "none", ""
+            interval = "none"
             if found.interval is not None:
                 low, high = found.interval
                 interval = f"{low:+.{digits}f} to {high:+.{digits}f}"
-                if low > 0 or high < 0:
-                    better = "second" if (low > 0) == column.higher_is_better else "first"
+            gain = found.sign if column.better == "higher" else -found.sign
+            better = {1: "second", -1: "first", 0: ""}[gain]
             rows.append(
                 [
-                    column.key,
+                    f"|{column.key}|" if column.better == "zero" else column.key,
                     str(found.cases),
                     f"{found.first:.{digits}f}",
                     f"{found.second:.{digits}f}",

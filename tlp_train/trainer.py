@@ -4,139 +4,48 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
-from torch.utils.data import DataLoader
 
 from tlp_runtime.errors import (
     DeviceUnavailable,
-    InputError,
     MemoryExhausted,
+    ModelMismatch,
     SetOption,
+    TLPError,
     UsageError,
+    first_line,
 )
-from tlp_runtime.io.brats import find_cases
-from tlp_runtime.spec.model import BrightnessSpec, ModelSpec
-from tlp_runtime.values.checks import BRIGHTNESS_PERCENTILES
-from tlp_train.cache import CachedCase, open_cases
-from tlp_train.callbacks import MetricsCsv, SampleImages, SaveOnInterrupt
-from tlp_train.config import TrainingPrecision
-from tlp_train.data import EpochSampler, SampleId, SliceDataset
-from tlp_train.module import Batch, SynthesisModule
-from tlp_train.runs import BEST, LAST, Run, Status
-
-RUN_VARIABLE = "TLP_RUN"
-"""Environment variable that tells processes started by Lightning which run folder is theirs."""
+from tlp_train.callbacks import MetricsCsv, SampleImages, read_metrics
+from tlp_train.checkpoint import Lineage, checkpoint_of, load_checkpoint, require_fit
+from tlp_train.config import TrainConfig, TrainingPrecision
+from tlp_train.loaders import SliceData
+from tlp_train.module import SynthesisModule
+from tlp_train.processes import RUN_VARIABLE, environment_of, is_first_process
+from tlp_train.resume import begun_session
+from tlp_train.runs import SAMPLES, Run, Status
+from tlp_train.safe_files import load_safely
+from tlp_train.saving import (
+    MONITORED,
+    KeepCheckpoints,
+    StopWhenAsked,
+    WholeFiles,
+    require_resumable,
+)
+from tlp_train.stopping import TIME_LIMIT, StopRequests, TrainingStopped
 
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)
-
-
-class SliceData(L.LightningDataModule):
-    """Loaders over a run's cases; knows how much of an interrupted epoch was already used.
-
-    One process of each machine decodes into the cache, then every process opens it.
-    """
-
-    def __init__(self, run: Run, cache: Path, on_case: Callable[[str], None] | None = None) -> None:
-        super().__init__()
-        self.run = run
-        self.config = run.config
-        self.cache = cache
-        self.on_case = on_case
-        self._batches_used = 0
-
-    def prepare_data(self) -> None:
-        self._open(self.on_case)
-
-    def setup(self, stage: str) -> None:
-        opened = self._open(None)
-        count = len(self.run.split.train)
-        config, seed = self.config, self.config.seed
-        fuzzy = config.fuzzy if config.fpg else None
-        self.brightness = _brightness(opened[:count], config.spec)
-        self.train_set = SliceDataset(opened[:count], config.spec, fuzzy=fuzzy, seed=seed)
-        self.validation_set = SliceDataset(opened[count:], config.spec, fuzzy=None, seed=seed)
-        if len(self.train_set) < config.global_batch:
-            raise UsageError(
-                f"{len(self.train_set)} training slices do not fill one batch of "
-                f"{config.global_batch}",
-                fix=("Give more cases.", SetOption("batch_size", "a smaller number")),
-            )
-
-    def _open(self, on_case: Callable[[str], None] | None) -> list[CachedCase]:
-        split = self.run.split
-        arrays = (*self.config.spec.inputs, "t1ce", "seg")
-        files = {case.name: case for case in find_cases(self.run.data, arrays)}
-        wanted = split.train + split.validation
-        absent = [name for name in wanted if name not in files]
-        if absent:
-            raise InputError(
-                f"{self.run.data}: {len(absent)} cases of the run's split.json are not there: "
-                f"{', '.join(absent)}. Put them back, or train anew."
-            )
-        return open_cases([files[name] for name in wanted], self.config.spec, self.cache, on_case)
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        assert self.trainer is not None
-        sampler = EpochSampler(
-            len(self.train_set),
-            seed=self.config.seed,
-            batch=self.config.batch_size,
-            epoch=self.trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
-            skip=self._batches_used,
-            limit=self.config.slices_per_epoch,
-            favoured=self.train_set.tumour_slices() if self.config.tumour_share else None,
-            share=self.config.tumour_share,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
-        )
-        return self._loader(self.train_set, sampler, drop_last=True)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        assert self.trainer is not None
-        total = len(self.validation_set)
-        step = max(1, total // (self.config.validation_slices or total))
-        sampler = [SampleId(0, index) for index in range(step // 2, total, step)]
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        # With fewer slices than processes each takes all of them: none may be left without.
-        mine = sampler[rank::world] if len(sampler) >= world else sampler
-        return self._loader(self.validation_set, mine, drop_last=False)
-
-    def _loader(self, dataset: SliceDataset, sampler: Any, *, drop_last: bool) -> DataLoader[Batch]:
-        on_gpu = torch.cuda.is_available()
-        workers = self.config.workers
-        if workers is None:
-            cores = (os.cpu_count() or 2) // self.config.devices
-            workers = max(1, min(8, cores - 1)) if on_gpu else 0
-        return DataLoader(
-            dataset,
-            batch_size=self.config.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            num_workers=workers,
-            pin_memory=on_gpu,
-            persistent_workers=workers > 0,
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        assert self.trainer is not None
-        ready = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return {"batches_used": ready % int(self.trainer.num_training_batches)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._batches_used = int(state["batches_used"])
 
 
 def fit(
@@ -144,6 +53,7 @@ def fit(
     cache: Path,
     *,
     resume: bool = False,
+    requests: StopRequests | None = None,
     progress: bool = True,
     on_case: Callable[[str], None] | None = None,
     on_epoch: Callable[[Mapping[str, str]], None] | None = None,
@@ -155,6 +65,10 @@ def fit(
 
     Parameters
     ----------
+    resume
+        Go on from ``last.ckpt``.
+    requests
+        Signals and a time limit that end it early; None listens for signals.
     progress
         Show Lightning's progress bar.
     on_case, on_epoch
@@ -164,24 +78,64 @@ def fit(
     ------
     InputError
         Cases that cannot be used; found before training begins.
+    ModelError
+        The checkpoint to go on from, or to begin with, cannot be used.
+    TrainingDiverged
+        A loss is not finite.
     DeviceUnavailable
         Fewer GPUs than asked for.
-    TrainingInterrupted
-        Ctrl-C; the state is saved.
+    TrainingStopped
+        It was asked to end; the error says where the state is saved.
     MemoryExhausted
-        The device ran out of memory.
+        The device ran out of memory, or a process that loads data did.
+    OutputError
+        Another process trains this run, or its folder cannot be written.
     """
+    first = is_first_process()
+    with (
+        run.held() if first else nullcontext(),
+        StopRequests() if requests is None else nullcontext(requests) as asked,
+    ):
+        module = _module(run, resume=resume)
+        data = SliceData(run, cache, on_case)
+        callbacks: list[L.Callback] = [
+            MetricsCsv(run.metrics, on_epoch),
+            SampleImages(run.folder / SAMPLES),
+            _Record(run, module),
+            StopWhenAsked(run, asked),
+            KeepCheckpoints(run, _best_before(run) if resume else float("-inf")),
+        ]
+        trainer = _trainer(run, callbacks, progress=progress)
+        try:
+            with _told(run), _quietly(), _worded(run.config):
+                if first:
+                    run.mark("running")
+                trainer.fit(
+                    module,
+                    datamodule=data,
+                    ckpt_path=run.last if resume else None,
+                    weights_only=True,
+                )
+        except TrainingStopped as stop:
+            _mark(
+                run.folder, "unfinished" if stop.reason is TIME_LIMIT else "interrupted", str(stop)
+            )
+            raise
+        except BaseException as error:
+            _mark(run.folder, "interrupted", type(error).__name__)
+            raise
+        return _mark(run.folder, "finished", "")
+
+
+def _module(run: Run, *, resume: bool) -> SynthesisModule:
+    """The networks as they start, seeded; what they are to load was looked through."""
     config = run.config
-    on_gpu = torch.cuda.is_available()
-    if on_gpu and torch.cuda.device_count() < config.devices:
-        raise DeviceUnavailable(
-            f"{config.devices} devices were asked for, but this machine has "
-            f"{torch.cuda.device_count()} GPUs",
-            fix=SetOption("devices", str(torch.cuda.device_count())),
-        )
     L.seed_everything(config.seed, verbose=False)
-    data = SliceData(run, cache, on_case)
-    module = SynthesisModule(config)
+    module = SynthesisModule(config, Lineage(ancestors=run.begun_from))
+    if resume:
+        require_resumable(run.last, module)
+    elif run.weights:
+        _load_weights(module, Path(run.weights), run)
     channels_last = config.channels_last
     if channels_last is None:
         channels_last = config.precision == "bf16-mixed"
@@ -190,52 +144,151 @@ def fit(
     if config.compile:
         module.generator.compile()
         module.discriminator.compile()
-    callbacks: list[L.Callback] = [
-        MetricsCsv(run.folder / "metrics.csv", on_epoch),
-        SampleImages(run.folder / "samples"),
-        SaveOnInterrupt(run.last),
-        _checkpoints(run.folder, LAST),
-        _checkpoints(run.folder, BEST, monitor="val_psnr", mode="max"),
-    ]
-    if progress:
-        callbacks.append(RichProgressBar(leave=False))
+    return module
+
+
+def _load_weights(module: SynthesisModule, path: Path, run: Run) -> None:
+    """Begin with the weights of a checkpoint: the generator's, and the discriminator's if it fits.
+
+    Raises
+    ------
+    ModelMismatch
+        It is not the file that the run was begun from.
+    """
+    checkpoint = load_checkpoint(path)
+    if checkpoint.sha256 != run.begun_from[-1].sha256:
+        raise ModelMismatch(
+            f"{path}: is not the checkpoint that this run was begun from, SHA-256 "
+            f"{run.begun_from[-1].sha256[:16]}…. Put that one back, or begin another run."
+        )
+    require_fit(checkpoint.generator_state, module.generator.state_dict(), f"{path}: its generator")
+    module.generator.load_state_dict(dict(checkpoint.generator_state))
+    held = {
+        name.removeprefix("discriminator."): tensor
+        for name, tensor in load_safely(path)["state_dict"].items()
+        if name.startswith("discriminator.")
+    }
+    wanted = module.discriminator.state_dict()
+    if held.keys() == wanted.keys() and all(held[n].shape == wanted[n].shape for n in wanted):
+        module.discriminator.load_state_dict(held)
+
+
+def _trainer(run: Run, callbacks: list[L.Callback], *, progress: bool) -> L.Trainer:
+    config = run.config
+    on_gpu = torch.cuda.is_available()
+    if on_gpu and torch.cuda.device_count() < config.devices:
+        raise DeviceUnavailable(
+            f"{config.devices} devices were asked for, but this machine has "
+            f"{torch.cuda.device_count()} GPUs",
+            fix=SetOption("devices", str(torch.cuda.device_count())),
+        )
     several = config.devices * config.nodes > 1
-    trainer = L.Trainer(
-        accelerator="gpu" if on_gpu else "cpu",
-        devices=config.devices,
-        num_nodes=config.nodes,
-        # Each of the two steps leaves the other network's parameters without a gradient.
-        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
-        sync_batchnorm=several and on_gpu,
-        benchmark=on_gpu,
-        precision=config.precision,
-        max_epochs=config.epochs,
-        logger=TensorBoardLogger(run.folder, name="", version=""),
-        callbacks=callbacks,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        log_every_n_steps=1,
-    )
-    run = _marked(run, "running")
-    os.environ[RUN_VARIABLE] = str(run.folder.resolve())  # for processes Lightning starts
+    started_by = environment_of(config.devices, config.nodes)
     try:
-        with warnings.catch_warnings():
-            # Loading is cheap next to a step on a CPU, and our sampler does resume mid-epoch.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own
-            warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
-            # Of a 1 x 1 kernel's strides, which mean nothing.
-            warnings.filterwarnings("ignore", message="Grad strides do not match")
-            # Only the discriminator's step leaves parameters unused; both share one strategy.
-            warnings.filterwarnings("ignore", message=".*find_unused_parameters=True.*")
-            trainer.fit(
-                module, datamodule=data, ckpt_path=run.last if resume else None, weights_only=True
-            )
+        return L.Trainer(
+            accelerator="gpu" if on_gpu else "cpu",
+            devices=config.devices,
+            num_nodes=config.nodes,
+            # Each of the two steps leaves the other network's parameters without a gradient.
+            strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
+            sync_batchnorm=several and on_gpu,
+            benchmark=on_gpu,
+            precision=config.precision,
+            max_epochs=config.epochs,
+            logger=_Scalars(run.folder, name="", version=""),
+            callbacks=[*callbacks, *([RichProgressBar(leave=False)] if progress else [])],
+            plugins=[WholeFiles(), *([] if started_by is None else [started_by])],
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            log_every_n_steps=1,
+        )
+    except (ValueError, RuntimeError) as error:  # what a launcher says does not fit the options
+        raise UsageError(
+            f"the processes cannot be arranged: {first_line(error)}",
+            fix=(SetOption("devices"), SetOption("nodes")),
+        ) from error
+
+
+class _Scalars(TensorBoardLogger):
+    """TensorBoard's scalars alone: run.json has the configuration."""
+
+    def save(self) -> None:
+        """Nothing more; events are flushed as they come."""
+
+
+class _Record(L.Callback):
+    """Adds this part of the run to its record, once it is known what it goes on from."""
+
+    def __init__(self, run: Run, module: SynthesisModule) -> None:
+        self.run = run
+        self.module = module
+        self.before: Lineage | None = None
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep what the part before was trained on."""
+        self.before = checkpoint_of(checkpoint, self.run.last).lineage
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record it."""
+        session = begun_session(
+            self.run,
+            None if self.before is None else self.before.config,
+            epoch=trainer.current_epoch,
+            step=trainer.global_step // 2,
+        )
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        seen = () if self.before is None else self.before.training_voxels
+        if seen and seen != data.voxels:
+            session = replace(session, differs=(*session.differs, "data: other voxels"))
+        self.run = replace(self.run, sessions=(*self.run.sessions, session))
+        self.module.lineage = replace(self.module.lineage, differs=self.run.differs)
+        if trainer.is_global_zero:
+            self.run.mark("running")
+
+
+def _best_before(run: Run) -> float:
+    """The best score of a run whose checkpoints do not have it, as those of the first version."""
+    if not run.best.is_file():
+        return float("-inf")
+    return max((float(row[MONITORED]) for row in read_metrics(run.metrics)), default=float("-inf"))
+
+
+@contextmanager
+def _told(run: Run) -> Iterator[None]:
+    """Tell processes that Lightning starts which run is theirs."""
+    os.environ[RUN_VARIABLE] = str(run.folder.resolve())
+    try:
+        yield
+    finally:
+        os.environ.pop(RUN_VARIABLE, None)  # a later program of this one's is another run's
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # Loading is cheap next to a step on a CPU, and our sampler does resume mid-epoch.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own
+        warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+        # Of a 1 x 1 kernel's strides, which mean nothing.
+        warnings.filterwarnings("ignore", message="Grad strides do not match")
+        # Only the discriminator's step leaves parameters unused; both share one strategy.
+        warnings.filterwarnings("ignore", message=".*find_unused_parameters=True.*")
+        # processes.py knows who started this one.
+        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+        yield
+
+
+@contextmanager
+def _worded(config: TrainConfig) -> Iterator[None]:
+    """What can happen to a machine in a training, as errors that say what to do."""
+    try:
+        yield
     except torch.OutOfMemoryError as error:
-        _marked(run, "interrupted")
         raise MemoryExhausted(
             f"the device ran out of memory with batches of {config.batch_size} in "
             f"{config.accumulate} parts",
@@ -244,69 +297,33 @@ def fit(
                 SetOption("batch_size", "a smaller number"),
             ),
         ) from error
-    except BaseException:
-        _marked(run, "interrupted")
+    except TLPError:
         raise
-    finally:
-        os.environ.pop(RUN_VARIABLE, None)  # a later program of this one's is another run's
-    return _marked(run, "finished")
-
-
-def _brightness(cases: Sequence[CachedCase], spec: ModelSpec) -> tuple[BrightnessSpec, ...]:
-    """What the brains of the training cases look like, for each input."""
-    made = []
-    for name in spec.inputs:
-        found = np.array([case.brightness[name] for case in cases])
-        made.append(
-            BrightnessSpec(
-                modality=name,
-                percentiles=BRIGHTNESS_PERCENTILES,
-                mean=tuple(float(v) for v in found.mean(axis=0)),
-                spread=tuple(float(v) for v in found.std(axis=0)),
-            )
+    except (RuntimeError, OSError) as error:
+        text = str(error)
+        if "DataLoader worker" not in text and "/torch_" not in text and "/dev/shm" not in text:
+            raise
+        shared = "shared memory" in text or "Bus error" in text or "No space left" in text
+        why = (
+            "the shared memory (/dev/shm) is too small for the processes that load data"
+            if shared
+            else "a process that loads data was killed, as happens when memory runs out"
         )
-    return tuple(made)
+        raise MemoryExhausted(
+            f"{why} ({first_line(error)[:160]})",
+            fix=(
+                SetOption("workers", "0", "to load data in this process"),
+                "Or give the container more shared memory (--shm-size or --ipc=host)."
+                if shared
+                else "Or give it more memory.",
+            ),
+        ) from error
 
 
-def is_first_process() -> bool:
-    """Whether this process is the only one or the first of a distributed run."""
-    known = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return int(next((rank for rank in known if rank), "0")) == 0
-
-
-def join_run(folder: Path | None, *, patience_s: float = 600) -> Run:
-    """The run folder that the first process of this distributed run makes.
-
-    Parameters
-    ----------
-    folder
-        As given to every process; None takes what the first process tells those it starts.
-
-    Raises
-    ------
-    UsageError
-        Started by torchrun or SLURM, where processes cannot be told, without a folder.
-    ModelMissing
-        The folder did not appear.
-    """
-    told = os.environ.get(RUN_VARIABLE)
-    if folder is None and told:
-        return Run.open(Path(told))
-    if folder is None:
-        raise UsageError(
-            "processes started by torchrun or SLURM must be given one run folder",
-            fix=SetOption("out", "DIR"),
-        )
-    deadline = time.monotonic() + patience_s
-    while not (folder / "run.json").is_file() and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return Run.open(folder)
-
-
-def _marked(run: Run, status: Status) -> Run:
-    if is_first_process():
-        run.mark(status)
-    return replace(run, status=status)
+def _mark(folder: Path, status: Status, ended: str) -> Run:
+    """The run as it is on disk, marked by its first process."""
+    run = Run.open(folder)
+    return run.mark(status, ended=ended) if is_first_process() else replace(run, status=status)
 
 
 def fast_precision() -> TrainingPrecision:
@@ -316,14 +333,3 @@ def fast_precision() -> TrainingPrecision:
     flags = Path("/proc/cpuinfo")
     known = flags.read_text(encoding="utf-8", errors="replace") if flags.is_file() else ""
     return "bf16-mixed" if "avx512_bf16" in known or "amx_bf16" in known else "32-true"
-
-
-def _checkpoints(folder: Path, name: str, **options: Any) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename=Path(name).stem,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-        auto_insert_metric_name=False,
-        **options,
-    )

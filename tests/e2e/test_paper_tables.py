@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tlp_train.evaluation import SYNTHESIS, CaseResult, Evaluation
+from tlp_train.evaluation import SYNTHESIS, CaseResult, CaseVoxels, Evaluation
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -19,8 +19,9 @@ from paper_report import CLAIMS, MODELS, PAPER, Claim, Results, judge, table  # 
 
 def _evaluation(model: str, value: float) -> Evaluation:
     values = {"slice.psnr_db": [value, value + 2], "enhancement.mae": [value / 100]}
+    images = {SYNTHESIS: values, "t1 copied": values}
     return Evaluation.of(
-        [CaseResult(f"case {n}", {SYNTHESIS: values, "t1 copied": values}) for n in range(2)],
+        [CaseResult(f"case {n}", images, CaseVoxels(str(n), {})) for n in range(2)],
         model=model,
         engine="none",
         prompt="none",

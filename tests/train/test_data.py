@@ -48,8 +48,9 @@ def _rename_2023(folder: Path) -> None:
 
 
 def test_both_brats_layouts_are_read(data: Path) -> None:
-    old = find_cases(data, ARRAYS)
+    old = find_cases(data, ARRAYS, ("t2",))
     assert [set(case.files) for case in old] == [{"t1", "t2", "t1ce", "seg"}] * 2
+    assert {name for case in find_cases(data, ARRAYS) for name in case.files} == {*ARRAYS}
     _rename_2023(data)
     new = find_cases(data, ARRAYS)
     assert [case.name for case in new] == ["BraTS-GLI-90000-000", "BraTS-GLI-90001-000"]
@@ -65,6 +66,30 @@ def test_every_incomplete_case_is_named_with_what_it_lacks(data: Path) -> None:
         find_cases(data, ARRAYS)
     assert f"{first.name}: t1 is missing" in str(error.value)
     assert f"{second.name}: seg has 2 files" in str(error.value)
+
+
+def test_an_array_that_nobody_asked_for_may_be_damaged(data: Path, tmp_path: Path) -> None:
+    first, second = sorted(data.iterdir())
+    (first / f"{first.name}_t2.nii.gz").write_bytes(b"damaged")
+    shutil.copy(second / f"{second.name}_t2.nii.gz", second / "other_t2.nii.gz")
+    opened = open_cases(find_cases(data, ARRAYS), SPEC, tmp_path / "cache")
+    assert len(opened) == 2
+    with pytest.raises(InputError, match="t2 has 2 files"):
+        find_cases(data, (*ARRAYS, "t2"))
+
+
+def test_a_case_cached_with_more_arrays_serves_a_model_of_fewer(
+    phantom_dir: Path, tmp_path: Path
+) -> None:
+    case = find_cases(phantom_dir, (*ARRAYS, "t2"))[:1]
+    both = ModelSpec(inputs=("t1", "t2"))
+    (opened,) = open_cases(case, both, tmp_path / "cache")
+    made = (tmp_path / "cache" / case[0].name).stat().st_mtime_ns
+    (fewer,) = open_cases(find_cases(phantom_dir, ARRAYS)[:1], SPEC, tmp_path / "cache")
+    assert (tmp_path / "cache" / case[0].name).stat().st_mtime_ns == made
+    assert set(fewer.arrays) == {*ARRAYS}
+    assert set(opened.arrays) == {*ARRAYS, "t2"}
+    assert set(opened.voxels) == {"t1", "t2", "t1ce"}
 
 
 def test_a_folder_without_cases(tmp_path: Path) -> None:

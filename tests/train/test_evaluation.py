@@ -13,13 +13,21 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import uniform_filter
 
 from tests.fakes.engine import TINY_NETWORK, FakeEngine
-from tlp_runtime import Synthesizer
+from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.errors import InputError, InputMissing
 from tlp_runtime.io.brats import find_cases
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import ModelSpec
 from tlp_train.comparison import compare
-from tlp_train.evaluation import SYNTHESIS, Evaluation, evaluate, needed_arrays
+from tlp_train.evaluation import (
+    SYNTHESIS,
+    CaseMean,
+    CaseMeans,
+    CaseVoxels,
+    Evaluation,
+    evaluate,
+    needed_arrays,
+)
 from tlp_train.metrics import (
     COLUMNS,
     ENHANCING,
@@ -32,7 +40,7 @@ from tlp_train.metrics import (
     to_unit64,
 )
 from tlp_train.statistics import PairedDifference, Statistic
-from tlp_train.tables import comparison_rows, evaluation_csv, evaluation_markdown
+from tlp_train.tables import comparison_rows, evaluation_csv, evaluation_markdown, group_rows
 
 
 def _ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -280,8 +288,8 @@ def test_a_t2_model_is_measured_from_the_t1_too(phantom_case: Path) -> None:
         for name in ("t1", "t2")
     )
     assert list(t2.images) == [SYNTHESIS, "t2 copied", "t2 x best factor"]
-    assert "enhancement.correlation" in t2.cases[phantom_case.name]["t2 copied"]
-    assert "enhancement.correlation" not in t1.cases[phantom_case.name]["t1 copied"]
+    assert "enhancement.correlation" in t2.cases[phantom_case.name].images["t2 copied"]
+    assert "enhancement.correlation" not in t1.cases[phantom_case.name].images["t1 copied"]
 
 
 def test_an_evaluation_survives_json_and_tables_hold_every_value(
@@ -293,7 +301,7 @@ def test_an_evaluation_survives_json_and_tables_hold_every_value(
     assert Evaluation.read(path) == result
     rows = list(csv.DictReader(evaluation_csv(result).splitlines()))
     assert [row["image"] for row in rows] == list(result.images)
-    mean = result.cases[phantom_case.name][SYNTHESIS]["enhancement.mae"].mean
+    mean = result.cases[phantom_case.name].images[SYNTHESIS]["enhancement.mae"].mean
     assert float(rows[0]["enhancement.mae"]) == pytest.approx(mean, rel=1e-8)
     text = evaluation_markdown(result)
     assert all(f"## {group.title}" in text for group in GROUPS)
@@ -311,11 +319,117 @@ def test_comparison_pairs_the_cases(phantom_dir: Path) -> None:
         fewer = evaluate(synthesizer, cases[:1], "none", model="m", data="phantom")
     found = compare(none, seg)
     key = "core.psnr_db"
-    means = [[e.cases[c.name][SYNTHESIS][key].mean for c in cases[:2]] for e in (none, seg)]
+    means = [[e.cases[c.name].images[SYNTHESIS][key].mean for c in cases[:2]] for e in (none, seg)]
     assert found.differences[key].mean == pytest.approx(np.mean(means[1]) - np.mean(means[0]))
     assert [row[0] for row in comparison_rows(found)][:1] == ["slice.psnr_db"]
+    assert found.pairs == tuple((case.name, case.name) for case in cases[:2])
     with pytest.raises(InputError, match=cases[1].name):
         compare(none, fewer)
+
+
+def _with_cases(evaluation: Evaluation, **cases: CaseMeans) -> Evaluation:
+    return replace(evaluation, cases=cases)
+
+
+def test_cases_are_paired_by_their_t1ce_and_not_by_their_names(phantom_case: Path) -> None:
+    result = _evaluation(phantom_case, ModelSpec(inputs=("t1",), network=TINY_NETWORK), "none")
+    (case,) = result.cases.values()
+    renamed = _with_cases(result, other=case)
+    assert compare(result, renamed).pairs == ((phantom_case.name, "other"),)
+    stranger = replace(case, voxels=replace(case.voxels, truth="0" * 64))
+    with pytest.raises(InputError, match="a: the same name, another T1ce"):
+        compare(_with_cases(result, a=case), _with_cases(result, a=stranger))
+    with pytest.raises(InputError, match="the same T1ce twice, as a and b"):
+        compare(_with_cases(result, a=case, b=case), result)
+
+
+def test_inputs_that_differ_are_reported(phantom_case: Path) -> None:
+    result = _evaluation(phantom_case, ModelSpec(inputs=("t1",), network=TINY_NETWORK), "none")
+    (case,) = result.cases.values()
+    inputs = {**case.voxels.inputs, "t1": "0" * 64}
+    moved = _with_cases(result, a=replace(case, voxels=replace(case.voxels, inputs=inputs)))
+    found = compare(_with_cases(result, a=case), moved)
+    assert found.inputs_differ == {"a": ("t1",)}
+    assert found.to_dict()["inputs_differ"] == {"a": ["t1"]}
+    assert compare(result, result).inputs_differ == {}
+
+
+def _compared(first: list[float], second: list[float], key: str) -> list[str]:
+    """The row of a comparison of two evaluations with these means."""
+
+    def evaluation(means: list[float]) -> Evaluation:
+        cases = {
+            str(i): CaseMeans({SYNTHESIS: {key: CaseMean(mean, 1)}}, CaseVoxels(f"{i:064}", {}))
+            for i, mean in enumerate(means)
+        }
+        return Evaluation("m", "e", "none", "d", (SYNTHESIS,), {}, cases)
+
+    (row,) = comparison_rows(compare(evaluation(first), evaluation(second)))
+    return row
+
+
+def test_where_0_is_best_the_value_nearer_to_it_is_better() -> None:
+    far, near = [-0.015 - i / 1e5 for i in range(8)], [-0.012 - i / 1e5 for i in range(8)]
+    row = _compared(far, near, "mirror.false_enhancement")
+    assert (row[0], row[-1]) == ("|mirror.false_enhancement|", "second")
+    assert _compared(near, far, "mirror.false_enhancement")[-1] == "first"
+    signs = _compared([0.01 + i / 1e5 for i in range(8)], near, "mirror.false_enhancement")
+    assert signs[-1] == "first"
+    assert (
+        _compared([20.0 + i for i in range(8)], [21.5 + i for i in range(8)], "slice.psnr_db")[-1]
+        == "second"
+    )
+
+
+def test_no_winner_is_named_where_chance_may_have_made_it() -> None:
+    three = _compared([20.0, 21.0, 22.0], [21.0, 22.5, 23.25], "slice.psnr_db")
+    assert (three[6], three[-1]) == ("0.25", "")
+    five = _compared([20.0, 21, 22, 23, 24], [21.0, 22.5, 23.25, 24.1, 25.2], "slice.psnr_db")
+    assert five[-1] == ""
+
+
+def test_cases_that_the_model_was_trained_on_are_marked(phantom_dir: Path) -> None:
+    spec = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
+    cases = find_cases(phantom_dir, needed_arrays(spec))[:2]
+    known = [read_volume(cases[0].files["t1ce"]).voxels_sha256(), "0" * 64]
+    with Synthesizer(FakeEngine(spec)) as synthesizer:
+        marked, unknown = (
+            evaluate(synthesizer, cases, "none", model="m", data="d", training_voxels=hashes)
+            for hashes in (known, ())
+        )
+    assert marked.seen == (cases[0].name,)
+    assert marked.cases[cases[1].name].seen is False
+    assert {case.seen for case in unknown.cases.values()} == {None}
+    assert unknown.seen == ()
+    assert group_rows(marked, GROUPS[0])[0][0] == "synthesis *"
+    assert group_rows(unknown, GROUPS[0])[0][0] == "synthesis"
+    assert "trained or chosen on 1 of these 2 cases" in evaluation_markdown(marked)
+    assert "trained or chosen" not in evaluation_markdown(unknown)
+    rows = list(csv.DictReader(evaluation_csv(marked).splitlines()))
+    assert {row["case"]: row["seen_in_training"] for row in rows} == {
+        cases[0].name: "yes",
+        cases[1].name: "no",
+    }
+    segmentation = read_volume(cases[0].files["seg"]).voxels_sha256()
+    with Synthesizer(FakeEngine(spec)) as synthesizer:
+        empty = evaluate(
+            synthesizer, cases, "none", model="m", data="d", training_voxels=[segmentation]
+        )
+    assert empty.seen == (), "equal segmentations, empty ones say, are no equal cases"
+
+
+def test_the_hash_of_voxels_is_of_values_and_not_of_files(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 900, (4, 5, 6)).astype(np.int16)
+    volume = Volume(data, np.diag([-1.0, -1, 1, 1]))
+    turned = volume.reoriented("RAS")
+    assert turned.data.shape == volume.data.shape
+    moved = Volume(data.astype(np.float64), volume.affine + np.eye(4)[:, 3:] @ [[0, 0, 0, 3.0]])
+    assert volume.voxels_sha256() == turned.voxels_sha256() == moved.voxels_sha256()
+    other = data.copy()
+    other[0, 0, 0] += 1
+    assert Volume(other, volume.affine).voxels_sha256() != volume.voxels_sha256()
+    reshaped = Volume(data.reshape(5, 4, 6), volume.affine)
+    assert reshaped.voxels_sha256() != volume.voxels_sha256()
 
 
 def test_files_that_are_no_evaluation(tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ def test_imported_and_exported_weights_give_the_published_output(
         import_weights(weights, KINDS[kind], tmp_path / "a.ckpt", overwrite=False)
     )
     assert checkpoint.spec == ModelSpec(inputs=KINDS[kind], network=NetworkSpec(dim=8))
-    assert checkpoint.imported is not None
-    assert checkpoint.imported["file"] == weights.name
+    assert checkpoint.lineage.imported is not None
+    assert checkpoint.lineage.imported.file == weights.name
     names = checkpoint.spec.tensor_names
     with np.load(fixtures_dir / f"authors_{kind}_dim8.npz") as data:
         tensors = {name: data[f"input.{name}"] for name in names}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support import TinyModel, split_of, tiny_config
+from tests.support import TinyModel, tiny_config
+from tests.train.runs import assert_equal_runs, new_run, weights
 from tlp_runtime.errors import (
     ModelDamaged,
     ModelMismatch,
@@ -23,53 +23,13 @@ from tlp_runtime.errors import (
     UsageError,
 )
 from tlp_train import callbacks
-from tlp_train.callbacks import COLUMNS, TrainingInterrupted, read_metrics
+from tlp_train.callbacks import COLUMNS, read_metrics
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.config import TrainConfig, preset
 from tlp_train.losses import AdversarialObjective
 from tlp_train.module import SynthesisModule
 from tlp_train.runs import Run, newest_finished
 from tlp_train.trainer import fit
-
-# Four epochs with a falling learning rate, so that a wrong schedule shows.
-LONG: dict[str, Any] = {
-    "epochs": 4,
-    "constant_epochs": 1,
-    "slices_per_epoch": 6,
-    "tumour_share": 0.5,
-}
-
-
-def _run(folder: Path, data: Path, **changes: Any) -> Run:
-    return Run.create(folder, tiny_config(**{**LONG, **changes}), data, split_of(data))
-
-
-def _weights(run: Run) -> dict[str, torch.Tensor]:
-    data = torch.load(run.last, weights_only=True)
-    return {**data["state_dict"]}
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory, phantom_dir: Path) -> Run:
-    """Four epochs without a stop."""
-    folder = tmp_path_factory.mktemp("straight")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TLP_HOME", os.fspath(folder / "home"))
-        return fit(_run(folder / "run", phantom_dir), folder / "cache", progress=False)
-
-
-def _assert_equal(resumed: Run, straight: Run) -> None:
-    left, right = _weights(resumed), _weights(straight)
-    assert left.keys() == right.keys()
-    for name, tensor in left.items():
-        torch.testing.assert_close(tensor, right[name], msg=name)
-    for a, b in zip(
-        read_metrics(resumed.folder / "metrics.csv"),
-        read_metrics(straight.folder / "metrics.csv"),
-        strict=True,
-    ):
-        assert (a["epoch"], a["learning_rate"]) == (b["epoch"], b["learning_rate"])
-        assert float(a["val_l1"]) == pytest.approx(float(b["val_l1"]), rel=1e-4)
 
 
 def test_two_and_two_epochs_equal_four(
@@ -80,7 +40,7 @@ def test_two_and_two_epochs_equal_four(
     class Killed(Exception):
         pass
 
-    run = _run(tmp_path / "run", phantom_dir)
+    run = new_run(tmp_path / "run", phantom_dir)
 
     def killed(self: object, trainer: object, module: SynthesisModule) -> None:
         if module.current_epoch == 2:
@@ -93,42 +53,13 @@ def test_two_and_two_epochs_equal_four(
     assert torch.load(run.last, weights_only=True)["epoch"] == 1
     monkeypatch.undo()
     monkeypatch.setenv("TLP_HOME", os.fspath(tmp_path / "home"))
-    _assert_equal(fit(run, tmp_path / "cache", resume=True, progress=False), straight)
-
-
-def _stop_when(monkeypatch: pytest.MonkeyPatch, when: object) -> None:
-    """Send this process a real Ctrl-C at the start of a chosen training batch."""
-
-    def on_start(
-        self: object, trainer: object, module: SynthesisModule, batch: object, index: int
-    ) -> None:
-        if when(module.current_epoch, index):  # type: ignore[operator]
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(callbacks.SaveOnInterrupt, "on_train_batch_start", on_start, raising=False)
-
-
-def test_ctrl_c_within_an_epoch_saves_and_resumes_exactly(
-    straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = _run(tmp_path / "run", phantom_dir)
-    before = signal.getsignal(signal.SIGINT)
-    _stop_when(monkeypatch, lambda epoch, batch: (epoch, batch) == (1, 1))
-    with pytest.raises(TrainingInterrupted):
-        fit(run, tmp_path / "cache", progress=False)
-    assert Run.open(run.folder).status == "interrupted"
-    assert signal.getsignal(signal.SIGINT) is before
-    monkeypatch.undo()
-    monkeypatch.setenv("TLP_HOME", os.fspath(tmp_path / "home"))
-    resumed = fit(run, tmp_path / "cache", resume=True, progress=False)
-    _assert_equal(resumed, straight)
-    assert Run.open(run.folder).status == "finished"
+    assert_equal_runs(fit(run, tmp_path / "cache", resume=True, progress=False), straight)
 
 
 @pytest.mark.gpu
 def test_a_run_on_the_gpu_can_be_loaded_without_one(tmp_path: Path, phantom_dir: Path) -> None:
     run = fit(
-        _run(tmp_path / "run", phantom_dir, epochs=1, constant_epochs=1, precision="bf16-mixed"),
+        new_run(tmp_path / "run", phantom_dir, epochs=1, constant_epochs=1, precision="bf16-mixed"),
         tmp_path / "cache",
         progress=False,
     )
@@ -157,7 +88,7 @@ def test_a_checkpoint_holds_all_it_takes_to_go_on(straight: Run) -> None:
     data = torch.load(straight.last, weights_only=True)
     assert {"state_dict", "optimizer_states", "lr_schedulers", "loops", "tlp"} <= set(data)
     assert len(data["optimizer_states"]) == 2
-    assert {"spec", "config", "rng"} <= set(data["tlp"])
+    assert {"spec", "config", "training_voxels"} <= set(data["tlp"])
     checkpoint = load_checkpoint(straight.last)
     assert replace(checkpoint.spec, brightness=()) == straight.config.spec
     (seen,) = checkpoint.spec.brightness
@@ -165,22 +96,22 @@ def test_a_checkpoint_holds_all_it_takes_to_go_on(straight: Run) -> None:
     assert list(seen.mean) == sorted(seen.mean)
     assert -1 <= seen.mean[0] < seen.mean[-1] <= 1
     assert max(seen.spread) > 0, "two cases differ"
-    assert checkpoint.config == straight.config
+    assert checkpoint.lineage.config == straight.config
     assert checkpoint.epoch == 4
     checkpoint.generator()
 
 
-def test_the_seed_decides_the_weights(straight: Run, tmp_path: Path, phantom_dir: Path) -> None:
+def test_the_seed_decides_theweights(straight: Run, tmp_path: Path, phantom_dir: Path) -> None:
     short = {"epochs": 1, "constant_epochs": 1}
     runs = [
         fit(
-            _run(tmp_path / name, phantom_dir, **short, seed=seed),
+            new_run(tmp_path / name, phantom_dir, **short, seed=seed),
             tmp_path / "cache",
             progress=False,
         )
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
-    a, b, c = (_weights(run)["generator.decoder.output.weight"] for run in runs)
+    a, b, c = (weights(run)["generator.decoder.output.weight"] for run in runs)
     torch.testing.assert_close(a, b)
     assert not torch.allclose(a, c)
 
@@ -192,7 +123,7 @@ def test_the_published_schedule() -> None:
         assert config.rate_factor(epoch) == pytest.approx(1 - max(0, epoch - 40) / 40)
 
 
-def test_the_paper_preset_starts_from_small_normal_weights() -> None:
+def test_the_paper_preset_starts_from_small_normalweights() -> None:
     config = preset("paper", ("t1",))
     module = SynthesisModule(config)
     weight = module.generator.encoders["t1"].scales[0][0].ffn.spatial.weight  # type: ignore[index, union-attr]
@@ -214,7 +145,7 @@ def test_the_losses_are_equation_6() -> None:
 def test_training_moves_both_networks_from_their_seeded_start(straight: Run) -> None:
     torch.manual_seed(0)
     before = SynthesisModule(straight.config).state_dict()
-    after = _weights(straight)
+    after = weights(straight)
     for name in ("generator.decoder.output.weight", "discriminator.final_conv.conv.weight"):
         assert not torch.allclose(before[name], after[name])
 
@@ -231,7 +162,7 @@ def test_the_newest_finished_run_is_found(tiny: TinyModel, tlp_home: Path) -> No
 
 def test_a_used_run_folder_is_refused(tiny: TinyModel, phantom_dir: Path) -> None:
     with pytest.raises(OutputError, match="Run the task train with resume"):
-        _run(tiny.run.folder, phantom_dir)
+        new_run(tiny.run.folder, phantom_dir)
 
 
 @pytest.mark.parametrize(
@@ -293,5 +224,5 @@ def test_weights_that_do_not_fit_their_specification(tiny: TinyModel, tmp_path: 
     name = "generator.decoder.output.weight"
     data["state_dict"][name] = data["state_dict"][name][:, :1]
     torch.save(data, tmp_path / "odd.ckpt")
-    with pytest.raises(ModelDamaged, match="do not fit its specification"):
+    with pytest.raises(ModelDamaged, match="does not fit its specification"):
         load_checkpoint(tmp_path / "odd.ckpt").generator()

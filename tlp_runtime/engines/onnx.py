@@ -38,7 +38,7 @@ def require_onnxruntime() -> str:
     DependencyMissing
         Neither flavour is installed.
     DependencyConflict
-        Both are; they overwrite each other's files.
+        Both are, and overwrite each other's files; or one is that lacks some of its own.
     """
     found = {}
     for flavour in ("onnxruntime", "onnxruntime-gpu"):
@@ -63,7 +63,18 @@ def require_onnxruntime() -> str:
                 Install(("tlp-mri[gpu]",), remove=both, purpose="for NVIDIA GPUs"),
             ),
         )
-    return " ".join(next(iter(found.items())))
+    ((flavour, number),) = found.items()
+    try:
+        import onnxruntime
+
+        onnxruntime.InferenceSession  # noqa: B018 - what is left of an uninstalled one has none
+    except (ImportError, AttributeError, OSError) as error:
+        raise DependencyConflict(
+            f"{flavour} {number} is installed, but files of it are missing or damaged "
+            f"({first_line(error)})",
+            fix=Install((flavour,), again=True),
+        ) from error
+    return f"{flavour} {number}"
 
 
 class OnnxEngine(Engine):

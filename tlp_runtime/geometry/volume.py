@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +72,16 @@ class Volume:
         except GeometryError as error:
             raise GeometryError(f"{self.name}: {error.problem}", fix=error.fixes) from None
         object.__setattr__(self, "affine", grid.affine)
+
+    def voxels_sha256(self) -> str:
+        """Hexadecimal SHA-256 of its shape and values, whatever file, type or axis order has them.
+
+        Values are compared as float32; where the volume lies does not count.
+        """
+        data = np.asarray(self.reoriented("LPS").data, "<f4") + np.float32(0)  # -0 becomes 0
+        content = hashlib.sha256(repr(data.shape).encode())
+        content.update(np.ascontiguousarray(data).data)
+        return content.hexdigest()
 
     @property
     def grid(self) -> Grid:

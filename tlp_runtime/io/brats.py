@@ -21,13 +21,13 @@ SUFFIXES: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """One case: its folder's name and the file of each array it has."""
+    """One case: its folder's name and the file of each array that was asked for."""
 
     name: str
     files: Mapping[str, Path]
 
 
-def find_cases(data: Path, arrays: Iterable[str]) -> list[CaseFiles]:
+def find_cases(data: Path, arrays: Iterable[str], optional: Iterable[str] = ()) -> list[CaseFiles]:
     """Every case folder below ``data``, sorted by name.
 
     A folder is a case when it holds at least one file with a BraTS ending.
@@ -36,6 +36,8 @@ def find_cases(data: Path, arrays: Iterable[str]) -> list[CaseFiles]:
     ----------
     arrays
         The arrays each case must have, of ``t1``, ``t2``, ``t1ce`` and ``seg``.
+    optional
+        Those it may have; of two files of one, none is taken.
 
     Raises
     ------
@@ -44,7 +46,7 @@ def find_cases(data: Path, arrays: Iterable[str]) -> list[CaseFiles]:
     InputError
         Cases with missing or several matching files; every one is named.
     """
-    arrays = list(arrays)
+    arrays, optional = list(arrays), list(optional)
     cases, problems = [], []
     for case, found in case_folders(data):
         bad = [
@@ -57,8 +59,8 @@ def find_cases(data: Path, arrays: Iterable[str]) -> list[CaseFiles]:
         if bad:
             problems.append(f"  {case}: {'; '.join(bad)}")
         else:
-            files = {name: paths[0] for name, paths in found.items() if len(paths) == 1}
-            cases.append(CaseFiles(case, files))
+            there = [name for name in optional if len(found[name]) == 1]
+            cases.append(CaseFiles(case, {name: found[name][0] for name in (*arrays, *there)}))
     if problems:
         raise InputError(
             f"{data}: {len(problems)} of {len(problems) + len(cases)} cases are not complete; "

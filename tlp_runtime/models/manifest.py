@@ -1,7 +1,8 @@
 """``manifest.json``: what a bundle holds, how it was made, and what it was proven to keep.
 
-Schema 2.0. Manifests of schema 1.0 are read and converted: they have one precision, for which
-weights and arithmetic were the same, and no proof slice.
+Schema 2.1. Manifests of schema 2.0 do not say what a model was fine-tuned from. Manifests of schema
+1.0 are read and converted: they have one precision, for which weights and arithmetic were the same,
+and no proof slice.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tlp_runtime.spec.reader import Contract, build, read_schema
 from tlp_runtime.warnings import MANIFEST_NEWER, Warn
 
 SCHEMA_MAJOR = 2
-SCHEMA_MINOR = 0
+SCHEMA_MINOR = 1
 
 SPEC = "spec.json"
 ONNX = "generator.onnx"
@@ -144,6 +145,10 @@ class Origin:
         None where it was not recorded.
     imported
         ``file`` and ``sha256`` of the published weights the checkpoint was imported from, if any.
+    ancestors
+        The checkpoints it was fine-tuned from, the first first.
+    differs
+        Why its training may differ, in the last bits or more, from one without a stop.
     run
         Name of the run's folder.
     training_data
@@ -156,6 +161,8 @@ class Origin:
 
     checkpoint: CheckpointRecord | None = None
     imported: Mapping[str, str] | None = None
+    ancestors: tuple[CheckpointRecord, ...] = ()
+    differs: tuple[str, ...] = ()
     run: str = ""
     training_data: str = "not recorded"
     created: str = ""
@@ -182,8 +189,8 @@ class Manifest:
     proof
         None for bundles without a proof slice.
     training_voxels, truth_voxels
-        Hashes of the voxels the model was trained on, and of those it is measured against; empty
-        where they were not recorded.
+        Hashes of the volumes of its training and validation cases, and of those it is measured
+        against; empty where they were not recorded.
     metrics
         Measured quality, by name, for the model card.
     learnt_factor
@@ -243,6 +250,8 @@ def read_manifest(path: Path, *, warn: Warn | None = None) -> Manifest:
     if major == 1:
         contract = Contract(what=str(path), error=ModelDamaged, fix=contract.fix, defaults=True)
         body = _converted(body)
+    elif (major, minor) == (2, 0) and isinstance(body.get("provenance"), Mapping):
+        body["provenance"] = {"ancestors": (), "differs": (), **body["provenance"]}
     elif major != SCHEMA_MAJOR:
         raise ModelDamaged(
             f"{path}: schema {major}.{minor}, this version reads {SCHEMA_MAJOR}.x and 1.x.",

@@ -1,0 +1,51 @@
+"""Tiny runs, and whether two of them came to the same end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.support import split_of, tiny_config
+from tlp_train.callbacks import read_metrics
+from tlp_train.runs import Run
+
+LONG: dict[str, Any] = {
+    "epochs": 4,
+    "constant_epochs": 1,
+    "slices_per_epoch": 6,
+    "validation_slices": 4,
+    "tumour_share": 0.5,
+}
+"""Three steps an epoch, and a falling learning rate, so that a wrong schedule shows."""
+
+TO_THE_BIT = (
+    "epoch", "step", "learning_rate", "train_l1", "train_generator", "train_discriminator",
+    "val_psnr", "val_l1",
+)  # fmt: skip
+"""Columns of metrics.csv that two runs of the same options share."""
+
+
+def new_run(folder: Path, data: Path, **changes: Any) -> Run:
+    """A run that is not trained yet."""
+    return Run.create(folder, tiny_config(**{**LONG, **changes}), data, split_of(data))
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    """What ``last.ckpt`` holds of both networks."""
+    return dict(torch.load(run.last, weights_only=True)["state_dict"])
+
+
+def assert_equal_runs(resumed: Run, straight: Run) -> None:
+    """The same weights and curves, to the bit."""
+    left, right = weights(resumed), weights(straight)
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    rows, expected = (
+        [{name: row[name] for name in TO_THE_BIT} for row in read_metrics(run.metrics)]
+        for run in (resumed, straight)
+    )
+    assert rows == expected
+    best, other = (torch.load(run.best, weights_only=True)["epoch"] for run in (resumed, straight))
+    assert best == other

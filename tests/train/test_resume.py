@@ -1,0 +1,279 @@
+"""What may change when a run goes on, what it is then called, and what it begins with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tlp_cli.main import main
+
+from tests.support import TinyModel, tiny_config
+from tests.train.runs import LONG, assert_equal_runs, new_run, weights
+from tlp_export import export
+from tlp_runtime.errors import ModelMismatch, UsageError
+from tlp_train.checkpoint import load_checkpoint
+from tlp_train.module import SynthesisModule
+from tlp_train.resume import begun_session, environment, reopen
+from tlp_train.runs import Run, Session
+from tlp_train.saving import StopWhenAsked
+from tlp_train.trainer import fit
+
+
+class Killed(BaseException):
+    """As SIGKILL would end it: nothing more is written."""
+
+
+def _killed(run: Run, cache: Path, patch: pytest.MonkeyPatch, epoch: int) -> Run:
+    """The run, killed before that epoch."""
+
+    def killed(self: object, trainer: Any, module: SynthesisModule) -> None:
+        if module.current_epoch == epoch:
+            raise Killed
+
+    with patch.context() as inner, pytest.raises(Killed):
+        inner.setattr(StopWhenAsked, "on_train_epoch_start", killed)
+        fit(run, cache, progress=False)
+    return Run.open(run.folder)
+
+
+def _go_on(folder: Path, cache: Path, given: Mapping[str, Any]) -> Run:
+    part = reopen(folder, given)
+    return fit(part.run, cache, resume=part.resumes, progress=False)
+
+
+def test_workers_and_the_place_of_the_data_change_nothing(
+    straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(phantom_dir, data)
+    run = _killed(new_run(tmp_path / "run", data), tmp_path / "cache", monkeypatch, 2)
+    shutil.move(data, tmp_path / "elsewhere")
+    given = {"data": tmp_path / "elsewhere", "workers": 1}
+    resumed = _go_on(run.folder, tmp_path / "cache", given)
+    assert_equal_runs(resumed, straight)
+    assert resumed.differs == ()
+    assert (resumed.data, resumed.config.workers) == (tmp_path / "elsewhere", 1)
+    assert resumed.sessions[-1].changes == {"workers": "None -> 1"}
+    assert [session.epoch for session in resumed.sessions] == [0, 2]
+    assert [session.step for session in resumed.sessions] == [0, 6]
+    assert load_checkpoint(resumed.last).lineage.differs == ()
+
+
+def test_other_voxels_are_recorded(
+    straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(phantom_dir, data)
+    run = _killed(new_run(tmp_path / "run", data), tmp_path / "cache", monkeypatch, 2)
+    names = run.split.train
+    for array in ("t1", "t1ce", "seg"):
+        first, second = (data / n / f"{n}_{array}.nii.gz" for n in names[:2])
+        kept = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        assert kept != first.read_bytes()
+    resumed = _go_on(run.folder, tmp_path / "cache", {})
+    assert resumed.differs == ("data: other voxels",)
+    assert load_checkpoint(resumed.last).lineage.differs == ("data: other voxels",)
+    assert any(
+        not torch.equal(weights(resumed)[name], tensor)
+        for name, tensor in weights(straight).items()
+    )
+
+
+def test_a_longer_run_is_the_longer_one_from_the_start_while_the_rate_is_constant(
+    straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = {"epochs": 2, "constant_epochs": 1}
+    run = _killed(
+        new_run(tmp_path / "run", phantom_dir, **short), tmp_path / "cache", monkeypatch, 1
+    )
+    long = fit(
+        new_run(tmp_path / "long", phantom_dir, epochs=4, constant_epochs=2),
+        tmp_path / "cache",
+        progress=False,
+    )
+    resumed = _go_on(run.folder, tmp_path / "cache", {"epochs": 4})
+    assert (resumed.config.epochs, resumed.config.constant_epochs) == (4, 2)
+    assert_equal_runs(resumed, long)
+    assert resumed.differs == ()
+
+
+def test_a_finished_run_can_be_trained_longer(
+    tmp_path: Path, phantom_dir: Path, straight: Run
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(straight.folder, folder)
+    with pytest.raises(UsageError, match="is finished"):
+        reopen(folder, {})
+    with pytest.raises(UsageError, match="cannot become one of 3"):
+        reopen(folder, {"epochs": 3})
+    resumed = _go_on(folder, tmp_path / "cache", {"epochs": 5})
+    assert resumed.status == "finished"
+    assert load_checkpoint(resumed.last).epoch == 5
+    assert resumed.differs == ("epochs: 4 -> 5, after the learning rate began to fall",)
+
+
+@pytest.mark.parametrize("name", ["devices", "accumulate"])
+def test_another_order_of_sums_is_recorded(straight: Run, name: str) -> None:
+    changes: dict[str, Any] = {name: 2}
+    changed = replace(straight.config, **changes)
+    session = begun_session(replace(straight, config=changed), straight.config, epoch=1, step=3)
+    assert session.differs == (f"{name}: 1 -> 2",)
+    assert session.changes == {name: "1 -> 2"}
+
+
+def test_another_machine_or_version_is_recorded(straight: Run) -> None:
+    before = {**environment(), "torch": "2.0.0", "threads": "64"}
+    ended = replace(straight, sessions=(Session(began="", epoch=0, step=0, environment=before),))
+    found = begun_session(ended, straight.config, epoch=1, step=3).differs
+    assert [one.split(":")[0] for one in found] == ["torch", "threads"]
+    assert begun_session(straight, straight.config, epoch=1, step=3).differs == ()
+
+
+def test_other_devices_share_out_the_same_batch(tmp_path: Path, phantom_dir: Path) -> None:
+    run = new_run(tmp_path / "run", phantom_dir, batch_size=6)
+    config = reopen(run.folder, {"devices": 3}).run.config
+    assert (config.batch_size, config.global_batch) == (2, 6)
+    with pytest.raises(UsageError, match="cannot be shared out among 4"):
+        reopen(run.folder, {"devices": 4})
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"inputs": ("t2",)}, r"inputs \(t1, given t2\)"),
+        ({"seed": 1}, r"seed \(0, given 1\)"),
+        ({"levels": 3}, "levels"),
+        ({"ffn": "gated"}, "ffn"),
+        ({"batch_size": 3}, r"batch_size \(2, given 3\)"),
+        ({"precision": "bf16-mixed"}, "precision"),
+        ({"preset": "paper"}, "preset"),
+        ({"rule": "percentile-crop"}, "rule"),
+        ({"out": Path("elsewhere")}, "out"),
+        ({"split": Path("list.txt")}, "split"),
+        ({"from": Path("a.ckpt")}, "from"),
+        ({"fpg": False}, "fpg"),
+    ],
+)
+def test_what_cannot_change_is_named(
+    tmp_path: Path, phantom_dir: Path, given: Mapping[str, Any], named: str
+) -> None:
+    run = new_run(tmp_path / "run", phantom_dir)
+    with pytest.raises(UsageError, match=named) as error:
+        reopen(run.folder, given)
+    assert "data, workers, devices, nodes, accumulate, epochs" in str(error.value)
+
+
+def test_options_that_are_the_run_s_own_are_no_change(tmp_path: Path, phantom_dir: Path) -> None:
+    run = new_run(tmp_path / "run", phantom_dir)
+    config = run.config
+    own = {"inputs": ("t1",), "seed": 0, "epochs": 4, "levels": config.spec.network.levels}
+    assert reopen(run.folder, {**own, "data": phantom_dir, "fpg": True}).run == run
+
+
+def test_a_run_without_a_checkpoint_begins_anew(
+    straight: Run, tmp_path: Path, phantom_dir: Path
+) -> None:
+    run = new_run(tmp_path / "run", phantom_dir)
+    part = reopen(run.folder, {})
+    assert not part.resumes
+    assert_equal_runs(fit(part.run, tmp_path / "cache", progress=False), straight)
+
+
+# Fine-tuning
+
+
+def test_a_run_begins_with_the_weights_of_another_and_nothing_else(
+    straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = load_checkpoint(straight.last)
+    run = Run.create(
+        tmp_path / "run", tiny_config(**LONG), phantom_dir, straight.split,
+        weights=straight.last, begun_from=origin.as_ancestor(),
+    )  # fmt: skip
+    seen: dict[str, Any] = {}
+
+    def at_start(self: object, trainer: Any, module: SynthesisModule) -> None:
+        seen["weights"] = {name: t.clone() for name, t in module.state_dict().items()}
+        seen["moments"] = [len(optimiser.state) for optimiser in trainer.optimizers]
+        seen["epoch"] = trainer.current_epoch
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(StopWhenAsked, "on_train_start", at_start)
+        fit(run, tmp_path / "cache", progress=False)
+    assert all(torch.equal(seen["weights"][name], t) for name, t in weights(straight).items())
+    assert (seen["moments"], seen["epoch"]) == ([0, 0], 0)
+
+    tuned = fit(Run.open(run.folder), tmp_path / "cache", progress=False)
+    (ancestor,) = load_checkpoint(tuned.last).lineage.ancestors
+    assert (ancestor.file, ancestor.sha256, ancestor.epoch) == ("last.ckpt", origin.sha256, 4)
+    again = load_checkpoint(tuned.last).as_ancestor()
+    assert [one.sha256 for one in again] == [origin.sha256, load_checkpoint(tuned.last).sha256]
+
+
+def test_fine_tuning_at_the_command_line_and_the_chain_in_the_card(
+    tiny: TinyModel, phantom_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = [
+        "train", "--data", phantom_dir, "--preset", "demo", "--from", tiny.run.last, "--out", out,
+        "--epochs", "1", "--slices-per-epoch", "2", "--precision", "32-true",
+    ]  # fmt: skip
+    words = [str(word) for word in command]
+    assert main(words) == 0, capsys.readouterr().err
+    run = Run.open(out)
+    assert run.config.spec.network == tiny.run.config.spec.network
+    made = export(run.last, out=tmp_path / "bundle").bundle
+    (ancestor,) = made.manifest.provenance.ancestors
+    assert ancestor.sha256 == load_checkpoint(tiny.run.last).sha256
+    card = (made.path / "MODEL_CARD.md").read_text()
+    assert f"| fine-tuned from | last.ckpt (1 epochs, SHA-256 {ancestor.sha256}) |" in card
+    capsys.readouterr()
+    assert main([*words, "--inputs", "t1,t2"]) == 2
+    assert "other inputs or another network" in capsys.readouterr().err
+
+
+def test_the_file_that_a_run_began_with_must_stay_the_same(
+    straight: Run, tiny: TinyModel, tmp_path: Path, phantom_dir: Path
+) -> None:
+    start = tmp_path / "start.ckpt"
+    shutil.copy(straight.last, start)
+    run = Run.create(
+        tmp_path / "run", tiny_config(**LONG), phantom_dir, straight.split,
+        weights=start, begun_from=load_checkpoint(start).as_ancestor(),
+    )  # fmt: skip
+    shutil.copy(tiny.run.last, start)
+    with pytest.raises(ModelMismatch, match="is not the checkpoint that this run was begun from"):
+        fit(run, tmp_path / "cache", progress=False)
+
+
+def test_a_bundle_knows_the_voxels_it_was_trained_on_unless_asked_not_to(
+    tiny: TinyModel, phantom_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(tiny.bundle.manifest.training_voxels) == 6, "t1 and t1ce of three cases"
+    report = tmp_path / "a.json"
+    command = ["evaluate", "--data", str(phantom_dir), "--model", str(tiny.bundle.path)]
+    assert main([*command, "--json", str(report)]) == 0
+    said = capsys.readouterr()
+    assert "trained or chosen on 3 of these 4 cases" in said.err
+    assert "synthesis *" in said.out
+    seen = [case["seen"] for case in json.loads(report.read_text())["cases"].values()]
+    assert seen == [True, True, True, False]
+    out = tmp_path / "plain"
+    assert (
+        main(["export", str(tiny.run.last), "--out", str(out), "--no-training-hashes", "--quiet"])
+        == 0
+    )
+    assert json.loads((out / "manifest.json").read_text())["training_voxels"] == []
+    command[-1] = str(out)
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "is not known: it has no hashes" in said.err
+    assert "synthesis *" not in said.out

@@ -1,0 +1,179 @@
+"""What may change when a run goes on, and whether its result is still that of a run without a stop.
+
+The batch of an optimiser step stays what it was: with other devices, each takes another share.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tlp_runtime.bench.machine import environment as machine
+from tlp_runtime.errors import ModelMissing, RunTask, SetOption, UsageError
+from tlp_train.config import CHANGEABLE, TrainConfig
+from tlp_train.runs import Run, Session, now
+
+_INEXACT = ("devices", "nodes", "accumulate")
+"""Changes after which sums are made in another order."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is to be trained of a run.
+
+    Parameters
+    ----------
+    run
+        With the options it has from now on.
+    resumes
+        Whether it goes on from a checkpoint; a run that saved none yet begins anew.
+    changes
+        Options that changed, by name, each as ``old -> new``.
+    """
+
+    run: Run
+    resumes: bool = False
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+
+def reopen(folder: Path, given: Mapping[str, Any]) -> Part:
+    """A run that is to go on, with changes.
+
+    Parameters
+    ----------
+    given
+        Options by name, those of the network and of the intensity rule among them; what equals the
+        run's own is no change.
+
+    Raises
+    ------
+    ModelError
+        It is no run folder, or its record is damaged.
+    UsageError
+        It is finished, or what was given cannot change.
+    """
+    run = Run.open(folder)
+    own = _own(run)
+    changed = {name: value for name, value in given.items() if _plain(value) != own.get(name)}
+    fixed = [
+        f"{name} ({_shown(own[name])}, given {_shown(changed[name])})" if name in own else name
+        for name in changed
+        if name not in CHANGEABLE
+    ]
+    if fixed:
+        raise UsageError(
+            f"{folder}: what a run was begun with cannot change on resume: {', '.join(fixed)}",
+            fix=(
+                "Leave it out.",
+                f"These may change: {', '.join(CHANGEABLE)}.",
+                RunTask("train", (("from", str(run.last)),), "for a new run from its weights"),
+            ),
+        )
+    epochs = changed.get("epochs", run.config.epochs)
+    if epochs < run.config.epochs:
+        raise UsageError(
+            f"{folder}: a run of {run.config.epochs} epochs cannot become one of {epochs}",
+            fix="Give more epochs, or leave it out.",
+        )
+    if run.status == "finished" and epochs == run.config.epochs:
+        raise UsageError(
+            f"{folder}: is finished",
+            fix=(
+                RunTask("export", arguments=(str(folder),)),
+                SetOption("epochs", "a larger number", "to train it longer"),
+            ),
+        )
+    if not run.last.is_file() and (run.status == "finished" or run.best.is_file()):
+        raise ModelMissing(f"{folder}: {run.last.name} is gone, which it would go on from.")
+    config = _changed(run.config, {k: v for k, v in changed.items() if k != "data"})
+    data = Path(changed["data"]).resolve() if "data" in changed else run.data
+    words = {name: f"{_shown(own[name])} -> {_shown(value)}" for name, value in changed.items()}
+    return Part(replace(run, config=config, data=data), run.last.is_file(), words)
+
+
+def begun_session(run: Run, before: TrainConfig | None, *, epoch: int, step: int) -> Session:
+    """The record of a part of a run that begins.
+
+    Parameters
+    ----------
+    before
+        The configuration of the part before it; None at the start of a run.
+    epoch, step
+        Epochs finished and batches used before it.
+    """
+    here, changes = environment(), {}
+    differs = []
+    if before is not None:
+        changes = {
+            name: f"{old} -> {new}"
+            for name, old, new in (
+                (name, getattr(before, name), getattr(run.config, name))
+                for name in CHANGEABLE
+                if name != "data"
+            )
+            if old != new
+        }
+        differs += [f"{name}: {changes[name]}" for name in _INEXACT if name in changes]
+        if "epochs" in changes and epoch > before.constant_epochs:
+            differs.append(f"epochs: {changes['epochs']}, after the learning rate began to fall")
+        known = run.sessions[-1].environment if run.sessions else {}
+        differs += [
+            f"{name}: {known.get(name, 'not recorded')} -> {value}"
+            for name, value in here.items()
+            if known.get(name) != value
+        ]
+    return Session(
+        began=now(), epoch=epoch, step=step, changes=changes, environment=here,
+        differs=tuple(differs),
+    )  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """What decides the last bits of a result, beside the options."""
+    on_gpu = torch.cuda.is_available()
+    return {
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "device": torch.cuda.get_device_name() if on_gpu else machine("")["cpu"],
+        "threads": os.environ.get("OMP_NUM_THREADS") or str(torch.get_num_threads()),
+    }
+
+
+def _changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """The configuration with changes, and each step over as many slices as before."""
+    if "epochs" in changes:
+        config = config.with_epochs(changes["epochs"])
+    wanted = {**{name: getattr(config, name) for name in ("devices", "nodes")}, **changes}
+    shares = wanted["devices"] * wanted["nodes"]
+    if config.global_batch % shares:
+        raise UsageError(
+            f"a batch of {config.global_batch} slices cannot be shared out among {shares} devices",
+            fix=SetOption("devices", "a divisor of the batch"),
+        )
+    return replace(config, **{**wanted, "batch_size": config.global_batch // shares})
+
+
+def _own(run: Run) -> dict[str, Any]:
+    """What a run was begun with, by the names under which options are given."""
+    config = run.config
+    values = {one.name: getattr(config, one.name) for one in fields(config)}
+    spec = config.spec
+    parts = {**asdict(spec.network), **asdict(spec.intensity), "levels": spec.network.levels}
+    values |= parts | {"inputs": spec.inputs, "data": str(run.data)}
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.resolve())
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
