@@ -324,6 +324,8 @@ def _fit(part: Part, cache: Path | None, requests: StopRequests, output: Output)
 def _say_what_resumes(part: Part, output: Output) -> None:
     if not part.resumes:
         output.note(f"{part.run.folder}: saved no checkpoint yet; it begins anew")
+    if part.from_best:
+        output.note(f"{part.run.last.name} was not there; it goes on from {part.run.best.name}")
     for name, change in part.changes.items():
         output.note(f"{name}: {change}")
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from tlp_runtime.errors import Fix, GivenFixes, Install, ParityError, as_fixes
 
-TESTED: Mapping[str, tuple[str, str]] = {
+TESTED = {
     "torch": ("2.13.0", "2.13.0"),
     "onnx": ("1.23.2", "1.23.2"),
     "onnxscript": ("0.7.2", "0.7.2"),

@@ -16,7 +16,13 @@ from tlp_train.runs import Run
 RUN_VARIABLE = "TLP_RUN"
 """Environment variable that tells processes started by Lightning which run folder is theirs."""
 
-_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+_RANKS = {
+    "RANK": ("WORLD_SIZE",),
+    "LOCAL_RANK": ("LOCAL_WORLD_SIZE", "WORLD_SIZE"),
+    "SLURM_PROCID": ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
+}
+"""Variables that number this process, each with those that say of how many."""
+
 _NUMBERS = (
     *_RANKS, "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_PORT",
     "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "SLURM_NODEID", "SLURM_LOCALID",
@@ -30,9 +36,18 @@ def is_first_process() -> bool:
     Raises
     ------
     UsageError
-        An environment variable by which launchers tell a process its place is no number.
+        An environment variable by which launchers tell a process its place is no number, or a
+        number of more processes than there are.
     """
     numbers = {name: _number(name) for name in _NUMBERS}
+    for name, of in _RANKS.items():
+        rank, count = numbers[name], next((n for n in map(numbers.get, of) if n is not None), 1)
+        if rank is not None and rank >= count:
+            raise UsageError(
+                f"the environment variable {name} is {rank}, but {of[0]}, the number of "
+                f"processes, is {'not set' if numbers[of[0]] is None else numbers[of[0]]}",
+                fix=f"Unset {name}, unless a launcher such as torchrun or srun sets it.",
+            )
     known = (numbers[name] for name in _RANKS)
     return next((rank for rank in known if rank is not None), 0) == 0
 

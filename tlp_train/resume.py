@@ -6,6 +6,7 @@ The batch of an optimiser step stays what it was: with other devices, each takes
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
@@ -16,6 +17,7 @@ import torch
 
 from tlp_runtime.bench.machine import environment as machine
 from tlp_runtime.errors import ModelMissing, RunTask, SetOption, UsageError
+from tlp_runtime.files.atomic import atomic_file
 from tlp_train.config import CHANGEABLE, TrainConfig
 from tlp_train.runs import Run, Session, now
 
@@ -35,11 +37,15 @@ class Part:
         Whether it goes on from a checkpoint; a run that saved none yet begins anew.
     changes
         Options that changed, by name, each as ``old -> new``.
+    from_best
+        ``last.ckpt`` was not there, so it goes on from ``best.ckpt``: the run was killed between
+        writing the two, or somebody removed it.
     """
 
     run: Run
     resumes: bool = False
     changes: Mapping[str, str] = field(default_factory=dict)
+    from_best: bool = False
 
 
 def reopen(folder: Path, given: Mapping[str, Any]) -> Part:
@@ -54,7 +60,7 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> Part:
     Raises
     ------
     ModelError
-        It is no run folder, or its record is damaged.
+        It is no run folder, its record is damaged, or its checkpoints are gone.
     UsageError
         It is finished, or what was given cannot change.
     """
@@ -89,12 +95,17 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> Part:
                 SetOption("epochs", "a larger number", "to train it longer"),
             ),
         )
-    if not run.last.is_file() and (run.status == "finished" or run.best.is_file()):
+    if run.status == "finished" and not (run.last.is_file() or run.best.is_file()):
         raise ModelMissing(f"{folder}: {run.last.name} is gone, which it would go on from.")
+    from_best = not run.last.is_file() and run.best.is_file()
+    if from_best:
+        with atomic_file(run.last, overwrite=True) as temporary:
+            shutil.copyfile(run.best, temporary)
     config = _changed(run.config, {k: v for k, v in changed.items() if k != "data"})
     data = Path(changed["data"]).resolve() if "data" in changed else run.data
     words = {name: f"{_shown(own[name])} -> {_shown(value)}" for name, value in changed.items()}
-    return Part(replace(run, config=config, data=data), run.last.is_file(), words)
+    changed_run = replace(run, config=config, data=data)
+    return Part(changed_run, run.last.is_file(), words, from_best)
 
 
 def begun_session(run: Run, before: TrainConfig | None, *, epoch: int, step: int) -> Session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -43,6 +44,10 @@ from tlp_train.saving import (
     require_resumable,
 )
 from tlp_train.stopping import TIME_LIMIT, StopRequests, TrainingStopped
+
+_KILLED = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)")
+_SHARED_MEMORY = re.compile(r"/torch_\d+|/dev/shm|shared memory|Bus error")
+"""What PyTorch says of a process that loads data and is gone, and of what it shares data in."""
 
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -301,9 +306,9 @@ def _worded(config: TrainConfig) -> Iterator[None]:
         raise
     except (RuntimeError, OSError) as error:
         text = str(error)
-        if "DataLoader worker" not in text and "/torch_" not in text and "/dev/shm" not in text:
+        shared = _SHARED_MEMORY.search(text) is not None
+        if not shared and _KILLED.search(text) is None:
             raise
-        shared = "shared memory" in text or "Bus error" in text or "No space left" in text
         why = (
             "the shared memory (/dev/shm) is too small for the processes that load data"
             if shared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,19 @@ import torch
 from tlp_cli.main import main
 
 from tests.support import TinyModel
-from tlp_export import export
+from tlp_export import export, libraries
+from tlp_export.libraries import TESTED, parity_error
 from tlp_export.options import ExportOptions
 from tlp_export.structure import require_structure
 from tlp_export.verify import check_alone
 from tlp_runtime.engines.select import choose
-from tlp_runtime.errors import EngineError, ParityError, SpecError
+from tlp_runtime.errors import EngineError, Install, ParityError, SpecError
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.spec.model import ModelSpec, SizeSpec
 from tlp_train.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_verify_compares_with_the_checkpoint_on_given_cases(
@@ -81,7 +85,36 @@ def test_verify_exits_7_for_a_graph_of_other_weights(
         assert main(["verify", str(folder), *reference]) == 7
         said = " ".join(capsys.readouterr().err.split())
         assert "differs from its reference" in said
+        here = ", ".join(f"{name} {version(name).split('+')[0]}" for name in TESTED)
+        assert f"Computed with {here}; tested with torch " in said
     assert "proof slice" in said, "the slice in the bundle shows it without the checkpoint"
+
+
+def test_another_version_than_the_tested_ones_is_what_the_error_advises_against(
+    tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(libraries.TESTED, "onnxscript", ("0.5.0", "0.6.9"))
+        error = parity_error("x.")
+    assert "tested with torch 2.13.0, onnx 1.23.2, onnxscript 0.5.0 to 0.6.9" in error.problem
+    assert Install(("onnxscript==0.6.9",), purpose="as tested") in error.fixes
+
+
+def test_the_newest_tested_versions_are_the_pinned_ones() -> None:
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    assert {f"{name}=={newest}" for name, (_, newest) in TESTED.items()} <= set(pins)
+
+
+def test_what_cannot_be_traced_is_exit_7_with_the_versions(
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: object, **options: object) -> None:
+        raise torch.onnx.OnnxExporterError("no decomposition of aten::x\nmore")
+
+    monkeypatch.setattr(torch.onnx, "export", failing)
+    with pytest.raises(ParityError, match=r"cannot be traced: no decomposition.*tested with torch"):
+        export(tiny.run.last, out=tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
 
 
 def spoil(folder: Path, factor: float) -> Path:

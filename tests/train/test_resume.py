@@ -16,12 +16,13 @@ from tlp_cli.main import main
 from tests.support import TinyModel, tiny_config
 from tests.train.runs import LONG, assert_equal_runs, new_run, weights
 from tlp_export import export
-from tlp_runtime.errors import ModelMismatch, UsageError
+from tlp_runtime.errors import ModelMismatch, ModelMissing, UsageError
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.module import SynthesisModule
 from tlp_train.resume import begun_session, environment, reopen
 from tlp_train.runs import Run, Session
-from tlp_train.saving import StopWhenAsked
+from tlp_train.safe_files import save_whole
+from tlp_train.saving import StopWhenAsked, WholeFiles
 from tlp_train.trainer import fit
 
 
@@ -184,6 +185,35 @@ def test_a_run_without_a_checkpoint_begins_anew(
     part = reopen(run.folder, {})
     assert not part.resumes
     assert_equal_runs(fit(part.run, tmp_path / "cache", progress=False), straight)
+
+
+def test_a_run_killed_between_its_first_two_checkpoints_goes_on(
+    straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path / "run", phantom_dir)
+
+    def killed(self: WholeFiles, checkpoint: Any, path: Any, *args: Any) -> None:
+        if Path(path).name == "last.ckpt":
+            raise Killed
+        save_whole(Path(path), checkpoint)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(WholeFiles, "save_checkpoint", killed)
+        fit(run, tmp_path / "cache", progress=False)
+    assert (run.best.is_file(), run.last.is_file()) == (True, False)
+    part = reopen(run.folder, {})
+    assert part.resumes
+    assert part.from_best
+    assert_equal_runs(fit(part.run, tmp_path / "cache", resume=True, progress=False), straight)
+
+
+def test_a_finished_run_without_checkpoints_has_nothing_to_go_on_from(
+    straight: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(straight.folder, folder, ignore=shutil.ignore_patterns("*.ckpt"))
+    with pytest.raises(ModelMissing, match="is gone"):
+        reopen(folder, {"epochs": 9})
 
 
 # Fine-tuning
