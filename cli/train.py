@@ -15,6 +15,7 @@ from tlp_runtime.errors import SpecError, UsageError
 from tlp_runtime.spec.model import IntensitySpec, ModelSpec, NetworkSpec
 from tlp_train.config import CHANGEABLE, TrainConfig
 from tlp_train.config import preset as preset_of
+from tlp_train.launchers import is_first_process
 from tlp_train.split import SplitOptions
 from tlp_train.stopping import StopRequests, TrainingStopped, seconds_of
 
@@ -139,10 +140,11 @@ def command(
     run: Run | None = None
     try:
         with StopRequests(limit) as requests:
-            from tlp_train.processes import is_first_process, join_run
+            first = is_first_process()
+            from tlp_train.processes import join_run
             from tlp_train.resume import Part, reopen
 
-            if not is_first_process():  # of several processes one speaks
+            if not first:  # of several processes one speaks
                 output = Output(quiet=True)
             if resume is not None:
                 given = {
@@ -152,7 +154,7 @@ def command(
                 }  # fmt: skip
                 part = reopen(resume, {k: v for k, v in given.items() if v is not None})
                 _say_what_resumes(part, output)
-            elif is_first_process():
+            elif first:
                 origin = _checkpoint(weights)
                 if preset is None:
                     preset = Preset.demo if data is None else Preset.paper

@@ -1,4 +1,4 @@
-"""Which process of a distributed training this is, and who started it."""
+"""The processes of a distributed training: who starts them, and which run is theirs."""
 
 from __future__ import annotations
 
@@ -11,45 +11,11 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from tlp_runtime.errors import SetOption, UsageError
+from tlp_train.launchers import number_of, require_launched
 from tlp_train.runs import Run
 
 RUN_VARIABLE = "TLP_RUN"
 """Environment variable that tells processes started by Lightning which run folder is theirs."""
-
-_RANKS = {
-    "RANK": ("WORLD_SIZE",),
-    "LOCAL_RANK": ("LOCAL_WORLD_SIZE", "WORLD_SIZE"),
-    "SLURM_PROCID": ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
-}
-"""Variables that number this process, each with those that say of how many."""
-
-_NUMBERS = (
-    *_RANKS, "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_PORT",
-    "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "SLURM_NODEID", "SLURM_LOCALID",
-    "SLURM_STEP_NUM_TASKS",
-)  # fmt: skip
-
-
-def is_first_process() -> bool:
-    """Whether this process is the only one or the first of a distributed run.
-
-    Raises
-    ------
-    UsageError
-        An environment variable by which launchers tell a process its place is no number, or a
-        number of more processes than there are.
-    """
-    numbers = {name: _number(name) for name in _NUMBERS}
-    for name, of in _RANKS.items():
-        rank, count = numbers[name], next((n for n in map(numbers.get, of) if n is not None), 1)
-        if rank is not None and rank >= count:
-            raise UsageError(
-                f"the environment variable {name} is {rank}, but {of[0]}, the number of "
-                f"processes, is {'not set' if numbers[of[0]] is None else numbers[of[0]]}",
-                fix=f"Unset {name}, unless a launcher such as torchrun or srun sets it.",
-            )
-    known = (numbers[name] for name in _RANKS)
-    return next((rank for rank in known if rank is not None), 0) == 0
 
 
 def environment_of(devices: int, nodes: int) -> ClusterEnvironment | None:
@@ -74,7 +40,7 @@ def environment_of(devices: int, nodes: int) -> ClusterEnvironment | None:
     """
     if "SLURM_NTASKS" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
         return None
-    started = _number("SLURM_STEP_NUM_TASKS")
+    started = number_of("SLURM_STEP_NUM_TASKS")
     if started in (None, 1) or "SLURM_PROCID" not in os.environ:
         return LightningEnvironment()
     wanted = devices * nodes
@@ -102,10 +68,12 @@ def join_run(folder: Path | None, *, patience_s: float = 600) -> Run:
     Raises
     ------
     UsageError
-        Started by torchrun or SLURM, where processes cannot be told, without a folder.
+        Started by torchrun or SLURM, where processes cannot be told, without a folder; or not
+        started by any launcher.
     ModelMissing
         The folder did not appear.
     """
+    require_launched()
     told = os.environ.get(RUN_VARIABLE)
     if folder is None and told:
         return Run.open(Path(told))
@@ -118,17 +86,3 @@ def join_run(folder: Path | None, *, patience_s: float = 600) -> Run:
     while not (folder / "run.json").is_file() and time.monotonic() < deadline:
         time.sleep(0.5)
     return Run.open(folder)
-
-
-def _number(variable: str) -> int | None:
-    """A number of the environment; None where there is none."""
-    text = os.environ.get(variable, "")
-    if not text:
-        return None
-    if not text.isdecimal():
-        raise UsageError(
-            f"the environment variable {variable} is {text!r}, but launchers such as torchrun and "
-            "srun set it to a number.",
-            fix=f"Unset {variable}, unless a launcher sets it.",
-        )
-    return int(text)

@@ -18,7 +18,7 @@ from tlp_train.checkpoint import checkpoint_of, require_fit
 from tlp_train.module import SynthesisModule
 from tlp_train.runs import Run
 from tlp_train.safe_files import load_safely, save_whole
-from tlp_train.stopping import Reason, StopRequests, TrainingStopped
+from tlp_train.stopping import TIME_LIMIT, Reason, StopRequests, TrainingStopped
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class StopWhenAsked(L.Callback):
     def __init__(self, run: Run, requests: StopRequests) -> None:
         self.run = run
         self.requests = requests
-        self._between_steps = False
+        self._between_steps = self._stepped = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From here on there is a state to save, and Lightning has taken the signals for itself."""
@@ -172,7 +172,7 @@ class StopWhenAsked(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
         """Within an epoch; after its last batch validation follows."""
-        self._between_steps = True
+        self._between_steps = self._stepped = True
         if not trainer.is_last_batch:
             self._stop(trainer)
 
@@ -214,6 +214,8 @@ class StopWhenAsked(L.Callback):
 
     def _stop(self, trainer: L.Trainer, *, save: bool = True) -> None:
         reason = self.requests.asked
+        if reason is TIME_LIMIT and not self._stepped:
+            return  # each part of a run comes further, however short its time
         stopping = reason is not None
         if trainer.world_size > 1:
             # Processes are told one by one; all must save after the same step.

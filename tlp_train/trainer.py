@@ -30,9 +30,10 @@ from tlp_runtime.errors import (
 from tlp_train.callbacks import MetricsCsv, SampleImages, read_metrics
 from tlp_train.checkpoint import Lineage, checkpoint_of, load_checkpoint, require_fit
 from tlp_train.config import TrainConfig, TrainingPrecision
+from tlp_train.launchers import is_first_process, require_launched
 from tlp_train.loaders import SliceData
 from tlp_train.module import SynthesisModule
-from tlp_train.processes import RUN_VARIABLE, environment_of, is_first_process
+from tlp_train.processes import RUN_VARIABLE, environment_of
 from tlp_train.resume import begun_session
 from tlp_train.runs import SAMPLES, Run, Status
 from tlp_train.safe_files import load_safely
@@ -87,6 +88,8 @@ def fit(
         The checkpoint to go on from, or to begin with, cannot be used.
     TrainingDiverged
         A loss is not finite.
+    UsageError
+        What launchers tell this process of its place is no number, or fits nothing else.
     DeviceUnavailable
         Fewer GPUs than asked for.
     TrainingStopped
@@ -97,6 +100,8 @@ def fit(
         Another process trains this run, or its folder cannot be written.
     """
     first = is_first_process()
+    if not first:
+        require_launched()
     with (
         run.held() if first else nullcontext(),
         StopRequests() if requests is None else nullcontext(requests) as asked,
@@ -283,6 +288,8 @@ def _quietly() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Grad strides do not match")
         # Only the discriminator's step leaves parameters unused; both share one strategy.
         warnings.filterwarnings("ignore", message=".*find_unused_parameters=True.*")
+        # The step was made in the part before, where that ended within the first validation.
+        warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
         # processes.py knows who started this one.
         warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
         yield
@@ -315,7 +322,7 @@ def _worded(config: TrainConfig) -> Iterator[None]:
             else "a process that loads data was killed, as happens when memory runs out"
         )
         raise MemoryExhausted(
-            f"{why} ({first_line(error)[:160]})",
+            f"{why} ({text.strip().splitlines()[-1][:160]})",
             fix=(
                 SetOption("workers", "0", "to load data in this process"),
                 "Or give the container more shared memory (--shm-size or --ipc=host)."

@@ -72,8 +72,9 @@ def test_the_four_verbs_one_after_another(tmp_path: Path) -> None:
     assert "one volume" in result.stdout
 
 
-def test_ctrl_c_on_tlp_train_saves_and_says_how_to_resume(
-    tmp_path: Path, phantom_dir: Path
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_tlp_train_saves_and_says_how_to_resume(
+    tmp_path: Path, phantom_dir: Path, number: int, code: int
 ) -> None:
     process = subprocess.Popen(
         [TLP, "train", "--data", phantom_dir, "--preset", "demo", "--out", "run",
@@ -88,9 +89,9 @@ def test_ctrl_c_on_tlp_train_saves_and_says_how_to_resume(
     while not list(scalars.glob("events.*")) and time.monotonic() < deadline:
         time.sleep(0.5)
     time.sleep(5)  # within the first epoch
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
+    assert process.returncode == code, said
     assert "next: tlp train --resume" in said
     assert "Traceback" not in said
     assert (tmp_path / "run" / "last.ckpt").is_file()

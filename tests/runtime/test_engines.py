@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -309,3 +313,39 @@ def test_contract_refuses_what_is_not_its_input(engine: Engine) -> None:
             engine.run(tensors)
         assert e.value.exit_code == 5
     engine.run(good)
+
+
+@pytest.mark.parametrize(
+    ("verb", "left"),
+    [
+        ("infer", ""),
+        ("export", "raise ImportError('capi is gone')"),
+        ("bench", "import no_such_part"),
+        ("verify", "raise RuntimeError"),
+    ],
+)
+def test_an_onnx_runtime_that_is_partly_uninstalled_is_one_sentence(
+    tiny: TinyModel, tmp_path: Path, phantom_dir: Path, left: str, verb: str
+) -> None:
+    """Its metadata are there, most of its files are not."""
+    broken = tmp_path / "onnxruntime"
+    broken.mkdir()
+    (broken / "__init__.py").write_text(left)
+    t1 = next(phantom_dir.glob("*/*_t1.nii.gz"))
+    arguments: dict[str, list[str | Path]] = {
+        "infer": ["--t1", t1, "--model", tiny.bundle.path, "--out", tmp_path / "a.nii.gz"],
+        "export": [tiny.run.last, "--out", tmp_path / "bundle"],
+        "bench": ["--model", tiny.bundle.path],
+        "verify": [tiny.bundle.path],
+    }[verb]
+    result = subprocess.run(
+        [sys.executable, "-c", "from tlp_cli.main import run; run()", verb, *arguments],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "TLP_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+    )
+    said = " ".join(result.stderr.split())
+    assert result.returncode == 5, said
+    assert "is installed, but files of it are missing or damaged" in said
+    assert "onnxruntime" in said
+    assert "Traceback" not in said

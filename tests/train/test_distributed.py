@@ -18,7 +18,8 @@ from tests.support import TinyModel, split_of, tiny_config
 from tlp_runtime.errors import DeviceUnavailable, ModelMissing, UsageError
 from tlp_train.callbacks import read_metrics
 from tlp_train.checkpoint import load_checkpoint
-from tlp_train.processes import RUN_VARIABLE, is_first_process, join_run
+from tlp_train.launchers import is_first_process
+from tlp_train.processes import RUN_VARIABLE, join_run
 from tlp_train.runs import Run
 from tlp_train.trainer import fit
 

@@ -192,7 +192,7 @@ def test_a_run_killed_between_its_first_two_checkpoints_goes_on(
 ) -> None:
     run = new_run(tmp_path / "run", phantom_dir)
 
-    def killed(self: WholeFiles, checkpoint: Any, path: Any, *args: Any) -> None:
+    def killed(self: WholeFiles, checkpoint: Any, path: Any, storage_options: Any) -> None:
         if Path(path).name == "last.ckpt":
             raise Killed
         save_whole(Path(path), checkpoint)

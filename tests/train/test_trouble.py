@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ from tlp_runtime.errors import MemoryExhausted, TrainingDiverged, UsageError
 from tlp_train.callbacks import read_metrics
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.data import SampleId, SliceDataset
+from tlp_train.launchers import is_first_process
 from tlp_train.losses import AdversarialObjective
 from tlp_train.module import SynthesisModule
-from tlp_train.processes import environment_of, is_first_process
+from tlp_train.processes import environment_of
 from tlp_train.runs import Run
 from tlp_train.trainer import fit
 
@@ -292,3 +295,17 @@ def test_processes_that_srun_started_must_be_those_of_the_options(
     assert isinstance(environment_of(2, 2), SLURMEnvironment)
     with pytest.raises(UsageError, match="srun started 4 processes, but 1 devices on 1 machines"):
         environment_of(1, 1)
+
+
+def test_lightning_is_not_reached_where_a_variable_is_no_number(tmp_path: Path) -> None:
+    """It reads RANK as it is imported."""
+    result = subprocess.run(
+        [sys.executable, "-c", "from tlp_cli.main import run; run()", "train", "--out", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "RANK": "abc", "TLP_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2, result.stderr
+    assert "RANK is 'abc'" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -43,7 +43,7 @@ def require_onnxruntime() -> str:
     found = {}
     for flavour in ("onnxruntime", "onnxruntime-gpu"):
         try:
-            found[flavour] = version(flavour)
+            found[flavour] = version(flavour) or "of an unknown version"
         except PackageNotFoundError:
             continue
     if not found:
@@ -68,7 +68,7 @@ def require_onnxruntime() -> str:
         import onnxruntime
 
         onnxruntime.InferenceSession  # noqa: B018 - what is left of an uninstalled one has none
-    except (ImportError, AttributeError, OSError) as error:
+    except Exception as error:  # whatever is left of it may raise
         raise DependencyConflict(
             f"{flavour} {number} is installed, but files of it are missing or damaged "
             f"({first_line(error)})",
