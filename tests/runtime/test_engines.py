@@ -332,14 +332,14 @@ def test_an_onnx_runtime_that_is_partly_uninstalled_is_one_sentence(
     broken.mkdir()
     (broken / "__init__.py").write_text(left)
     t1 = next(phantom_dir.glob("*/*_t1.nii.gz"))
-    arguments: dict[str, list[str | Path]] = {
+    commands: dict[str, list[str | Path]] = {
         "infer": ["--t1", t1, "--model", tiny.bundle.path, "--out", tmp_path / "a.nii.gz"],
         "export": [tiny.run.last, "--out", tmp_path / "bundle"],
         "bench": ["--model", tiny.bundle.path],
         "verify": [tiny.bundle.path],
-    }[verb]
+    }
     result = subprocess.run(
-        [sys.executable, "-c", "from tlp_cli.main import run; run()", verb, *arguments],
+        [sys.executable, "-c", "from tlp_cli.main import run; run()", verb, *commands[verb]],
         env={**os.environ, "PYTHONPATH": str(tmp_path), "TLP_HOME": str(tmp_path / "home")},
         capture_output=True,
         text=True,
