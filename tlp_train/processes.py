@@ -50,7 +50,7 @@ def environment_of(devices: int, nodes: int) -> ClusterEnvironment | None:
             f"{wanted}",
             fix=(
                 SetOption("devices", str(max(1, started // nodes))),
-                f"Or start it with srun --ntasks-per-node={devices} --nodes={nodes}.",
+                f"Or start {devices} tasks on each of {nodes} nodes with srun.",
             ),
         )
     os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(devices))

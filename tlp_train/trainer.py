@@ -325,7 +325,7 @@ def _worded(config: TrainConfig) -> Iterator[None]:
             f"{why} ({text.strip().splitlines()[-1][:160]})",
             fix=(
                 SetOption("workers", "0", "to load data in this process"),
-                "Or give the container more shared memory (--shm-size or --ipc=host)."
+                "Or give the container more shared memory (Docker's options shm-size and ipc)."
                 if shared
                 else "Or give it more memory.",
             ),

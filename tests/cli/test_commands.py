@@ -71,7 +71,7 @@ def test_a_checkpoint_with_code_is_refused_and_not_run(
         ["augment", "--t1", "a.nii.gz"],
         ["compare", "a.json"],
         ["train", "--no-global-fusion"],
-        ["train", "--resume", "x", "--seed", "1"],
+        ["train", "--resume", "x", "--max-time", "soon"],
         ["export", "--engine", "openvino"],
         ["export", "x", "--batch", "1,2,4"],
         ["export", "x", "--engine", "trt", "--batch", "4"],

@@ -38,6 +38,8 @@ def as_schema_1(manifest: dict[str, Any]) -> None:
     manifest["precision"] = manifest.pop("compute_precision")
     manifest["schema"] = {"major": 1, "minor": 0}
     del manifest["files"][PROOF]
+    for key in ("ancestors", "differs"):
+        del manifest["provenance"][key]
 
 
 def test_a_bundle_says_what_it_is(tiny: TinyModel) -> None:
@@ -49,7 +51,8 @@ def test_a_bundle_says_what_it_is(tiny: TinyModel) -> None:
     assert manifest.parity.passed
     assert manifest.graph is not None
     assert [line.name for line in manifest.graph.folds][:2] == ["ffn", "gram"]
-    assert (manifest.training_voxels, manifest.metrics, manifest.signature) == ((), {}, None)
+    assert len(manifest.training_voxels) == 6, "T1 and T1ce of three cases"
+    assert (manifest.truth_voxels, manifest.metrics, manifest.signature) == ((), {}, None)
     written = json.loads((tiny.bundle.path / "manifest.json").read_text(encoding="utf-8"))
     assert written == json.loads(manifest.to_json())
     assert read_manifest(tiny.bundle.path / "manifest.json") == manifest
@@ -61,10 +64,23 @@ def test_bundles_of_schema_1_still_open(tiny: TinyModel, tmp_path: Path) -> None
     bundle = Bundle.open(old)
     assert bundle.warnings == ()
     assert bundle.proof() is None
-    assert bundle.manifest == replace(tiny.bundle.manifest, proof=None, files=bundle.manifest.files)
+    assert bundle.manifest == replace(
+        tiny.bundle.manifest, proof=None, files=bundle.manifest.files, training_voxels=()
+    )
     # The first ones had no report of the graph, and no origin of imported weights.
     edit(old, lambda one: (one.pop("graph"), one["provenance"].pop("imported")))
     assert Bundle.open(old).manifest.graph is None
+
+
+def test_bundles_of_schema_2_0_still_open(tiny: TinyModel, tmp_path: Path) -> None:
+    def as_2_0(manifest: dict[str, Any]) -> None:
+        manifest["schema"] = {"major": 2, "minor": 0}
+        for key in ("ancestors", "differs"):
+            del manifest["provenance"][key]
+
+    bundle = Bundle.open(edit(tiny.copy(tmp_path), as_2_0))
+    assert bundle.warnings == ()
+    assert bundle.manifest == tiny.bundle.manifest
 
 
 def test_keys_of_a_newer_minor_version_are_ignored_with_a_warning(
