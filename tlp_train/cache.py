@@ -47,7 +47,7 @@ class CachedCase:
     ``arrays`` are (Z, H, W) raw voxels; ``limits`` and ``brightness`` are of each image inside the
     in-plane crop of the whole volume: the values that ``intensity`` makes the ends of its range,
     and the percentiles of the scaled brain; ``first_slice`` is the z of index 0; ``voxels`` has the
-    hash of each whole image.
+    hash of each whole volume.
     """
 
     name: str
@@ -176,8 +176,9 @@ def _load(
         brightness = {
             key: tuple(map(float, values)) for key, values in record.pop("brightness").items()
         }
-        voxels = {str(key): str(value) for key, value in record.pop("voxels").items()}
-        sources = record["sources"]  # of more arrays, if another model's inputs were cached
+        hashes, sources = record.pop("voxels"), record["sources"]
+        # They are of more arrays if another model's inputs were cached.
+        voxels = {key: str(hashes[key]) for key in identity["sources"]}
         record["sources"] = {key: sources[key] for key in identity["sources"]}
         if record != identity:
             return None
@@ -217,6 +218,6 @@ def _decode(case: CaseFiles, spec: ModelSpec) -> tuple[dict[str, NDArray[Any]], 
             thinned = slices[::2, ::2, ::2]
             scaled = scale_between(thinned, between, spec.intensity)
             record["brightness"][name] = checks.brightness(scaled, thinned != 0)
-            record["voxels"][name] = volume.voxels_sha256()
+        record["voxels"][name] = volume.voxels_sha256()
         arrays[name] = np.ascontiguousarray(slices[start:stop])
     return arrays, record

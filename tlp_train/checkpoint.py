@@ -69,7 +69,7 @@ class Lineage:
     ancestors
         The checkpoints it was fine-tuned from, the first first.
     training_voxels
-        Hashes of the volumes of its training and validation cases.
+        Hashes of the volumes of its training and validation cases, and of its ancestors'.
     differs
         Why its training may differ, in the last bits or more, from one without a stop.
     """
@@ -174,7 +174,7 @@ def checkpoint_of(data: Any, path: Path) -> Checkpoint:
         raise ModelDamaged(f"{path}: its epoch is {epoch!r}, expected a number.")
     bad = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if bad or not state:
-        raise ModelDamaged(f"{path}: holds no weights, or others than tensors: {_some(bad)}.")
+        raise ModelDamaged(f"{path}: holds no weights, or others than tensors: {some(bad)}.")
     return Checkpoint(
         path=path,
         sha256=sha256(path),
@@ -228,7 +228,7 @@ def require_fit(state: Mapping[str, Any], wanted: Mapping[str, Tensor], what: st
             name for name, tensor in state.items() if not torch.isfinite(tensor).all()
         ],
     }
-    found = [f"{how} {_some(names)}" for how, names in problems.items() if names]
+    found = [f"{how} {some(names)}" for how, names in problems.items() if names]
     if found:
         raise ModelDamaged(f"{what} does not fit its specification: it {'; it '.join(found)}.")
 
@@ -275,6 +275,7 @@ def _converted(body: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first of several names, and how many more there are."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

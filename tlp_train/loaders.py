@@ -32,7 +32,8 @@ class SliceData(L.LightningDataModule):
     Attributes
     ----------
     voxels
-        Hashes of the images of the training and validation cases, once they are opened.
+        Hashes of the volumes of the training and validation cases, by case and array, once they are
+        opened.
     """
 
     def __init__(self, run: Run, cache: Path, on_case: Callable[[str], None] | None = None) -> None:
@@ -41,7 +42,7 @@ class SliceData(L.LightningDataModule):
         self.config = run.config
         self.cache = cache
         self.on_case = on_case
-        self.voxels: tuple[str, ...] = ()
+        self.voxels: dict[str, dict[str, str]] = {}
         self._batches_used = 0
 
     def prepare_data(self) -> None:
@@ -50,7 +51,7 @@ class SliceData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         self._require_one_configuration()
         opened = self._open(None)
-        self.voxels = tuple(sorted({v for case in opened for v in case.voxels.values()}))
+        self.voxels = {case.name: dict(case.voxels) for case in opened}
         count = len(self.run.split.train)
         config, seed = self.config, self.config.seed
         fuzzy = config.fuzzy if config.fpg else None

@@ -44,7 +44,7 @@ class SynthesisModule(L.LightningModule):
     Parameters
     ----------
     lineage
-        What checkpoints say of how they came to be.
+        What checkpoints say of how they came to be; hashes of the run's own images are added.
     """
 
     def __init__(self, config: TrainConfig, lineage: Lineage | None = None) -> None:
@@ -203,13 +203,17 @@ class SynthesisModule(L.LightningModule):
         # What the training volumes looked like is known once they are read.
         data = getattr(self.trainer, "datamodule", None)
         spec = replace(self.config.spec, brightness=getattr(data, "brightness", ()))
-        lineage = replace(self.lineage, training_voxels=getattr(data, "voxels", ()))
+        voxels = getattr(data, "voxels", {})
+        images = {one[name] for one in voxels.values() for name in one if name != "seg"}
+        seen = images.union(self.lineage.training_voxels)
+        lineage = replace(self.lineage, training_voxels=tuple(sorted(seen)))
         checkpoint[RECORD] = {"spec": spec.to_json(), **lineage.to_dict()}
         sums, slices = self._totals()
         checkpoint[STATE] = {
             "rng": torch.get_rng_state(),
             "losses": dict(zip(TERMS, sums.tolist(), strict=True)),
             "slices": slices,
+            "voxels": voxels,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from tlp_runtime.errors import (
     first_line,
 )
 from tlp_train.callbacks import MetricsCsv, SampleImages, read_metrics
-from tlp_train.checkpoint import Lineage, checkpoint_of, load_checkpoint, require_fit
+from tlp_train.checkpoint import Lineage, checkpoint_of, load_checkpoint, require_fit, some
 from tlp_train.config import TrainConfig, TrainingPrecision
 from tlp_train.launchers import is_first_process, require_launched
 from tlp_train.loaders import SliceData
@@ -160,6 +160,8 @@ def _module(run: Run, *, resume: bool) -> SynthesisModule:
 def _load_weights(module: SynthesisModule, path: Path, run: Run) -> None:
     """Begin with the weights of a checkpoint: the generator's, and the discriminator's if it fits.
 
+    What that was trained on, this one was trained on too.
+
     Raises
     ------
     ModelMismatch
@@ -173,6 +175,7 @@ def _load_weights(module: SynthesisModule, path: Path, run: Run) -> None:
         )
     require_fit(checkpoint.generator_state, module.generator.state_dict(), f"{path}: its generator")
     module.generator.load_state_dict(dict(checkpoint.generator_state))
+    module.lineage = replace(module.lineage, training_voxels=checkpoint.lineage.training_voxels)
     held = {
         name.removeprefix("discriminator."): tensor
         for name, tensor in load_safely(path)["state_dict"].items()
@@ -235,12 +238,17 @@ class _Record(L.Callback):
         self.run = run
         self.module = module
         self.before: Lineage | None = None
+        self.voxels: Mapping[str, Any] = {}
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep what the part before was trained on."""
         self.before = checkpoint_of(checkpoint, self.run.last).lineage
+        self.module.lineage = replace(
+            self.module.lineage, training_voxels=self.before.training_voxels
+        )
+        self.voxels = self.module.state_of(checkpoint).get("voxels", {})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record it."""
@@ -250,10 +258,11 @@ class _Record(L.Callback):
             epoch=trainer.current_epoch,
             step=trainer.global_step // 2,
         )
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        seen = () if self.before is None else self.before.training_voxels
-        if seen and seen != data.voxels:
-            session = replace(session, differs=(*session.differs, "data: other voxels"))
+        found = trainer.datamodule.voxels  # type: ignore[attr-defined]
+        other = [name for name, held in self.voxels.items() if found.get(name) != held]
+        if other:
+            why = f"data: other voxels of {some(other)}"
+            session = replace(session, differs=(*session.differs, why))
         self.run = replace(self.run, sessions=(*self.run.sessions, session))
         self.module.lineage = replace(self.module.lineage, differs=self.run.differs)
         if trainer.is_global_zero:

@@ -89,7 +89,8 @@ def test_a_case_cached_with_more_arrays_serves_a_model_of_fewer(
     assert (tmp_path / "cache" / case[0].name).stat().st_mtime_ns == made
     assert set(fewer.arrays) == {*ARRAYS}
     assert set(opened.arrays) == {*ARRAYS, "t2"}
-    assert set(opened.voxels) == {"t1", "t2", "t1ce"}
+    assert set(opened.voxels) == {*ARRAYS, "t2"}
+    assert dict(fewer.voxels) == {name: opened.voxels[name] for name in ARRAYS}
 
 
 def test_a_folder_without_cases(tmp_path: Path) -> None:

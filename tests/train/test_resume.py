@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from tlp_cli.main import main
@@ -17,12 +19,15 @@ from tests.support import TinyModel, tiny_config
 from tests.train.runs import LONG, assert_equal_runs, new_run, weights
 from tlp_export import export
 from tlp_runtime.errors import ModelMismatch, ModelMissing, UsageError
+from tlp_runtime.io.brats import find_cases
+from tlp_train.cache import open_cases
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.module import SynthesisModule
 from tlp_train.resume import begun_session, environment, reopen
 from tlp_train.runs import Run, Session
 from tlp_train.safe_files import save_whole
 from tlp_train.saving import StopWhenAsked, WholeFiles
+from tlp_train.split import Split
 from tlp_train.trainer import fit
 
 
@@ -79,12 +84,39 @@ def test_other_voxels_are_recorded(
         first.write_bytes(second.read_bytes())
         assert kept != first.read_bytes()
     resumed = _go_on(run.folder, tmp_path / "cache", {})
-    assert resumed.differs == ("data: other voxels",)
-    assert load_checkpoint(resumed.last).lineage.differs == ("data: other voxels",)
+    assert resumed.differs == (f"data: other voxels of {names[0]}",)
+    assert load_checkpoint(resumed.last).lineage.differs == resumed.differs
     assert any(
         not torch.equal(weights(resumed)[name], tensor)
         for name, tensor in weights(straight).items()
     )
+
+
+def test_another_segmentation_is_recorded(
+    straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(phantom_dir, data)
+    run = _killed(new_run(tmp_path / "run", data), tmp_path / "cache", monkeypatch, 3)
+    name = run.split.train[1]
+    file = data / name / f"{name}_seg.nii.gz"
+    image = nib.load(file)
+    labels = np.asarray(image.dataobj)
+    nib.save(nib.Nifti1Image(np.where(labels == 2, 0, labels), image.affine, image.header), file)
+    resumed = _go_on(run.folder, tmp_path / "cache", {})
+    assert resumed.differs == (f"data: other voxels of {name}",)
+
+
+def test_a_cache_with_further_arrays_is_shared(
+    straight: Run, tmp_path: Path, phantom_dir: Path
+) -> None:
+    both = replace(straight.config.spec, inputs=("t1", "t2"))
+    cases = find_cases(phantom_dir, ("t1", "t2", "t1ce", "seg"))
+    open_cases(cases, both, tmp_path / "cache")
+    run = fit(new_run(tmp_path / "run", phantom_dir), tmp_path / "cache", progress=False)
+    assert_equal_runs(run, straight)
+    ours, theirs = (load_checkpoint(one.last).lineage.training_voxels for one in (run, straight))
+    assert ours == theirs, "no T2"
 
 
 def test_a_longer_run_is_the_longer_one_from_the_start_while_the_rate_is_constant(
@@ -246,6 +278,23 @@ def test_a_run_begins_with_the_weights_of_another_and_nothing_else(
     assert (ancestor.file, ancestor.sha256, ancestor.epoch) == ("last.ckpt", origin.sha256, 4)
     again = load_checkpoint(tuned.last).as_ancestor()
     assert [one.sha256 for one in again] == [origin.sha256, load_checkpoint(tuned.last).sha256]
+
+
+def test_what_an_ancestor_was_trained_on_was_seen_too(
+    straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = load_checkpoint(straight.last)
+    split = straight.split
+    others = Split(train=split.test, validation=split.validation, test=split.train)
+    run = Run.create(
+        tmp_path / "run", tiny_config(**LONG), phantom_dir, others,
+        weights=straight.last, begun_from=origin.as_ancestor(),
+    )  # fmt: skip
+    run = _killed(run, tmp_path / "cache", monkeypatch, 2)
+    tuned = load_checkpoint(_go_on(run.folder, tmp_path / "cache", {}).last).lineage
+    assert {*origin.lineage.training_voxels} < {*tuned.training_voxels}
+    assert len(tuned.training_voxels) == 8, "T1 and T1ce of all four cases"
+    assert tuned.differs == ()
 
 
 def test_fine_tuning_at_the_command_line_and_the_chain_in_the_card(
