@@ -224,13 +224,31 @@ def require_fit(state: Mapping[str, Any], wanted: Mapping[str, Tensor], what: st
             for name, tensor in wanted.items()
             if name in state and state[name].shape != tensor.shape
         ],
-        "has numbers that are not finite in": [
-            name for name, tensor in state.items() if not torch.isfinite(tensor).all()
+        "has of another kind": [
+            name
+            for name, tensor in wanted.items()
+            if name in state and not _like(state[name], tensor)
         ],
     }
+    problems["has numbers that are not finite in"] = [
+        name
+        for name, tensor in state.items()
+        if name not in problems["has of another kind"] and not torch.isfinite(tensor).all()
+    ]
     found = [f"{how} {some(names)}" for how, names in problems.items() if names]
     if found:
         raise ModelDamaged(f"{what} does not fit its specification: it {'; it '.join(found)}.")
+
+
+def _like(found: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor is dense, in memory, and of whole or real numbers as wanted."""
+    return (
+        found.layout == torch.strided
+        and found.device.type == "cpu"
+        and not found.is_quantized
+        and not found.is_complex()
+        and found.is_floating_point() == wanted.is_floating_point()
+    )
 
 
 def _read_record(record: Any, path: Path) -> tuple[ModelSpec, Lineage]:

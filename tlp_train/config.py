@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -18,6 +19,14 @@ _CONTRACT = Contract(what="training configuration", error=SpecError)
 
 CHANGEABLE = ("data", "workers", "devices", "nodes", "accumulate", "epochs")
 """Options of a run that may change when it is resumed; all others stay what they were."""
+
+_LEAST = {
+    "discriminator_channels": 1,
+    "learning_rate": 1e-12,
+    "l1_weight": 0,
+    "constant_epochs": 0,
+    "validation_slices": 1,
+}
 
 TrainingPrecision = Literal["32-true", "bf16-mixed"]
 DiscriminatorNorm = Literal["batch", "none"]
@@ -104,8 +113,12 @@ class TrainConfig(OptionGroup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.discriminator_channels < 1:
-            raise UsageError(f"discriminator_channels is {self.discriminator_channels}.")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise UsageError(f"{name} is {value}, expected at least {least:g}.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"betas are {self.betas}, expected 0 to less than 1.")
         if self.batch_size % self.accumulate:
             raise UsageError(
                 f"a batch of {self.batch_size} cannot be computed in {self.accumulate} equal parts",

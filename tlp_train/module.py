@@ -217,12 +217,18 @@ class SynthesisModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.restore(checkpoint)
+        if not self.trainer.is_global_zero:  # of several processes, one goes on with all sums
+            self._sums.zero_()
+            self._slices = 0
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take over the random numbers and the epoch's losses so far."""
         state = self.state_of(checkpoint)
         torch.set_rng_state(state["rng"])
-        if self.trainer.is_global_zero:  # of several processes, one goes on with all sums
-            sums = state.get("losses", {})
-            self._sums = torch.tensor([sums.get(name, 0.0) for name in TERMS], dtype=torch.float64)
-            self._slices = int(state.get("slices", 0))
+        sums = state.get("losses", {})
+        self._sums = torch.tensor([sums.get(name, 0.0) for name in TERMS], dtype=torch.float64)
+        self._slices = int(state.get("slices", 0))
 
     @staticmethod
     def state_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:

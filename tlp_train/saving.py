@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
-from torch import Tensor
 
-from tlp_runtime.errors import ModelDamaged, TLPError
-from tlp_train.checkpoint import checkpoint_of, require_fit
-from tlp_train.module import SynthesisModule
+from tlp_runtime.errors import TLPError
 from tlp_train.runs import Run
 from tlp_train.safe_files import load_safely, save_whole
 from tlp_train.stopping import TIME_LIMIT, Reason, StopRequests, TrainingStopped
@@ -23,10 +18,6 @@ from tlp_train.stopping import TIME_LIMIT, Reason, StopRequests, TrainingStopped
 logger = logging.getLogger(__name__)
 
 MONITORED = "val_psnr"
-NETWORKS = 2
-"""Networks, each with an optimiser and a schedule of its own."""
-
-_PROGRESS = ("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress")
 
 
 class WholeFiles(CheckpointIO):
@@ -47,75 +38,6 @@ class WholeFiles(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint, if it is there."""
         Path(path).unlink(missing_ok=True)
-
-
-def require_resumable(path: Path, module: SynthesisModule) -> None:
-    """Raise unless a checkpoint holds the whole state of a training of ``module``.
-
-    Raises
-    ------
-    ModelError
-        As :func:`~tlp_train.checkpoint.load_checkpoint`, and where the state of the networks,
-        optimisers, schedules or the training's progress is missing or does not fit.
-    """
-    data = load_safely(path)
-    checkpoint_of(data, path)
-    require_fit(data["state_dict"], module.state_dict(), f"{path}: its state")
-    optimisers = data.get("optimizer_states")
-    if not isinstance(optimisers, list) or len(optimisers) != NETWORKS:
-        raise _cannot(path, f"holds no state of its {NETWORKS} optimisers")
-    for network, state in zip((module.generator, module.discriminator), optimisers, strict=True):
-        shapes = [tuple(parameter.shape) for parameter in network.parameters()]
-        if not _fits(state, shapes):
-            raise _cannot(path, "has the state of an optimiser that does not fit its network")
-    schedules = data.get("lr_schedulers")
-    if (
-        not isinstance(schedules, list)
-        or len(schedules) != NETWORKS
-        or not all(isinstance(one, Mapping) and type(one.get("last_epoch")) is int
-                   for one in schedules)
-    ):  # fmt: skip
-        raise _cannot(path, "holds no state of its learning rates")
-    loops = data.get("loops")
-    fitted = loops.get("fit_loop") if isinstance(loops, Mapping) else None
-    if not isinstance(fitted, Mapping) or not all(_counts(fitted.get(key)) for key in _PROGRESS):
-        raise _cannot(path, "does not say how far its training came")
-    if not isinstance(data.get("callbacks"), Mapping):
-        raise _cannot(path, "holds no state of what accompanies its training")
-    if not isinstance(module.state_of(data).get("rng"), Tensor):
-        raise _cannot(path, "holds no state of its random numbers")
-
-
-def _cannot(path: Path, why: str) -> ModelDamaged:
-    return ModelDamaged(f"{path}: {why}, so no training can go on from it.")
-
-
-def _fits(state: Any, shapes: list[tuple[int, ...]]) -> bool:
-    """Whether the state of an Adam is of parameters of those shapes."""
-    try:
-        (group,) = state["param_groups"]
-        moments = state["state"]
-        return len(group["params"]) == len(shapes) and all(
-            tuple(moments[key][name].shape) == shapes[position]
-            and bool(torch.isfinite(moments[key][name]).all())
-            for position, key in enumerate(group["params"])
-            if key in moments
-            for name in ("exp_avg", "exp_avg_sq")
-        )
-    except (TypeError, ValueError, KeyError, AttributeError):
-        return False
-
-
-def _counts(progress: Any) -> bool:
-    """Whether it is a progress as Lightning counts it."""
-    try:
-        return all(
-            type(progress[span][name]) is int
-            for span in ("total", "current")
-            for name in ("ready", "started", "processed", "completed")
-        )
-    except (TypeError, KeyError):
-        return False
 
 
 class KeepCheckpoints(CheckpointCallback):

@@ -34,6 +34,7 @@ from tlp_train.launchers import is_first_process, require_launched
 from tlp_train.loaders import SliceData
 from tlp_train.module import SynthesisModule
 from tlp_train.processes import RUN_VARIABLE, environment_of
+from tlp_train.restoring import require_resumable
 from tlp_train.resume import begun_session
 from tlp_train.runs import SAMPLES, Run, Status
 from tlp_train.safe_files import load_safely
@@ -42,7 +43,6 @@ from tlp_train.saving import (
     KeepCheckpoints,
     StopWhenAsked,
     WholeFiles,
-    require_resumable,
 )
 from tlp_train.stopping import TIME_LIMIT, StopRequests, TrainingStopped
 
@@ -106,7 +106,7 @@ def fit(
         run.held() if first else nullcontext(),
         StopRequests() if requests is None else nullcontext(requests) as asked,
     ):
-        module = _module(run, resume=resume)
+        module = _module(run)
         data = SliceData(run, cache, on_case)
         callbacks: list[L.Callback] = [
             MetricsCsv(run.metrics, on_epoch),
@@ -116,6 +116,10 @@ def fit(
             KeepCheckpoints(run, _best_before(run) if resume else float("-inf")),
         ]
         trainer = _trainer(run, callbacks, progress=progress)
+        if resume:
+            require_resumable(run.last, module, trainer)
+        elif run.weights:
+            _load_weights(module, Path(run.weights), run)
         try:
             with _told(run), _quietly(), _worded(run.config):
                 if first:
@@ -137,15 +141,11 @@ def fit(
         return _mark(run.folder, "finished", "")
 
 
-def _module(run: Run, *, resume: bool) -> SynthesisModule:
-    """The networks as they start, seeded; what they are to load was looked through."""
+def _module(run: Run) -> SynthesisModule:
+    """The networks as they start, seeded."""
     config = run.config
     L.seed_everything(config.seed, verbose=False)
     module = SynthesisModule(config, Lineage(ancestors=run.begun_from))
-    if resume:
-        require_resumable(run.last, module)
-    elif run.weights:
-        _load_weights(module, Path(run.weights), run)
     channels_last = config.channels_last
     if channels_last is None:
         channels_last = config.precision == "bf16-mixed"
