@@ -297,6 +297,8 @@ def judge(results: Results, claim: Claim) -> list[dict[str, Any]]:
         if not seeds or any(value is None for arm in arms for value in arm):
             continue
         a, b = (np.array(arm, np.float64) for arm in arms)
+        if COLUMN[key].better == "zero":
+            a, b = abs(a), abs(b)
         sign = 1 if COLUMN[key].better == "higher" else -1
         effect, spread = sign * float((a - b).mean()), float(max(np.ptp(a), np.ptp(b)))
         verdicts.append(

@@ -17,8 +17,8 @@ sys.path.insert(0, str(BENCHMARKS))
 from paper_report import CLAIMS, MODELS, PAPER, Claim, Results, judge, table  # noqa: E402
 
 
-def _evaluation(model: str, value: float) -> Evaluation:
-    values = {"slice.psnr_db": [value, value + 2], "enhancement.mae": [value / 100]}
+def _evaluation(model: str, value: float, **more: list[float]) -> Evaluation:
+    values = {"slice.psnr_db": [value, value + 2], "enhancement.mae": [value / 100], **more}
     images = {SYNTHESIS: values, "t1 copied": values}
     return Evaluation.of(
         [CaseResult(f"case {n}", images, CaseVoxels(str(n), {})) for n in range(2)],
@@ -39,6 +39,20 @@ def results() -> Results:
             for name, values in arms.items()
         }
     )
+
+
+def test_of_two_values_where_0_is_best_the_nearer_one_is_better() -> None:
+    key = "mirror.false_enhancement"
+
+    def seeds(*values: float) -> dict[int, Evaluation]:
+        return {n: _evaluation("m", 1, **{key: [v]}) for n, v in enumerate(values)}
+
+    results = Results(
+        {("t1", "none"): seeds(-0.015, -0.015), ("t1-no-fpg", "none"): seeds(-0.012, -0.012)}
+    )
+    (verdict,) = judge(results, Claim("x", ("t1", "none"), ("t1-no-fpg", "none"), (key,)))
+    assert verdict["effect"] == pytest.approx(-0.003)
+    assert not verdict["holds"]
 
 
 def test_every_model_of_the_paper_is_planned_with_its_published_numbers() -> None:
