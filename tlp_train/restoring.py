@@ -138,7 +138,8 @@ def _try(data: dict[str, Any], module: SynthesisModule, trainer: L.Trainer) -> N
             raise ValueError(f"learning rate {schedule.base_lrs}, expected {rates}")
     trainer.fit_loop.load_state_dict(data["loops"]["fit_loop"])
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if callback.state_key in data["callbacks"]:
+        # The first version's had other states.
+        if callback.state_key in data["callbacks"] or (STATE in data and callback.state_dict()):
             callback.load_state_dict(data["callbacks"][callback.state_key])
     module.restore(data)
 

@@ -355,6 +355,7 @@ def test_a_record_that_is_not_whole_is_refused_by_name(
         (_set("loops", to={}), "how far its training came"),
         (_set("callbacks", to=None), "what accompanies its training"),
         (_set("callbacks", "KeepCheckpoints", to={"b": 1}), "does not fit .KeyError"),
+        (_drop("callbacks", "MetricsCsv"), "does not fit .KeyError"),
         (_drop("SliceData"), "which of an epoch's slices were used"),
         (_set("global_step", to=-1), "how many steps were made"),
         (_drop("pytorch-lightning_version"), "which version of Lightning"),
