@@ -325,7 +325,9 @@ def _fit(part: Part, cache: Path | None, requests: StopRequests, output: Output)
 
 def _say_what_resumes(part: Part, output: Output) -> None:
     if not part.resumes:
-        output.note(f"{part.run.folder}: saved no checkpoint yet; it begins anew")
+        output.note(
+            f"{part.run.folder}: no checkpoint was saved yet; training starts from the beginning"
+        )
     if part.from_best:
         output.note(f"{part.run.last.name} was not there; it goes on from {part.run.best.name}")
     for name, change in part.changes.items():

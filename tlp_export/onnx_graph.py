@@ -80,7 +80,7 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
-        raise parity_error(f"the graph is no valid ONNX: {first_line(error)}.") from error
+        raise parity_error(f"the graph is not valid ONNX: {first_line(error)}.") from error
     onnx.save(model, path)
     return len(model.graph.node)
 

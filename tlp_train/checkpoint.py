@@ -58,7 +58,7 @@ class Ancestor:
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """What a checkpoint says of how it came to be, beside its specification.
+    """What a checkpoint says of how it came to be, in addition to its specification.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def checkpoint_of(data: Any, path: Path) -> Checkpoint:
         raise ModelDamaged(f"{path}: its epoch is {epoch!r}, expected a number.")
     bad = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if bad or not state:
-        raise ModelDamaged(f"{path}: holds no weights, or others than tensors: {some(bad)}.")
+        raise ModelDamaged(f"{path}: holds no weights, or others than tensors: {shortened(bad)}.")
     return Checkpoint(
         path=path,
         sha256=sha256(path),
@@ -235,7 +235,7 @@ def require_fit(state: Mapping[str, Any], wanted: Mapping[str, Tensor], what: st
         for name, tensor in state.items()
         if name not in problems["has of another kind"] and not torch.isfinite(tensor).all()
     ]
-    found = [f"{how} {some(names)}" for how, names in problems.items() if names]
+    found = [f"{how} {shortened(names)}" for how, names in problems.items() if names]
     if found:
         raise ModelDamaged(f"{what} does not fit its specification: it {'; it '.join(found)}.")
 
@@ -293,7 +293,7 @@ def _converted(body: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def some(names: list[str]) -> str:
+def shortened(names: list[str]) -> str:
     """The first of several names, and how many more there are."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

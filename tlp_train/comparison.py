@@ -23,7 +23,7 @@ class Comparison:
     pairs
         Names of the cases in the first and in the second, paired by the voxels of their T1ce.
     inputs_differ
-        Arrays beside the T1ce whose voxels differ, by the case's name in the first.
+        Arrays other than the T1ce whose voxels differ, by the case's name in the first.
     """
 
     first: Evaluation

@@ -53,7 +53,7 @@ class CaseVoxels:
     truth
         Of the T1ce.
     inputs
-        Of what the model and the metrics were given beside it, by array.
+        Hashes of the model's and the metrics' other volumes, by array.
     """
 
     truth: str

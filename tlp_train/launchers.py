@@ -1,6 +1,6 @@
 """What launchers such as torchrun and srun tell a process of its place, by environment variables.
 
-Read before Lightning is imported, which fails on variables that are no numbers.
+Read before Lightning is imported, which fails on variables that are not numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def is_first_process() -> bool:
     Raises
     ------
     UsageError
-        An environment variable by which launchers tell a process its place is no number.
+        An environment variable by which launchers tell a process its place is not a number.
     """
     numbers = {name: number_of(name) for name in _NUMBERS}
     known = (numbers[name] for name in _RANKS)

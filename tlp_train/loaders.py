@@ -84,7 +84,7 @@ class SliceData(L.LightningDataModule):
         if absent:
             raise InputError(
                 f"{self.run.data}: {len(absent)} cases of the run's split.json are not there: "
-                f"{', '.join(absent)}. Put them back, or train anew."
+                f"{', '.join(absent)}. Put them back, or start a new run."
             )
         return open_cases([files[name] for name in wanted], self.config.spec, self.cache, on_case)
 

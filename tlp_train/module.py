@@ -24,7 +24,7 @@ from tlp_train.network.discriminator import build_discriminator
 Batch = dict[str, Tensor]
 
 STATE = "tlp_state"
-"""Key of a checkpoint for what a training resumes from, beside Lightning's own."""
+"""Key of a checkpoint for what a training resumes from, next to Lightning's own."""
 
 TERMS = {
     "train_l1": "the L1 distance",

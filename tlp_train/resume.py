@@ -34,7 +34,7 @@ class Part:
     run
         With the options it has from now on.
     resumes
-        Whether it goes on from a checkpoint; a run that saved none yet begins anew.
+        Whether it continues from a checkpoint; a run without one starts from the beginning.
     changes
         Options that changed, by name, each as ``old -> new``.
     from_best
@@ -55,12 +55,12 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> Part:
     ----------
     given
         Options by name, those of the network and of the intensity rule among them; what equals the
-        run's own is no change.
+        run's own is not a change.
 
     Raises
     ------
     ModelError
-        It is no run folder, its record is damaged, or its checkpoints are gone.
+        It is not a run folder, its record is damaged, or its checkpoints are missing.
     UsageError
         It is finished, or what was given cannot change.
     """
@@ -96,7 +96,7 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> Part:
             ),
         )
     if run.status == "finished" and not (run.last.is_file() or run.best.is_file()):
-        raise ModelMissing(f"{folder}: {run.last.name} is gone, which it would go on from.")
+        raise ModelMissing(f"{folder}: {run.last.name}, which it would continue from, is missing.")
     from_best = not run.last.is_file() and run.best.is_file()
     if from_best:
         with atomic_file(run.last, overwrite=True) as temporary:
@@ -146,7 +146,7 @@ def begun_session(run: Run, before: TrainConfig | None, *, epoch: int, step: int
 
 
 def environment() -> dict[str, str]:
-    """What decides the last bits of a result, beside the options."""
+    """What decides the last bits of a result, apart from the options."""
     on_gpu = torch.cuda.is_available()
     return {
         "torch": torch.__version__,

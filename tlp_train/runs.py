@@ -188,11 +188,11 @@ class Run:
         Raises
         ------
         ModelMissing, ModelDamaged, SpecError
-            It is no run folder, or its record cannot be read.
+            It is not a run folder, or its record cannot be read.
         """
         file = folder / RECORD
         if not file.is_file():
-            raise ModelMissing(f"{folder}: is no run folder (it has no {RECORD}).")
+            raise ModelMissing(f"{folder}: is not a run folder: {RECORD} is missing.")
         try:
             record = _read(file)
             split = Split.from_json(folder / SPLIT)

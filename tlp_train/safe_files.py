@@ -27,7 +27,7 @@ _PICKLE = b"\x80"
 
 
 def save_whole(path: Path, data: Any, *, overwrite: bool = True) -> None:
-    """``torch.save`` beside ``path``, flushed to the disk, then renamed to it.
+    """``torch.save`` to a temporary file next to ``path``, flushed, then renamed to it.
 
     Raises
     ------
@@ -106,11 +106,11 @@ def load_safely(path: Path) -> Any:
                 f"since loading could run code. {_EXPECTED}"
             ) from error
         raise ModelDamaged(
-            f"{path}: is no checkpoint, or damaged. {_EXPECTED}", fix=_AGAIN
+            f"{path}: is not a checkpoint, or is damaged. {_EXPECTED}", fix=_AGAIN
         ) from error
     except Exception as error:  # whatever damaged bytes make of torch's reader
         raise ModelDamaged(
-            f"{path}: is no checkpoint, or damaged ({first_line(error)[:200]})", fix=_AGAIN
+            f"{path}: is not a checkpoint, or is damaged ({first_line(error)[:200]})", fix=_AGAIN
         ) from error
 
 

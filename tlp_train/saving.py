@@ -26,7 +26,7 @@ class WholeFiles(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Write beside the file, then rename. Raises :class:`OutputError`."""
+        """Write to a temporary file, then rename. Raises :class:`OutputError`."""
         save_whole(Path(path), checkpoint)
 
     def load_checkpoint(

@@ -146,7 +146,7 @@ def seconds_of(text: str) -> float:
         found = float(given)
     if not found > 0:
         raise UsageError(
-            f"{text!r} is no duration, expected such as 90m, 12h, 1d6h or 36:00:00 (hours, "
+            f"{text!r} is not a duration, expected such as 90m, 12h, 1d6h or 36:00:00 (hours, "
             "minutes, seconds)."
         )
     return found

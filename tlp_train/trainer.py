@@ -28,7 +28,7 @@ from tlp_runtime.errors import (
     first_line,
 )
 from tlp_train.callbacks import MetricsCsv, SampleImages, read_metrics
-from tlp_train.checkpoint import Lineage, checkpoint_of, load_checkpoint, require_fit, some
+from tlp_train.checkpoint import Lineage, checkpoint_of, load_checkpoint, require_fit, shortened
 from tlp_train.config import TrainConfig, TrainingPrecision
 from tlp_train.launchers import is_first_process, require_launched
 from tlp_train.loaders import SliceData
@@ -48,7 +48,7 @@ from tlp_train.stopping import TIME_LIMIT, StopRequests, TrainingStopped
 
 _KILLED = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)")
 _SHARED_MEMORY = re.compile(r"/torch_\d+|/dev/shm|shared memory|Bus error")
-"""What PyTorch says of a process that loads data and is gone, and of what it shares data in."""
+"""PyTorch's messages about a data-loading process that ended, and about its shared memory."""
 
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -89,7 +89,7 @@ def fit(
     TrainingDiverged
         A loss is not finite.
     UsageError
-        What launchers tell this process of its place is no number, or fits nothing else.
+        What launchers tell this process of its place is not a number, or fits nothing else.
     DeviceUnavailable
         Fewer GPUs than asked for.
     TrainingStopped
@@ -261,7 +261,7 @@ class _Record(L.Callback):
         found = trainer.datamodule.voxels  # type: ignore[attr-defined]
         other = [name for name, held in self.voxels.items() if found.get(name) != held]
         if other:
-            why = f"data: other voxels of {some(other)}"
+            why = f"data: other voxels of {shortened(other)}"
             session = replace(session, differs=(*session.differs, why))
         self.run = replace(self.run, sessions=(*self.run.sessions, session))
         self.module.lineage = replace(self.module.lineage, differs=self.run.differs)

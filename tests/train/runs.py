@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from tests.support import split_of, tiny_config
 from tlp_train.callbacks import read_metrics
+from tlp_train.module import SynthesisModule
 from tlp_train.runs import Run
+from tlp_train.saving import StopWhenAsked
+from tlp_train.trainer import fit
 
 LONG: dict[str, Any] = {
     "epochs": 4,
@@ -30,6 +34,23 @@ TO_THE_BIT = (
 def new_run(folder: Path, data: Path, **changes: Any) -> Run:
     """A run that is not trained yet."""
     return Run.create(folder, tiny_config(**{**LONG, **changes}), data, split_of(data))
+
+
+class Killed(BaseException):
+    """As SIGKILL would end it: nothing more is written."""
+
+
+def killed_before(epoch: int, run: Run, cache: Path, patch: pytest.MonkeyPatch) -> Run:
+    """The run, killed before that epoch, counted from 0."""
+
+    def killed(self: object, trainer: Any, module: SynthesisModule) -> None:
+        if module.current_epoch == epoch:
+            raise Killed
+
+    with patch.context() as inner, pytest.raises(Killed):
+        inner.setattr(StopWhenAsked, "on_train_epoch_start", killed)
+        fit(run, cache, progress=False)
+    return Run.open(run.folder)
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:

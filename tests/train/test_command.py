@@ -98,7 +98,7 @@ def test_the_time_limit_saves_and_exits_0(
 
 def test_a_time_limit_that_is_none_is_exit_2(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert _resume(run, "--max-time", "soon") == 2
-    assert "'soon' is no duration" in capsys.readouterr().err
+    assert "'soon' is not a duration" in capsys.readouterr().err
 
 
 def test_changes_on_resume_are_said_and_others_refused(

@@ -415,7 +415,7 @@ def test_cases_that_the_model_was_trained_on_are_marked(phantom_dir: Path) -> No
         empty = evaluate(
             synthesizer, cases, "none", model="m", data="d", training_voxels=[segmentation]
         )
-    assert empty.seen == (), "equal segmentations, empty ones say, are no equal cases"
+    assert empty.seen == (), "equal segmentations, empty ones say, are not equal cases"
 
 
 def test_the_hash_of_voxels_is_of_values_and_not_of_files(tmp_path: Path) -> None:

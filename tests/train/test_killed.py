@@ -25,7 +25,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
     """A folder on another file system than the temporary folder."""
     shared = Path("/dev/shm")
     if not os.access(shared, os.W_OK) or shared.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is no second file system to write to")
+        pytest.skip("a second file system that is writable was not found")
     folder = Path(tempfile.mkdtemp(prefix="tlp-test-", dir=shared))
     yield folder
     shutil.rmtree(folder)

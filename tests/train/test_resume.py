@@ -16,7 +16,7 @@ import torch
 from tlp_cli.main import main
 
 from tests.support import TinyModel, tiny_config
-from tests.train.runs import LONG, assert_equal_runs, new_run, weights
+from tests.train.runs import LONG, Killed, assert_equal_runs, killed_before, new_run, weights
 from tlp_export import export
 from tlp_runtime.errors import ModelMismatch, ModelMissing, UsageError
 from tlp_runtime.io.brats import find_cases
@@ -31,23 +31,6 @@ from tlp_train.split import Split
 from tlp_train.trainer import fit
 
 
-class Killed(BaseException):
-    """As SIGKILL would end it: nothing more is written."""
-
-
-def _killed(run: Run, cache: Path, patch: pytest.MonkeyPatch, epoch: int) -> Run:
-    """The run, killed before that epoch."""
-
-    def killed(self: object, trainer: Any, module: SynthesisModule) -> None:
-        if module.current_epoch == epoch:
-            raise Killed
-
-    with patch.context() as inner, pytest.raises(Killed):
-        inner.setattr(StopWhenAsked, "on_train_epoch_start", killed)
-        fit(run, cache, progress=False)
-    return Run.open(run.folder)
-
-
 def _go_on(folder: Path, cache: Path, given: Mapping[str, Any]) -> Run:
     part = reopen(folder, given)
     return fit(part.run, cache, resume=part.resumes, progress=False)
@@ -58,7 +41,7 @@ def test_workers_and_the_place_of_the_data_change_nothing(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(phantom_dir, data)
-    run = _killed(new_run(tmp_path / "run", data), tmp_path / "cache", monkeypatch, 2)
+    run = killed_before(2, new_run(tmp_path / "run", data), tmp_path / "cache", monkeypatch)
     shutil.move(data, tmp_path / "elsewhere")
     given = {"data": tmp_path / "elsewhere", "workers": 1}
     resumed = _go_on(run.folder, tmp_path / "cache", given)
@@ -76,7 +59,7 @@ def test_other_voxels_are_recorded(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(phantom_dir, data)
-    run = _killed(new_run(tmp_path / "run", data), tmp_path / "cache", monkeypatch, 2)
+    run = killed_before(2, new_run(tmp_path / "run", data), tmp_path / "cache", monkeypatch)
     names = run.split.train
     for array in ("t1", "t1ce", "seg"):
         first, second = (data / n / f"{n}_{array}.nii.gz" for n in names[:2])
@@ -97,7 +80,7 @@ def test_another_segmentation_is_recorded(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(phantom_dir, data)
-    run = _killed(new_run(tmp_path / "run", data), tmp_path / "cache", monkeypatch, 3)
+    run = killed_before(3, new_run(tmp_path / "run", data), tmp_path / "cache", monkeypatch)
     name = run.split.train[1]
     file = data / name / f"{name}_seg.nii.gz"
     image = nib.load(file)
@@ -123,8 +106,8 @@ def test_a_longer_run_is_the_longer_one_from_the_start_while_the_rate_is_constan
     straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = {"epochs": 2, "constant_epochs": 1}
-    run = _killed(
-        new_run(tmp_path / "run", phantom_dir, **short), tmp_path / "cache", monkeypatch, 1
+    run = killed_before(
+        1, new_run(tmp_path / "run", phantom_dir, **short), tmp_path / "cache", monkeypatch
     )
     long = fit(
         new_run(tmp_path / "long", phantom_dir, epochs=4, constant_epochs=2),
@@ -244,7 +227,7 @@ def test_a_finished_run_without_checkpoints_has_nothing_to_go_on_from(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(straight.folder, folder, ignore=shutil.ignore_patterns("*.ckpt"))
-    with pytest.raises(ModelMissing, match="is gone"):
+    with pytest.raises(ModelMissing, match="is missing"):
         reopen(folder, {"epochs": 9})
 
 
@@ -290,7 +273,7 @@ def test_what_an_ancestor_was_trained_on_was_seen_too(
         tmp_path / "run", tiny_config(**LONG), phantom_dir, others,
         weights=straight.last, begun_from=origin.as_ancestor(),
     )  # fmt: skip
-    run = _killed(run, tmp_path / "cache", monkeypatch, 2)
+    run = killed_before(2, run, tmp_path / "cache", monkeypatch)
     tuned = load_checkpoint(_go_on(run.folder, tmp_path / "cache", {}).last).lineage
     assert {*origin.lineage.training_voxels} < {*tuned.training_voxels}
     assert len(tuned.training_voxels) == 8, "T1 and T1ce of all four cases"

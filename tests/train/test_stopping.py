@@ -208,7 +208,7 @@ def test_durations(text: str, seconds: float) -> None:
     "text", ["", "0", "-5m", "soon", "5 minutes", "1:99:00", "nan", "0h", "1:2"]
 )
 def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(UsageError, match="no duration"):
+    with pytest.raises(UsageError, match="not a duration"):
         seconds_of(text)
 
 
