@@ -99,8 +99,7 @@ class GramAttention(nn.Module):
         """The (B, heads, C/heads, C/heads) softmax of cosines times temperature, float32."""
         q = wide(_heads(q, self.heads))
         k = wide(_heads(k, self.heads))
-        q_norm = torch.linalg.vector_norm(q, dim=-1, keepdim=True).clamp_min(1e-12)
-        k_norm = torch.linalg.vector_norm(k, dim=-1, keepdim=True).clamp_min(1e-12)
+        q_norm, k_norm = (_norm(part).clamp_min(1e-12) for part in (q, k))
         gram = q @ k.transpose(-2, -1)
         cosine = gram * (self.temperature / q_norm) / k_norm.transpose(-2, -1)
         return torch.softmax(cosine, dim=-1)
@@ -294,6 +293,14 @@ def pointwise(matrix: Tensor, bias: Tensor | None = None, *, like: nn.Module) ->
 def _heads(x: Tensor, heads: int) -> Tensor:
     """(B, C, H, W) to (B, heads, C/heads, H*W)."""
     return torch.unflatten(x, 1, (heads, -1)).flatten(3)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """L2 norm over the last axis, kept as 1.
+
+    Not ``vector_norm``: its ReduceL2 took half of the network's time in ONNX Runtime on an H100.
+    """
+    return x.square().sum(dim=-1, keepdim=True).sqrt()
 
 
 def _image(x: Tensor, like: Tensor) -> Tensor:

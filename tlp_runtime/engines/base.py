@@ -122,6 +122,11 @@ class Engine(ABC):
         return None
 
     @classmethod
+    def unsuited(cls, bundle: Bundle) -> EngineError | None:
+        """Why it does not run this model, though it may run others here; None if it does."""
+        return None
+
+    @classmethod
     def open(cls, bundle: Bundle, *, index: int = 0, opening: Opening | None = None) -> Self:
         """Load ``bundle``.
 

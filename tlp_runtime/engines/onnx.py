@@ -102,6 +102,16 @@ class OnnxEngine(Engine):
         return None
 
     @classmethod
+    def unsuited(cls, bundle: Bundle) -> EngineError | None:
+        """bf16: ONNX Runtime has no such convolution on a CPU."""
+        if bundle.precision != "bf16":
+            return None
+        return EngineError(
+            f"{bundle.path}: the bundle is bf16, which ONNX Runtime cannot run on a CPU",
+            fix=RunTask("export", (("precision", "fp32"),), "for CPUs (or int8)"),
+        )
+
+    @classmethod
     def open(cls, bundle: Bundle, *, index: int = 0, opening: Opening | None = None) -> Self:
         """Load ``bundle``; threads are those of ``opening``."""
         threads = None if opening is None else opening.choice.threads
@@ -112,11 +122,9 @@ class OnnxEngine(Engine):
     ) -> None:
         super().__init__(bundle, warnings)
         self.library = require_onnxruntime()
-        if bundle.precision == "bf16":
-            raise EngineError(
-                f"{bundle.path}: the bundle is bf16, which ONNX Runtime cannot run on a CPU",
-                fix=RunTask("export", (("precision", "fp32"),), "for CPUs (or int8)"),
-            )
+        unsuited = self.unsuited(bundle)
+        if unsuited is not None:
+            raise unsuited
         import onnxruntime as ort
 
         options = ort.SessionOptions()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tlp_runtime.engines.onnx_device import CUDA_PROVIDER, OnnxDeviceEngine
-from tlp_runtime.errors import Install
+from tlp_runtime.errors import EngineError, Install, RunTask
+from tlp_runtime.models.bundle import Bundle
 
 
 class OnnxCudaEngine(OnnxDeviceEngine):
@@ -14,3 +15,13 @@ class OnnxCudaEngine(OnnxDeviceEngine):
     provider = CUDA_PROVIDER
     libraries = Install(("tlp-mri[gpu]",), purpose="for CUDA and cuDNN")
     captures = True
+
+    @classmethod
+    def unsuited(cls, bundle: Bundle) -> EngineError | None:
+        """bf16: ONNX Runtime has no such convolution for CUDA (1.31, tried on an H100)."""
+        if bundle.precision != "bf16":
+            return None
+        return EngineError(
+            f"{bundle.path}: the bundle is bf16, which ONNX Runtime cannot run by CUDA",
+            fix=RunTask("export", (("precision", "fp16"),), "for that engine"),
+        )

@@ -122,11 +122,17 @@ class OnnxDeviceEngine(DeviceEngine):
             self.library = f"onnxruntime {runtime.__version__}"
             self._ort = runtime
         self._require_provider(cuda_index)
+        unsuited = self.unsuited(bundle)
+        if unsuited is not None:
+            raise unsuited
         cuda = cuda or Cuda()
         require_gpu(cuda, cuda_index)
         super().__init__(bundle, cuda, cuda_index, warnings)
         self._profile = profile or BatchProfile()
-        self._use_graphs = self.captures and bundle.spec.sizes is None
+        # A graph holds no work of the CPU: shapes that vary, and those of the network as published.
+        graph = bundle.manifest.graph
+        folded = graph is None or bool(graph.folds)
+        self._use_graphs = self.captures and bundle.spec.sizes is None and folded
         began = time.perf_counter()
         self._session = self._open()
         self.opening["open"] = time.perf_counter() - began
@@ -181,7 +187,8 @@ class OnnxDeviceEngine(DeviceEngine):
             "cudnn_conv_algo_search": "EXHAUSTIVE",
             "cudnn_conv_use_max_workspace": "1",
             "prefer_nhwc": "1",
-            "use_tf32": "1",
+            # TF32 keeps ten bits: no less than half precision has, but not what fp32 promises.
+            "use_tf32": "0" if self.bundle.precision == "fp32" else "1",
             "enable_cuda_graph": "1" if self._use_graphs else "0",
         }
         return [(CUDA_PROVIDER, cuda)]
