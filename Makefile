@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found; use make PYTHON=python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
-	$(INSTALL) -e '.[cpu,train,export,trt-rtx,dicom,ray,serve,dev]'
+	$(INSTALL) -e '.[cpu,openvino,train,export,trt-rtx,dicom,ray,serve,dev]'
 	touch $@
 
 install: $(VENV)/.installed

@@ -45,7 +45,8 @@ from tlp_runtime.cohort.job import Outcome
 from tlp_runtime.cohort.pipeline import Pipeline, Span
 from tlp_runtime.cohort.run import Summary, run_cohort
 from tlp_runtime.engines.base import Engine, Slices
-from tlp_runtime.engines.devices import choose_all, cores, open_all
+from tlp_runtime.engines.devices import choose_all, open_all
+from tlp_runtime.engines.processor import cores
 from tlp_runtime.files import gzip
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import find_bundle
@@ -329,8 +330,8 @@ def main() -> None:
         def engines() -> list[Engine]:
             return [StandIn(spec, *parts)]
     else:
-        choices = choose_all(options.engine, options.device)
         bundle, _ = find_bundle(options.model, None)
+        choices = choose_all(options.engine, options.device, bundle)
         spec, library = bundle.spec, f"{choices[0].name}, {bundle.name}"
 
         def engines() -> list[Engine]:

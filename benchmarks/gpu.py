@@ -10,8 +10,7 @@ Parts:
 
 rtx      does TensorRT-RTX open its engines (default, SM80) here at all, and do they run;
          if one does, it takes part in everything below
-parity   every graph against the checkpoint in float64 and against ONNX Runtime on the CPU; once
-         more with TF32 off, which fp32 is computed in otherwise
+parity   every graph against the checkpoint in float64 and against ONNX Runtime on the CPU
 peers    for each batch: PyTorch eager and compiled, the plain export and ours, in turns, beside
          the rate of plain matrix products; ratios are medians of ratios within a round
 volume   100 slices, host to host and on the device
@@ -46,7 +45,7 @@ from gpu_report import contests, draw, tables, verdicts
 
 PARTS = ("rtx", "parity", "peers", "volume", "copies", "profile")
 NO_GPU = "no GPU: --device cpu"
-ON_GPU_ONLY = ("rtx/default", "rtx/sm80", "parity/tf32-off", "copies", "profile")
+ON_GPU_ONLY = ("rtx/default", "rtx/sm80", "copies", "profile")
 KINDS = ("fp32", "fp16", "bf16")
 LIBRARIES = (
     "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt-rtx-cu13",
@@ -60,7 +59,6 @@ def units(options: argparse.Namespace) -> list[str]:
     """What runs, each by itself; the dearest batches last."""
     inside = {
         "rtx": ["rtx/default", "rtx/sm80"],
-        "parity": ["parity", "parity/tf32-off"],
         "peers": [f"peers/{batch}" for batch in options.batches],
     }
     return [unit for part in options.parts for unit in inside.get(part, [part])]
@@ -79,8 +77,7 @@ def perform(unit: str, options: argparse.Namespace, save: Any) -> None:
     if part == "rtx":
         gpu_parts.rtx(place, detail, save)
     elif part == "parity":
-        kinds = ["plain", "fp32"] if detail else ["plain", *KINDS, *rtx]
-        gpu_parts.parity(place, kinds, save)
+        gpu_parts.parity(place, ["plain", *KINDS, *rtx], save)
     elif part == "volume":
         gpu_parts.volume(
             place, [*KINDS, *rtx], options.batches, options.slices, options.rounds, save
@@ -107,14 +104,10 @@ def perform(unit: str, options: argparse.Namespace, save: Any) -> None:
 def isolated(unit: str, options: argparse.Namespace, found: Path) -> Record:
     """Run one unit in a process of its own: a crash or a broken CUDA context ends only that."""
     argv = [*options.argv, "--unit", unit, "--found", os.fspath(found), "--rtx", *options.rtx]
-    environment = dict(os.environ)
-    if unit == "parity/tf32-off":
-        environment["NVIDIA_TF32_OVERRIDE"] = "0"
     said = found.with_suffix(".log")
     with said.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", __file__, *argv],
-            env=environment,
             stderr=log,
             start_new_session=True,
         )

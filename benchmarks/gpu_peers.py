@@ -238,7 +238,7 @@ def _torch(place: Place, contest: Contest) -> Iterator[Contender]:
         return _runner(place, _compiled(module, contest.mode), torch.float32)
 
     yield Contender(EAGER, "eager", "fp32", partial(eager, torch.float32, False))
-    halves: tuple[Precision, ...] = ("bf16", "fp16")
+    halves: tuple[Precision, ...] = ("fp16", "bf16")
     for name in ("fp32", *halves):
         yield Contender(
             f"eager {name}, channels-last", "eager", name, partial(eager, DTYPES[name], True)

@@ -56,11 +56,8 @@ def tables(parts: Found, gflop: Mapping[str, float], judged: Sequence[Found]) ->
     ]
     for batch, contest in contests(parts).items():
         text.append(f"### Batch {batch}\n\n{_matrix(contest)}\n\n{_peers(contest, batch, gflop)}")
-    text += [
-        f"### {name}\n\n{_parity_table(parts[name]['result'])}"
-        for name in ("parity", "parity/tf32-off")
-        if parts.get(name, {}).get("result")
-    ]
+    if parts.get("parity", {}).get("result"):
+        text.append(f"### Parity\n\n{_parity_table(parts['parity']['result'])}")
     text.append(
         _table(
             ["target", "reached", "what was found"],

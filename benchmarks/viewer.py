@@ -158,7 +158,7 @@ def main() -> None:
 
     inputs = [name for name in ("t1", "t2") if getattr(options, name) is not None]
     bundle, _ = find_bundle(options.model, inputs)
-    engine = choose(options.engine, options.device).open(bundle)
+    engine = choose(options.engine, options.device, bundle).open(bundle)
     images = {
         name: read_volume(path)
         for name, path in (("t1", options.t1), ("t2", options.t2))

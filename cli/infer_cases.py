@@ -18,7 +18,8 @@ from tlp_runtime.cohort.pipeline import Pipeline
 from tlp_runtime.cohort.run import Summary, run_cohort
 from tlp_runtime.engines.base import Opening
 from tlp_runtime.engines.choice import EngineChoice
-from tlp_runtime.engines.devices import choose_all, cores, open_all
+from tlp_runtime.engines.devices import choose_all, open_all
+from tlp_runtime.engines.processor import cores
 from tlp_runtime.errors import CasesFailed, UsageError
 from tlp_runtime.files import gzip
 from tlp_runtime.files.atomic import require_writable
@@ -169,7 +170,7 @@ def _backend(
             yield cluster, cluster.engine
         return
     workers = options.workers or min(cores(), MOST_WORKERS)
-    selected = choose_all(choice.engine, choice.device)
+    selected = choose_all(choice.engine, choice.device, bundle)
     with output.progress("building", named=True) as bar:
         opening = Opening(choice, BuildBar(bar), output.warn)
         engines = open_all(selected, bundle, opening, cases=cases)

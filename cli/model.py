@@ -31,8 +31,8 @@ def choose_model(
     output: Output, model: str | None, inputs: Sequence[str] | None, choice: EngineChoice
 ) -> tuple[SelectedEngine, Bundle]:
     """Settle engine and bundle, printing the defaults that were taken."""
-    selected = choose(choice.engine, choice.device)
     bundle = choose_bundle(output, model, inputs)
+    selected = choose(choice.engine, choice.device, bundle)
     if choice.engine == AUTO:
         output.default("engine", selected.name, selected.reason)
     return selected, bundle

@@ -84,8 +84,8 @@ def run_server(
 
     with ExitStack() as opened:
         listener = opened.enter_context(listen(settings.host, settings.port))
-        selected = choose_all(choice.engine, choice.device)
         bundle = choose_bundle(output, model, inputs)
+        selected = choose_all(choice.engine, choice.device, bundle)
         given = None if case is None else case(bundle.spec)
         if choice.engine == AUTO:
             output.default("engine", selected[0].name, selected[0].reason)

@@ -258,7 +258,7 @@ def _model(model: str | None, gpus: tuple[Gpu, ...]) -> tuple[tuple[Finding, ...
         # An engine whose sidecar cannot be read may be of either flavour.
         found += [one for one in _stored(bundle, flavour, gpus) if one not in found]
     try:
-        choice = choose()
+        choice = choose(bundle=bundle)
         fits = any(one.name.startswith("engine") and one.state == "ok" for one in found)
         if find_engine(choice.name).builds and not fits:
             detail = f"{choice.name}: no engine fits this GPU yet; the first run builds one"

@@ -180,6 +180,10 @@ CONTRAST_AGENT = register("contrast-agent", "input", "The scan names a contrast 
 ATTRIBUTES_DROPPED = register("attributes-dropped", "operational", "Invalid DICOM attributes.")
 BATCH_HALVED = register("batch-halved", "operational", "Device memory ran out; smaller batches.")
 ENGINE_BUILT = register("engine-built", "operational", "No stored engine fitted; one was built.")
+ENGINE_UNPROVEN = register("engine-unproven", "operational", "A bundle without a proof slice.")
+PRECISION_SLOW = register(
+    "precision-slow", "operational", "A precision that the processor does not compute in."
+)
 BUILD_AWAITED = register("build-awaited", "operational", "Another process builds the same engine.")
 CACHE_NOT_KEPT = register("cache-not-kept", "operational", "A cache could not be written.")
 NO_CUDA_GRAPHS = register("no-cuda-graphs", "operational", "CUDA graphs fail; runs are slower.")

@@ -160,6 +160,7 @@ def _builder(trt: FakeBinding) -> Any:
                 "flavour": trt.flavour, "version": trt.__version__, "inputs": network.inputs,
                 "sha": network.sha, "targets": config._targets,
                 "profiles": [profile._shapes for profile in config._profiles],
+                "tf32": trt.BuilderFlag.TF32 in config._flags,
             }  # fmt: skip
             text = json.dumps(body).encode() + bytes(2000)
             header = MAGIC + struct.pack("<Q", len(text)) + trt.flavour.encode()
@@ -175,7 +176,7 @@ class _Config:
         self._profiles: list[Any] = []
         self._targets: list[str] = []
         self._timings: Any = None
-        self._flags: list[Any] = []
+        self._flags: list[Any] = [trt.BuilderFlag.TF32]  # TensorRT's own default
         self.progress_monitor: Any = None
         self.profiling_verbosity: Any = None
 
@@ -188,6 +189,9 @@ class _Config:
 
     def set_flag(self, flag: Any) -> None:
         self._flags.append(flag)
+
+    def clear_flag(self, flag: Any) -> None:
+        self._flags.remove(flag)
 
     def create_timing_cache(self, known: bytes) -> Any:
         return None if known == b"foreign" else SimpleNamespace(serialize=lambda: known + b"+1")

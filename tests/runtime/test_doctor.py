@@ -106,7 +106,9 @@ def test_a_gpu_is_listed_and_an_engine_that_must_be_built_is_said(
 ) -> None:
     tiny.register()
     monkeypatch.setattr(Cuda, "gpus", lambda self: (ADA,))
-    monkeypatch.setattr(doctor, "choose", lambda: SelectedEngine("trt-rtx", 0, "as the test says"))
+    monkeypatch.setattr(
+        doctor, "choose", lambda bundle: SelectedEngine("trt-rtx", 0, "as the test says")
+    )
     report = examine()
     assert report.gpus == (ADA,)
     assert by_name(report.engines)["trt-rtx"].state == "ok"
@@ -164,7 +166,7 @@ def test_a_bundle_that_cannot_run_here_is_told(
     for kind in engines():
         there = classmethod(lambda cls, index=0: DeviceUnavailable("it is not there"))
         monkeypatch.setattr(kind, "unavailable", there)
-    monkeypatch.setattr(doctor, "choose", lambda: choose(device="cuda"))
+    monkeypatch.setattr(doctor, "choose", lambda bundle: choose(device="cuda"))
     report = examine()
     assert report.runs is False
     assert "the device cuda was asked for" in report.model[-1].detail

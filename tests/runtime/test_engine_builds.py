@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from tests.fakes.machine import Machine
-from tlp_runtime.engines import plans
+from tlp_runtime.engines import builds, plans
 from tlp_runtime.engines.builds import build_engine
+from tlp_runtime.engines.caches import caches_folder
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.errors import DeviceUnavailable, EngineError
 from tlp_runtime.models.bundle import Bundle
@@ -101,7 +102,7 @@ def test_enterprise_needs_a_gpu_to_build_and_rtx_does_not(
 def test_timings_are_kept_from_build_to_build(enterprise: Machine) -> None:
     enterprise.build()
     enterprise.build(level=1)
-    (cache,) = plans.caches_folder().glob("timings-*")
+    (cache,) = caches_folder().glob("timings-*")
     assert cache.read_bytes() == b"+1+1"
     cache.write_bytes(b"foreign")  # of another GPU or version: TensorRT refuses it
     enterprise.build(level=2)
@@ -225,7 +226,7 @@ def test_processes_that_start_at_once_build_once(rtx: Machine, tmp_path: Path) -
 def test_a_home_that_cannot_be_written_only_costs_the_caches(
     enterprise: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plans, "caches_folder", lambda: Path("/proc/none"))
+    monkeypatch.setattr(builds, "caches_folder", lambda: Path("/proc/none"))
     enterprise.build()
     assert CACHE_NOT_KEPT in [warning.code for warning in enterprise.heard]
 

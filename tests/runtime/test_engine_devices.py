@@ -17,6 +17,7 @@ from tlp_runtime.engines.devices import choose_all, open_all
 from tlp_runtime.engines.registry import engines
 from tlp_runtime.engines.select import SelectedEngine
 from tlp_runtime.errors import DependencyMissing, DeviceUnavailable, UsageError
+from tlp_runtime.models.bundle import Bundle
 
 ON_CPU = SelectedEngine("ort-cpu", None, "as asked")
 
@@ -26,7 +27,7 @@ def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """GPUs 0 and 1 run TensorRT, GPU 2 is too old for it."""
     gpus = tuple(Gpu(n, "GPU", (9, 0), 80_000, f"GPU-{n}") for n in range(3))
 
-    def choose(engine: str, device: str) -> SelectedEngine:
+    def choose(engine: str, device: str, bundle: Bundle | None) -> SelectedEngine:
         index = None if device == "cpu" else int(device[5:] or 0)
         best = "ort-cuda" if index == 2 else "trt"
         return SelectedEngine(best if engine == "auto" else engine, index, "the fastest")

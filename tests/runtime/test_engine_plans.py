@@ -53,11 +53,12 @@ def test_a_sidecar_of_the_version_before_is_read(machine: Machine) -> None:
     assert list(written) == [
         "schema", "flavour", "version", "onnx_sha256", "precision", "options",
         "compute_capabilities", "gpu", "fingerprint", "layers", "layers_from", "engine_sha256",
-        "engine_bytes", "cuda", "seconds", "built", "built_on",
+        "engine_bytes", "cuda", "seconds", "built", "built_on", "tf32",
     ]  # fmt: skip
     assert stored.sidecar == StoredEngine.open(stored.folder).sidecar
     for name in ("layers", "layers_from", "cuda", "seconds", "built", "built_on"):
         del written[name]
+    written["schema"] = {"major": 2, "minor": 0}
     (stored.folder / "engine.json").write_text(json.dumps(written), encoding="utf-8")
     machine.open(build=False).close()
 
@@ -71,7 +72,7 @@ def test_a_sidecar_of_the_version_before_is_read(machine: Machine) -> None:
         ({"options": {"profiles": []}}, "batch profiles: expected at least one"),
         ({"options": {"profiles": [{"minimum": 1, "size": 2}]}}, "unknown keys"),
         ({"gpu": {"name": "X"}}, "missing keys gpu.compute_capability"),
-        ({"schema": {"major": 2, "minor": 1}, "colour": "red"}, ""),
+        ({"schema": {"major": 2, "minor": 2}, "colour": "red"}, ""),
     ],
 )
 def test_a_sidecar_is_read_as_its_schema_says(
@@ -106,6 +107,23 @@ def test_the_fingerprint_covers_everything_that_matters(machine: Machine) -> Non
     others.add(name(newer))
     assert same not in others
     assert len(others) in (6, 7)
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("fp16", True)])
+def test_float32_is_not_built_to_be_computed_in_tf32(
+    machine: Machine, precision: Any, tf32: bool
+) -> None:
+    manifest = replace(machine.bundle.manifest, compute_precision=precision)
+    machine.bundle = replace(machine.bundle, manifest=manifest)
+    machine.module.layer_type = "Half" if precision == "fp16" else "Float"
+    stored = machine.build()
+    assert stored.sidecar.tf32 == tf32
+    assert f'"tf32": {str(tf32).lower()}'.encode() in stored.read()
+    edit(stored, tf32=True)  # as engines before schema 2.1 were
+    if precision == "fp32":
+        assert "compute float32 in TF32" in machine.refusal()
+    else:
+        machine.open(build=False).close()
 
 
 def test_a_truncated_engine_is_told_by_its_length(machine: Machine) -> None:

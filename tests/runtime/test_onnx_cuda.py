@@ -11,10 +11,10 @@ from tests.fakes.cuda_runtime import FakeRuntime
 from tests.fakes.machine import expected, inputs
 from tests.fakes.onnxruntime_module import FakeOnnxRuntime
 from tests.support import TinyModel
+from tlp_runtime.engines.caches import caches_folder
 from tlp_runtime.engines.cuda import Cuda
 from tlp_runtime.engines.onnx_device import OnnxDeviceEngine
 from tlp_runtime.engines.options import BatchProfile
-from tlp_runtime.engines.plans import caches_folder
 from tlp_runtime.engines.registry import find_engine
 from tlp_runtime.errors import DeviceUnavailable, EngineError, MemoryExhausted
 from tlp_runtime.spec.model import SizeSpec

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tests.fakes.cuda_runtime import FakeRuntime, cudaError_t
 from tests.fakes.machine import Machine, expected, inputs
+from tlp_runtime.engines.caches import caches_folder
 from tlp_runtime.engines.options import BatchProfile
-from tlp_runtime.engines.plans import caches_folder
 from tlp_runtime.errors import DeviceUnavailable, EngineError, MemoryExhausted
 from tlp_runtime.warnings import NO_CUDA_GRAPHS
 

@@ -7,20 +7,20 @@ import os
 import platform
 import resource
 import sys
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from tlp_runtime.engines.cuda import Cuda, Gpu
+from tlp_runtime.engines.processor import processor
 from tlp_runtime.errors import TLPError
 
 
 def environment(library: str) -> dict[str, str]:
     """The machine and the versions, which every figure needs."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": processor()["cpu"],
         "cores": str(os.cpu_count()),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -34,15 +34,6 @@ def peak_memory_mib() -> float:
     """Largest resident set of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 if sys.platform != "darwin" else 1024**2)
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def gpu_environment(gpu: Gpu) -> dict[str, str]:

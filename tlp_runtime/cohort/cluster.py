@@ -68,8 +68,9 @@ class Worker:
         self, model: Path, choice: EngineChoice, workers: int | None, cpus: int, calls: int
     ) -> None:
         self._calls = calls - 2  # one to ask after it, one to stop it
-        selected = choose_all(choice.engine, choice.device)
-        engines = open_all(selected, Bundle.open(model), Opening(choice), cpus=cpus)
+        bundle = Bundle.open(model)
+        selected = choose_all(choice.engine, choice.device, bundle)
+        engines = open_all(selected, bundle, Opening(choice), cpus=cpus)
         self._pipeline = Pipeline(engines, batch=choice.batch, workers=workers or cpus)
 
     def about(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlp_runtime.engines.choice import EngineChoice
+from tlp_runtime.engines.processor import processor
 from tlp_runtime.errors import DeviceError, EngineError, MemoryExhausted
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.spec.model import ModelSpec
@@ -32,6 +33,8 @@ class Opening:
     ----------
     choice
         Its threads, and whether an engine may be built; engine and device are settled.
+    streams
+        Runs that an engine on a CPU has in flight at once, sharing its threads.
     progress
         Follows a build.
     warn
@@ -41,6 +44,7 @@ class Opening:
     choice: EngineChoice = field(default_factory=EngineChoice)
     progress: BuildProgress | None = None
     warn: Warn | None = None
+    streams: int = 1
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class Engine(ABC):
         Whether runs called from several threads proceed side by side; else they take turns.
     opening
         Seconds spent before the first run: ``open``, and ``build`` if an engine had to be built.
+    variant
+        What else decides what it computes, such as that it was loaded from a cache.
     warnings
         Operational warnings so far, those of the bundle included.
     """
@@ -101,6 +107,7 @@ class Engine(ABC):
     device: str
     library: str
     concurrent: bool = True
+    variant: str = ""
     accepts: tuple[Any, ...] = (np.ndarray,)
 
     def __init__(self, bundle: Bundle, warnings: WarningLog | None = None) -> None:
@@ -185,6 +192,10 @@ class Engine(ABC):
         began = time.perf_counter()
         self.run(tensors)
         return RunTime(time.perf_counter() - began)
+
+    def machine(self) -> Mapping[str, str]:
+        """The device, its driver and all else of the machine that decides what it computes."""
+        return processor()
 
     def memory_mib(self) -> tuple[int, int] | None:
         """(free, all) of the device's own memory; None on a CPU."""

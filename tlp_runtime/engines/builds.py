@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from filelock import FileLock, Timeout
 
 from tlp_runtime.engines import plans
+from tlp_runtime.engines.caches import caches_folder, keep
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.options import EngineOptions
 from tlp_runtime.engines.plans import StoredEngine
@@ -30,12 +31,10 @@ from tlp_runtime.errors import (
     EngineError,
     Install,
     MemoryExhausted,
-    OutputError,
     RunTask,
     SetOption,
 )
 from tlp_runtime.files.atomic import (
-    atomic_file,
     atomic_folder,
     make_folder,
     require_folder,
@@ -43,7 +42,7 @@ from tlp_runtime.files.atomic import (
 )
 from tlp_runtime.models.bundle import ENGINES, Bundle
 from tlp_runtime.models.contents import foreign_in_engine
-from tlp_runtime.warnings import BUILD_AWAITED, CACHE_NOT_KEPT, ENGINE_BUILT, Warn
+from tlp_runtime.warnings import BUILD_AWAITED, ENGINE_BUILT, Warn
 
 Opened = TypeVar("Opened")
 
@@ -173,6 +172,7 @@ def build_engine(
     folder = (root or bundle.path / ENGINES) / name
     require_folder(folder, overwrite=True, foreign=foreign_in_engine, fix=_TIDY)
     timings = _timing_cache(binding, gpu)
+    tf32 = bundle.precision != "fp32"
     began = time.perf_counter()
     known = timings.read_bytes() if timings is not None and timings.is_file() else b""
     result = build_plan(
@@ -180,6 +180,7 @@ def build_engine(
         bundle.onnx,
         options.shapes(bundle.spec),
         options,
+        tf32=tf32,
         timings=known,
         progress=progress,
     )
@@ -196,6 +197,7 @@ def build_engine(
         seconds=round(seconds, 3),
         built=datetime.now().astimezone().isoformat(timespec="seconds"),
         built_on=platform.platform(),
+        tf32=tf32,
     )
     with atomic_folder(folder, overwrite=True, foreign=foreign_in_engine) as temporary:
         (temporary / plans.ENGINE_FILE).write_bytes(result.plan)
@@ -299,16 +301,6 @@ def _held(path: Path, *, warn: Warn) -> Iterator[None]:
         lock.release()
 
 
-def keep(path: Path, content: bytes, *, warn: Warn) -> None:
-    """Write a cache file, whole or not at all. A cache that cannot be kept is only slower."""
-    try:
-        make_folder(path.parent)
-        with atomic_file(path, overwrite=True) as temporary:
-            temporary.write_bytes(content)
-    except OutputError as error:
-        warn(CACHE_NOT_KEPT.warning(f"{error.problem} It is made again each time."))
-
-
 def _open_first(
     bundle: Bundle,
     binding: TensorRT,
@@ -338,7 +330,7 @@ def _timing_cache(binding: TensorRT, gpu: Gpu | None) -> Path | None:
     if binding.flavour != "trt" or gpu is None:
         return None
     model = "".join(c if c.isalnum() else "-" for c in gpu.name)
-    return plans.caches_folder() / f"timings-{binding.version}-{model}.cache"
+    return caches_folder() / f"timings-{binding.version}-{model}.cache"
 
 
 def _cuda_versions() -> dict[str, str] | None:

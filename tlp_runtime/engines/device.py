@@ -202,6 +202,17 @@ class DeviceEngine(Engine):
             self._enqueue({**addresses, OUTPUT_NAME: target.address}, shape, None)
             self._follow(self._compute, handle)
 
+    def machine(self) -> Mapping[str, str]:
+        """The GPU, its driver and CUDA."""
+        gpu = self._cuda.gpus()[self._index]
+        driver, runtime = self._cuda.versions()
+        return {
+            "gpu": gpu.name,
+            "compute_capability": gpu.capability,
+            "cuda_driver": driver,
+            "cuda_runtime": runtime,
+        }
+
     def memory_mib(self) -> tuple[int, int]:
         """(free, all) of the GPU's memory."""
         self._cuda.use(self._index)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
 from tlp_runtime.engines.base import Engine, Opening
 from tlp_runtime.engines.choice import AUTO
 from tlp_runtime.engines.cuda import Cuda
+from tlp_runtime.engines.processor import cores
 from tlp_runtime.engines.registry import find_engine
 from tlp_runtime.engines.select import SelectedEngine, choose
 from tlp_runtime.errors import SetOption, UsageError
@@ -18,12 +18,9 @@ CPU_ENGINES = 4
 """Most engines on a CPU, unless threads are given: each holds the weights and buffers."""
 
 
-def cores() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def choose_all(engine: str = AUTO, device: str = AUTO) -> list[SelectedEngine]:
+def choose_all(
+    engine: str = AUTO, device: str = AUTO, bundle: Bundle | None = None
+) -> list[SelectedEngine]:
     """Settle what runs before anything is loaded.
 
     Parameters
@@ -31,6 +28,8 @@ def choose_all(engine: str = AUTO, device: str = AUTO) -> list[SelectedEngine]:
     device
         ``auto`` takes every GPU that the engine can use, else the CPU; several devices may be
         named, separated by commas.
+    bundle
+        The model, as :func:`~tlp_runtime.engines.select.choose` takes it.
 
     Raises
     ------
@@ -40,7 +39,7 @@ def choose_all(engine: str = AUTO, device: str = AUTO) -> list[SelectedEngine]:
     """
     named = [name.strip() for name in device.split(",")]
     if len(named) > 1:
-        choices = [choose(engine, name) for name in named]
+        choices = [choose(engine, name, bundle) for name in named]
         if len({choice.cuda_index for choice in choices}) < len(choices):
             raise UsageError(f"devices {device}: one is named twice.")
         if any(choice.cuda_index is None for choice in choices):
@@ -53,7 +52,7 @@ def choose_all(engine: str = AUTO, device: str = AUTO) -> list[SelectedEngine]:
                 fix=SetOption("engine", "one of them"),
             )
         return choices
-    first = choose(engine, device)
+    first = choose(engine, device, bundle)
     if first.cuda_index is None or device != AUTO:
         return [first]
     others = [

@@ -7,8 +7,8 @@ import importlib.util
 import os
 from typing import Any
 
+from tlp_runtime.engines.caches import caches_folder
 from tlp_runtime.engines.onnx_device import TENSORRT_PROVIDER, OnnxDeviceEngine
-from tlp_runtime.engines.plans import caches_folder
 from tlp_runtime.errors import (
     DependencyMissing,
     DeviceError,

@@ -31,8 +31,9 @@ from tlp_runtime.spec.reader import Contract, build, read_schema
 
 ENGINE_FILE, SIDECAR_FILE, LOG_FILE = ENGINE_FILES
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 2, 0
-SCHEMA = {"major": SCHEMA_MAJOR, "minor": SCHEMA_MINOR}
+SCHEMA_MAJOR, SCHEMA_MINOR = 2, 1
+_NAMED_BY = {"major": 2, "minor": 0}
+"""The schema that fingerprints are made with, whatever the sidecar's: names stay what they were."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class Identity:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with the schema version, ready for JSON."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return {"schema": _NAMED_BY, **asdict(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,8 @@ class Sidecar(Identity):
         Duration of the build.
     built, built_on
         When (ISO 8601), and on which platform.
+    tf32
+        Whether float32 may be computed in TF32; engines of schema 2.0 were built so.
     """
 
     fingerprint: str
@@ -101,6 +104,11 @@ class Sidecar(Identity):
     seconds: float = 0.0
     built: str = ""
     built_on: str = ""
+    tf32: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the schema version, ready for JSON."""
+        return {"schema": {"major": SCHEMA_MAJOR, "minor": SCHEMA_MINOR}, **asdict(self)}
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -187,6 +195,8 @@ class StoredEngine:
                 f"it was built from another graph ({said.onnx_sha256[:12]}…, the bundle's is "
                 f"{bundle.onnx_sha256[:12]}…)"
             )
+        if said.tf32 and bundle.precision == "fp32":
+            return "it was built to compute float32 in TF32, whose ten bits are not fp32"
         later = options.version_compatible and _later(said.version, binding.version)
         if said.version != binding.version and not later:
             return (
@@ -239,11 +249,6 @@ def stored_engines(bundle: Bundle, flavour: FlavourName) -> Iterator[StoredEngin
 def engines_folder() -> Path:
     """Where a run keeps the engines it had to build."""
     return home() / "engines"
-
-
-def caches_folder() -> Path:
-    """Where timings and compiled kernels are kept from one process to the next."""
-    return home() / "caches"
 
 
 def identity(

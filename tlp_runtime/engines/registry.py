@@ -9,6 +9,7 @@ from tlp_runtime.engines.choice import AUTO
 from tlp_runtime.engines.onnx import OnnxEngine
 from tlp_runtime.engines.onnx_cuda import OnnxCudaEngine
 from tlp_runtime.engines.onnx_tensorrt import OnnxTensorRTEngine
+from tlp_runtime.engines.openvino import OpenVinoEngine
 from tlp_runtime.engines.trt import EnterpriseEngine
 from tlp_runtime.engines.trt_rtx import RtxEngine
 from tlp_runtime.errors import UsageError
@@ -65,3 +66,4 @@ register(RtxEngine)
 register(OnnxTensorRTEngine)
 register(OnnxCudaEngine)
 register(OnnxEngine)
+register(OpenVinoEngine)

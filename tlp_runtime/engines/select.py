@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from tlp_runtime.engines.base import Engine, Opening
 from tlp_runtime.engines.choice import AUTO
+from tlp_runtime.engines.proof import prove
 from tlp_runtime.engines.registry import engines, find_engine
 from tlp_runtime.errors import (
     DependencyConflict,
     DeviceError,
     DeviceUnavailable,
+    EngineError,
     Fix,
     MemoryExhausted,
     SetOption,
@@ -43,16 +45,30 @@ class SelectedEngine:
         ------
         DeviceError
             It cannot be used; another is never taken in its place.
+        ParityError
+            It computes something else than the model promises.
         """
-        index = self.cuda_index or 0
-        return find_engine(self.name).open(bundle, index=index, opening=opening)
+        opening = opening or Opening()
+        engine = find_engine(self.name).open(bundle, index=self.cuda_index or 0, opening=opening)
+        try:
+            prove(engine, batch=opening.choice.batch)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
 
 
-def choose(engine: str = AUTO, device: str = AUTO) -> SelectedEngine:
+def choose(engine: str = AUTO, device: str = AUTO, bundle: Bundle | None = None) -> SelectedEngine:
     """Settle engine and device before anything is loaded.
 
     Without a name the first registered engine that may be chosen and can run here is taken, GPUs
     before the CPU.
+
+    Parameters
+    ----------
+    bundle
+        The model: engines that do not run it in its precision are not chosen. None asks for what
+        runs most models.
 
     Raises
     ------
@@ -62,13 +78,15 @@ def choose(engine: str = AUTO, device: str = AUTO) -> SelectedEngine:
         A library is not installed, or two are that exclude each other.
     DeviceUnavailable
         A GPU was asked for and there is none.
+    EngineError
+        No engine that can run here runs the model.
     """
     index = _cuda_index(device)
     if engine != AUTO:
         return _named(find_engine(engine), device, index)
     problems: dict[str, DeviceError | MemoryExhausted] = {}
     for kind in _candidates(on_gpu=True) if device != "cpu" else ():
-        problem = kind.unavailable(index or 0)
+        problem = kind.unavailable(index or 0) or _unsuited(kind, bundle)
         if problem is None:
             before = "".join(f"; not {name}: {_phrase(why)}" for name, why in problems.items())
             return SelectedEngine(kind.name, index or 0, f"the fastest that can run here{before}")
@@ -77,7 +95,7 @@ def choose(engine: str = AUTO, device: str = AUTO) -> SelectedEngine:
         problems[kind.name] = problem
     if index is not None:
         raise _no_gpu_engine(device, problems)
-    return _on_cpu(problems, asked=device == "cpu")
+    return _on_cpu(problems, bundle, asked=device == "cpu")
 
 
 def _named(kind: type[Engine], device: str, index: int | None) -> SelectedEngine:
@@ -95,18 +113,27 @@ def _named(kind: type[Engine], device: str, index: int | None) -> SelectedEngine
     )
 
 
-def _on_cpu(on_gpu: dict[str, DeviceError | MemoryExhausted], *, asked: bool) -> SelectedEngine:
+def _on_cpu(
+    on_gpu: dict[str, DeviceError | MemoryExhausted], bundle: Bundle | None, *, asked: bool
+) -> SelectedEngine:
     """The first engine for the CPU that can run; ``on_gpu`` holds why none on a GPU can."""
-    first: DeviceError | MemoryExhausted | None = None
+    problems: list[DeviceError | MemoryExhausted] = []
     for kind in _candidates(on_gpu=False):
-        problem = kind.unavailable()
+        problem = kind.unavailable() or _unsuited(kind, bundle)
         if problem is None:
             why = "; ".join(_phrase(one) for one in [*on_gpu.values()][-1:])
             return SelectedEngine(
                 kind.name, None, "as asked" if asked else f"no GPU engine can run: {why}"
             )
-        first = first or problem
-    raise first or DeviceUnavailable("no engine for the CPU is registered.")
+        problems.append(problem)
+    if not problems:
+        raise DeviceUnavailable("no engine for the CPU is registered.")
+    fixes = tuple(dict.fromkeys(fix for problem in problems for fix in problem.fixes))
+    raise type(problems[0])("; ".join(map(_phrase, problems)), fix=fixes)
+
+
+def _unsuited(kind: type[Engine], bundle: Bundle | None) -> EngineError | None:
+    return None if bundle is None else kind.unsuited(bundle)
 
 
 def _no_gpu_engine(

@@ -78,8 +78,8 @@ class Synthesizer:
             The engine or device asked for cannot be used.
         """
         choice = choice or EngineChoice()
-        selected = choose(choice.engine, choice.device)
         bundle, _ = find_bundle(None if model is None else str(model), inputs)
+        selected = choose(choice.engine, choice.device, bundle)
         engine = selected.open(bundle, Opening(choice, progress, warn))
         return cls(engine, batch=choice.batch)
 

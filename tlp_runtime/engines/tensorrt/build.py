@@ -71,6 +71,7 @@ def build_plan(
     shapes: Sequence[Mapping[str, ProfileShapes]],
     options: EngineOptions,
     *,
+    tf32: bool = False,
     timings: bytes = b"",
     progress: BuildProgress | None = None,
 ) -> BuildResult:
@@ -82,6 +83,8 @@ def build_plan(
     ----------
     shapes
         Shapes of every input, for each profile of ``options``.
+    tf32
+        Whether products of float32 may be rounded to TF32's ten bits, as TensorRT does by default.
     timings
         Enterprise: the cache of an earlier build.
 
@@ -115,6 +118,8 @@ def build_plan(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limit)
     if options.level is not None:
         config.builder_optimization_level = options.level
+    if not tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
     binding.adapter.configure(config, options, timings)
     monitor = _monitor(trt, progress or NoProgress())
     config.progress_monitor = monitor

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from tlp_runtime.engines import builds, plans
+from tlp_runtime.engines import builds
 from tlp_runtime.engines.base import Opening, warnings_of
+from tlp_runtime.engines.caches import caches_folder, keep
 from tlp_runtime.engines.cuda import Cuda, DeviceMemory, gpu_problem, require_gpu
 from tlp_runtime.engines.device import DeviceEngine
 from tlp_runtime.engines.tensorrt.binding import TensorRT, installed, load
@@ -166,7 +167,7 @@ class TensorRTEngine(DeviceEngine):
 
     def _kernels_file(self, index: int) -> Path:
         name = self.stored.sidecar.fingerprint
-        return plans.caches_folder() / f"kernels-{name}-{index}-{self._gpu.uuid}.cache"
+        return caches_folder() / f"kernels-{name}-{index}-{self._gpu.uuid}.cache"
 
     def _enqueue(
         self, addresses: Mapping[str, int], shape: tuple[int, ...], slot: int | None
@@ -237,7 +238,7 @@ class TensorRTEngine(DeviceEngine):
         for index, context in self._contexts.items():
             kernels = context.cache()
             if kernels:
-                builds.keep(self._kernels_file(index), kernels, warn=self.warnings.add)
+                keep(self._kernels_file(index), kernels, warn=self.warnings.add)
         self._settle()
         self._contexts.clear()
         super().close()
