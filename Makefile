@@ -45,7 +45,7 @@ test: lint page
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 demo: install
-	$(BIN)/python benchmarks/demo.py --out demo
+	$(BIN)/python -m benchmarks.demo --out demo
 
 proof: install page
 	$(BIN)/pytest -m proof

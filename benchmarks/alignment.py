@@ -1,6 +1,6 @@
 """How surely a T2 that does not lie on its T1 is noticed, on real cases: one run, one table.
 
-    python benchmarks/alignment.py --data ../shared/data/brats --json alignment.json
+    python -m benchmarks.alignment --data ../shared/data/brats --json alignment.json
 
 Of BraTS cases: every right pair as it is and made worse (thick slices, noise, a bias field, a
 smaller mask, a field of view that is cut), turned, moved and mirrored; and the T2 of every other

@@ -1,8 +1,8 @@
 """Cases a second, end to end, and what limits them.
 
     tlp phantom --out phantom-64 --cases 64 --seed 7
-    python benchmarks/cohort.py --data phantom-64 --json cohort.json --figure cohort.png
-    python benchmarks/cohort.py --data phantom-64 --engine ort-cpu --batch 4 --rounds 1 \
+    python -m benchmarks.cohort --data phantom-64 --json cohort.json --figure cohort.png
+    python -m benchmarks.cohort --data phantom-64 --engine ort-cpu --batch 4 --rounds 1 \
         --only pipeline,files,engine
 
 Contenders, in turns, on the same cases, T1 and prompt in, float32 .nii.gz out:

@@ -1,6 +1,6 @@
 """The demonstration: the four verbs on the phantom, an evaluation, and a report to look at.
 
-    python benchmarks/demo.py --out demo
+    python -m benchmarks.demo --out demo
 
 Everything runs on the CPU, as the commands a user would type, in a TLP_HOME of its own. The
 report is one HTML file with its figures inside.
@@ -24,8 +24,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).parent))
-from demo_report import DemoReport, Slices, write_report
+from benchmarks.demo_report import DemoReport, Slices, write_report
 
 UNSEEN_SEED = 1000
 UNSEEN_CASES = 3

@@ -1,6 +1,6 @@
 """A network of the paper's size, trained briefly on the phantom: weights that are not random.
 
-    python benchmarks/full_size_model.py --out full-size.ckpt
+    python -m benchmarks.full_size_model --out full-size.ckpt
 
 How much half precision and int8 cost depends on the weights, and training the paper's network
 takes GPUs. This trains it on a quarter of the published crop (the network fits any size) for some

@@ -1,18 +1,18 @@
 """Everything that needs a GPU, checked and measured in one go that nothing ends half-way.
 
-    python benchmarks/full_size_model.py --out full-size.ckpt
-    python benchmarks/gpu.py --prepare gpu --checkpoint full-size.ckpt --data BraTS2021   # anywhere
-    python benchmarks/gpu.py --run gpu --json gpu.json --figure gpu.png                   # on a GPU
+    python -m benchmarks.full_size_model --out full-size.ckpt
+    python -m benchmarks.gpu --prepare gpu --checkpoint full-size.ckpt --data BraTS2021   # anywhere
+    python -m benchmarks.gpu --run gpu --json gpu.json --figure gpu.png                   # on a GPU
 
-The second machine needs this folder tree on PYTHONPATH, NumPy, filelock, onnxruntime-gpu or
-tensorrt-rtx with cuda-bindings, and for ``peers`` PyTorch and onnx; neither nibabel nor MONAI.
+The second machine needs this folder tree as the working folder, what `tlp-mri` itself needs,
+onnxruntime-gpu or tensorrt-rtx with cuda-bindings, and for ``peers`` PyTorch, onnx and MONAI.
 Parts:
 
 rtx      does TensorRT-RTX open its engines (default, SM80) here at all, and do they run;
          if one does, it takes part in everything below
 parity   every graph against the checkpoint in float64 and against ONNX Runtime on the CPU
-peers    for each batch: PyTorch eager and compiled, the plain export and ours, in turns, beside
-         the rate of plain matrix products; ratios are medians of ratios within a round
+peers    for each batch: PyTorch eager and compiled, the plain export and ours, each in a process of
+         its own, in turns, beside the rate of plain matrix products
 volume   100 slices, host to host and on the device
 copies   25 batches in flight against the sum of their uploads, runs and downloads
 profile  the kernels that the time of ours goes into
@@ -39,9 +39,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-from gpu_lean import bare_packages
-from gpu_report import contests, draw, tables, verdicts
+from benchmarks.gpu_report import contests, draw, tables, verdicts
 
 PARTS = ("rtx", "parity", "peers", "volume", "copies", "profile")
 NO_GPU = "no GPU: --device cpu"
@@ -66,10 +64,7 @@ def units(options: argparse.Namespace) -> list[str]:
 
 def perform(unit: str, options: argparse.Namespace, save: Any) -> None:
     """Run one unit in this process."""
-    stood_in = bare_packages()
-    if stood_in:
-        print(f"{unit}: {'; '.join(stood_in)}", flush=True)
-    import gpu_parts
+    from benchmarks import gpu_parts
 
     place = gpu_parts.Place(options.run, options.device)
     part, _, detail = unit.partition("/")
@@ -85,7 +80,7 @@ def perform(unit: str, options: argparse.Namespace, save: Any) -> None:
     elif part == "copies":
         gpu_parts.copies(place, [*KINDS, *rtx], 4, 25, options.rounds, save)
     else:
-        import gpu_peers
+        from benchmarks import gpu_peers
 
         if part == "profile":
             gpu_peers.profile(place, options.profile, max(options.batches), save)
@@ -96,7 +91,7 @@ def perform(unit: str, options: argparse.Namespace, save: Any) -> None:
             repeats=options.repeats,
             compiled=int(detail) in options.compile_batches,
             mode=options.compile_mode,
-            seconds=0.7 * options.limit,
+            limit_s=options.limit,
         )
         gpu_peers.peers(place, ["plain", *KINDS, *rtx], contest, save)
 
@@ -107,7 +102,7 @@ def isolated(unit: str, options: argparse.Namespace, found: Path) -> Record:
     said = found.with_suffix(".log")
     with said.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", __file__, *argv],
+            [sys.executable, "-X", "faulthandler", "-m", "benchmarks.gpu", *argv],
             stderr=log,
             start_new_session=True,
         )
@@ -141,7 +136,9 @@ def run(options: argparse.Namespace) -> Record:
         record = json.loads(options.json.read_text(encoding="utf-8"))
     prepared = json.loads((options.run / "prepared.json").read_text(encoding="utf-8"))
     record |= {"prepared": prepared, "machine": machine(options)}
-    record.setdefault("commands", []).append({"at": _now(), "argv": [__file__, *options.argv]})
+    record.setdefault("commands", []).append(
+        {"at": _now(), "argv": ["benchmarks.gpu", *options.argv]}
+    )
     parts: Record = record["parts"]
     with tempfile.TemporaryDirectory(prefix="tlp-gpu-") as folder:
         os.environ.setdefault("TLP_HOME", os.fspath(Path(folder) / "home"))
@@ -170,8 +167,7 @@ def run(options: argparse.Namespace) -> Record:
 
 def machine(options: argparse.Namespace) -> Record:
     """GPU, driver, CUDA and versions: what a figure is worth nothing without."""
-    stood_in = bare_packages()
-    from gpu_parts import environment
+    from tlp_runtime.bench import environment
 
     versions = {}
     for name in LIBRARIES:
@@ -180,7 +176,6 @@ def machine(options: argparse.Namespace) -> Record:
         except PackageNotFoundError:
             continue
     found: Record = {**environment("see libraries"), "libraries": versions, "gpu": NO_GPU}
-    found["stood_in"] = stood_in
     if options.device != "cpu":
         try:
             from tlp_runtime.engines.cuda import Cuda
@@ -283,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.prepare is not None:
         if options.checkpoint is None:
             made.error("--prepare needs --checkpoint")
-        from gpu_prepare import Preparation, prepare
+        from benchmarks.gpu_prepare import Preparation, prepare
 
         wanted = Preparation(
             checkpoint=options.checkpoint,

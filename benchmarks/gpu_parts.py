@@ -7,7 +7,6 @@ breaks later costs nothing that was there.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
 import time
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.engines.base import Engine
+from tlp_runtime.engines.base import Engine, Opening
+from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.plans import ENGINE_FILE, SIDECAR_FILE, StoredEngine
 from tlp_runtime.engines.select import choose
 from tlp_runtime.engines.tensorrt.binding import load
@@ -106,12 +106,20 @@ class Place:
             some([one.torch_fp32 for one in sets]),
         )
 
-    def open(self, which: str) -> Engine:
-        """``plain``, ``fp32``, ``fp16`` or ``bf16`` in ONNX Runtime, or ``rtx TARGET``."""
+    def open(self, which: str, choice: EngineChoice | None = None) -> Engine:
+        """``plain``, ``fp32``, ``fp16``, ``bf16`` or ``int8``, or ``rtx TARGET``.
+
+        Parameters
+        ----------
+        choice
+            Another engine than the place's, or more of it.
+        """
         if which.startswith("rtx "):
             bundle = self._rtx_bundle(which.removeprefix("rtx "))
             return RtxEngine(bundle, build=False)
-        return choose(self.provider, self.device).open(Bundle.open(self.folder / which))
+        choice = choice or EngineChoice(engine=self.provider)
+        selected = choose(choice.engine, self.device)
+        return selected.open(Bundle.open(self.folder / which), Opening(choice))
 
     def title(self, which: str) -> str:
         """What tables call it."""
@@ -350,22 +358,3 @@ def _drain(engine: Engine, feeds: Sequence[Tensors]) -> float:
 def count_of(tensors: Tensors) -> int:
     """Slices in a batch."""
     return len(tensors[PROMPT_NAME])
-
-
-def environment(library: str) -> Found:
-    """The machine; where the toolkit's own record needs what is not installed, a shorter one."""
-    try:
-        from tlp_runtime.bench import environment as full
-
-        return dict(full(library))
-    except Exception as error:
-        import platform
-
-        return {
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "cores": str(os.cpu_count()),
-            "engine_library": library,
-            "numpy": np.__version__,
-            "shortened": f"tlp_runtime.bench cannot be used: {type(error).__name__}: {error}",
-        }

@@ -50,6 +50,7 @@ BUNDLES = {
     "fp32": ExportOptions(),
     "fp16": ExportOptions(precision="fp16"),
     "bf16": ExportOptions(precision="bf16"),
+    "int8": ExportOptions(precision="int8", min_psnr_db=20.0),  # what it keeps is measured
 }
 TARGETS: dict[str, tuple[str, ...]] = {"default": (), "sm80": ("8.0",)}
 """Of TensorRT-RTX; Hopper is among neither, and whether it runs them all the same is asked."""

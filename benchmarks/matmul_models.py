@@ -1,6 +1,6 @@
 """Write the matrix products that `tlp bench` holds engines against.
 
-    python benchmarks/matmul_models.py
+    python -m benchmarks.matmul_models
 
 Each file makes an N x N matrix sin(s i) cos(s j) from its input s and multiplies it by itself four
 times, scaled so that half precision does not overflow. Nothing in it is constant but N, so that no

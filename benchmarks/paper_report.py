@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paper_figures import write_figures
 
+from benchmarks.paper_figures import write_figures
 from tlp_runtime.bench import environment
 from tlp_runtime.io.brats import find_cases
 from tlp_runtime.io.nifti import read_volume

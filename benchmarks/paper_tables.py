@@ -1,7 +1,7 @@
 """Every experiment of the paper as one resumable run: Tables I to IV, prompts, Figs. 2 to 6.
 
-    python benchmarks/paper_tables.py --preset demo --out paper-demo          # phantom, CPU
-    python benchmarks/paper_tables.py --data BraTS2021 --preset paper --split list.txt \
+    python -m benchmarks.paper_tables --preset demo --out paper-demo          # phantom, CPU
+    python -m benchmarks.paper_tables --data BraTS2021 --preset paper --split list.txt \
         --out paper --train '--devices 4 --precision bf16-mixed'              # GPUs
 
 Each model is trained, exported and evaluated by the commands a user would type, in a TLP_HOME
@@ -22,9 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from paper_report import MODELS, Model, write_report
-
+from benchmarks.paper_report import MODELS, Model, write_report
 from tlp_runtime.io.brats import find_cases
 from tlp_train.runs import LAST, Run
 from tlp_train.split import seeded

@@ -1,7 +1,7 @@
 """How fast training is, what it waits for, and what each option gains: one run, one table.
 
-    python benchmarks/training.py --preset demo                        # phantom, CPU
-    python benchmarks/training.py --data BraTS2021 --preset paper --json training.json   # GPU
+    python -m benchmarks.training --preset demo                        # phantom, CPU
+    python -m benchmarks.training --data BraTS2021 --preset paper --json training.json   # GPU
 
 First the loader alone, with 0 to --workers processes. Then whole epochs by `fit`, as `tlp train`
 runs them, for each option; the epochs of all options are interleaved and medians taken, since

@@ -1,7 +1,7 @@
 """From a stroke to the slice it changed: over HTTP, as the viewer's page asks, and by files.
 
     tlp phantom --out phantom-1 --cases 1 --seed 7
-    python benchmarks/viewer.py --t1 phantom-1/BraTS2021_90000/BraTS2021_90000_t1.nii.gz \
+    python -m benchmarks.viewer --t1 phantom-1/BraTS2021_90000/BraTS2021_90000_t1.nii.gz \
         --json viewer.json
 
 Contenders, in turns, on one case with the model loaded:

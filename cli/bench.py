@@ -73,7 +73,8 @@ def command(
 ) -> None:
     """Measure how fast a model runs here, stage by stage, from file to file.
 
-    --engines, --batches or --concurrency compare engines side by side instead, on single slices.
+    --engines, --batches or --concurrency compare engines side by side instead, on single slices:
+    each in a process of its own, in turn. A busy machine is named.
 
     They report latency, slices/s, memory, energy, and TFLOP/s against a matrix product.
 
@@ -132,6 +133,7 @@ def _table(report: BenchReport) -> RenderableType:
             f"{env['python']} · {report.slices} slices a volume, batch {report.batch}\n"
             f"{report.slices_per_second:.1f} slices/s in the engine · peak memory "
             f"{report.peak_memory_mib:.0f} MiB · warm-up {report.warmup} volume(s)"
+            + (f"\n{report.load}" if report.load is not None else "")
         ),
         left=("",),
     )

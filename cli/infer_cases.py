@@ -28,7 +28,7 @@ from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.warnings import Warn, WarningLog
 
 from .console import Output, command_line, write_json
-from .model import BuildBar, choose_bundle
+from .model import BuildBar, choose_bundle, say_faster
 
 LINE_EVERY_S = 30.0
 """Seconds between lines of progress where nobody watches a bar."""
@@ -171,6 +171,7 @@ def _backend(
         return
     workers = options.workers or min(cores(), MOST_WORKERS)
     selected = choose_all(choice.engine, choice.device, bundle)
+    say_faster(output, selected[0], bundle, choice)
     with output.progress("building", named=True) as bar:
         opening = Opening(choice, BuildBar(bar), output.warn)
         engines = open_all(selected, bundle, opening, cases=cases)

@@ -10,6 +10,7 @@ from rich.progress import Progress, TaskID
 
 from tlp_runtime.engines.base import Engine, Opening
 from tlp_runtime.engines.choice import AUTO, EngineChoice
+from tlp_runtime.engines.faster import faster_bundle
 from tlp_runtime.engines.select import SelectedEngine, choose
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import find_bundle
@@ -33,9 +34,29 @@ def choose_model(
     """Settle engine and bundle, printing the defaults that were taken."""
     bundle = choose_bundle(output, model, inputs)
     selected = choose(choice.engine, choice.device, bundle)
+    say_engine(output, selected, bundle, choice)
+    return selected, bundle
+
+
+def say_engine(
+    output: Output, selected: SelectedEngine, bundle: Bundle, choice: EngineChoice
+) -> None:
+    """Print the engine that was taken without being named, and what would be faster."""
     if choice.engine == AUTO:
         output.default("engine", selected.name, selected.reason)
-    return selected, bundle
+    say_faster(output, selected, bundle, choice)
+
+
+def say_faster(
+    output: Output, selected: SelectedEngine, bundle: Bundle, choice: EngineChoice
+) -> None:
+    """Print which registered model would be faster, where the choice is left to the toolkit."""
+    faster = faster_bundle(bundle, selected) if choice.engine == AUTO else None
+    if faster is not None:
+        output.note(
+            f"the same model in {faster.precision}, proven on export, is faster here: "
+            f"{command_line('--model', faster.name)}"
+        )
 
 
 def choose_bundle(output: Output, model: str | None, inputs: Sequence[str] | None) -> Bundle:

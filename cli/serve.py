@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from tlp_runtime.engines.choice import AUTO, EngineChoice
+from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.errors import DependencyMissing
 from tlp_server.settings import Settings
 
 from .console import Output, Quiet, Verbose, begin, require
-from .model import ModelOption, choose_bundle, open_engine
+from .model import ModelOption, choose_bundle, open_engine, say_engine
 from .options import verb
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ def run_server(
         bundle = choose_bundle(output, model, inputs)
         selected = choose_all(choice.engine, choice.device, bundle)
         given = None if case is None else case(bundle.spec)
-        if choice.engine == AUTO:
-            output.default("engine", selected[0].name, selected[0].reason)
+        say_engine(output, selected[0], bundle, choice)
         queues = [
             opened.enter_context(
                 EngineQueue(open_engine(output, one, bundle, choice), batch=choice.batch)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
 from .console import Output, require, table, write_json
-from .model import BuildBar
 
 if TYPE_CHECKING:
     from tlp_runtime.bench import Contender, Point, SweepOptions
     from tlp_runtime.engines.choice import EngineChoice
+    from tlp_runtime.models.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,6 @@ def run_sweep(
     """
     from tlp_runtime.bench import environment, measure
     from tlp_runtime.bench.machine import gpu_environment, visible_gpu
-    from tlp_runtime.engines.base import Opening
     from tlp_runtime.engines.choice import AUTO
     from tlp_runtime.engines.registry import engine_names
     from tlp_runtime.engines.select import choose
@@ -65,27 +63,25 @@ def run_sweep(
     unknown = [name for name in names if name not in (AUTO, *engine_names())]
     if unknown:
         raise UsageError(f"--engines {engines}: expected some of {', '.join(engine_names())}.")
-    if AUTO in names:
-        selected = choose(AUTO, choice.device)
-        output.default("engine", selected.name, selected.reason)
-        names = [selected.name if name == AUTO else name for name in names]
-    bundles = []
+    contenders: dict[tuple[str, Path], tuple[str, Bundle]] = {}
     for model in models:
         bundle, why = find_bundle(model, None)
         if model is None:
             output.default("model", bundle.name, why)
-        bundles.append(bundle)
-    found = []
+        for name in names:
+            if name == AUTO:
+                selected = choose(AUTO, choice.device, bundle)
+                output.default("engine", selected.name, selected.reason)
+                name = selected.name
+            contenders[name, bundle.path] = (name, bundle)
     with output.progress("measuring", named=True) as bar:
-        task = bar.add_task(
-            "", total=len(names) * len(bundles) * len(options.batches) * len(options.concurrency)
-        )
-        for bundle in bundles:
-            for name in dict.fromkeys(names):
-                bar.update(task, description=f"{name} {bundle.name}")
-                advance = partial(bar.advance, task)
-                opening = Opening(replace(choice, engine=name), BuildBar(bar), output.warn)
-                found.append(measure(bundle, options, opening, on_step=advance))
+        points = len(options.batches) * len(options.concurrency)
+        task = bar.add_task("", total=len(contenders) + points)
+
+        def step(what: str) -> None:
+            bar.update(task, description=what, advance=1)
+
+        found = measure(list(contenders.values()), options, choice, on_step=step, warn=output.warn)
     machine = environment(", ".join({one.library for one in found if one.library}))
     indices = [_index(one.device) for one in found if one.device.startswith("cuda:")]
     gpu = visible_gpu(indices[0]) if indices else None
@@ -128,10 +124,10 @@ def _table(found: Sequence[Contender], machine: dict[str, str]) -> RenderableTyp
         name = f"{one.engine} {one.precision}"
         rows += [(name, *_cells(point)) for point in one.points]
         if not one.points:
-            rows.append((name, *["-"] * 7))
-    columns = ("engine", "batch", "callers", "p50 / p99 ms", "slices/s", "device + copies ms")
+            rows.append((name, *["-"] * 8))
+    columns = ("engine", "batch", "callers", "p50 / p99 ms", "slices/s", "x first")
     return table(
-        (*columns, "TFLOP/s (of limit)", "MiB"),
+        (*columns, "device + copies ms", "TFLOP/s (of limit)", "MiB"),
         rows,
         title=f"engines side by side · {place}",
         caption=f"{machine['engine_library']} · Python {machine['python']} · "
@@ -152,6 +148,7 @@ def _cells(point: Point) -> list[str]:
         str(point.concurrency),
         f"{point.latency.p50_ms:.1f}{settled} / {point.latency.p99_ms:.1f}",
         f"{point.slices_per_second:.1f}",
+        "-" if point.faster is None else f"{point.faster:.2f}",
         device,
         tflops + share,
         f"{point.memory_mib:.0f}",
@@ -169,6 +166,9 @@ def _limits(found: Sequence[Contender]) -> list[str]:
         if one.limit is not None:
             limit = f"limit {one.limit.tflops:.3g} TFLOP/s ({one.limit.what})"
         lines.append(f"{one.engine} {one.precision}: {parts}; {limit}")
+    loads = [point.load for one in found for point in one.points if point.load is not None]
+    if loads:
+        lines.append(str(max(loads, key=lambda load: (load.busy, load.others + load.steal))))
     if any(not point.settled for one in found for point in one.points):
         lines.append("* times had not settled when measuring began")
     return lines
@@ -183,8 +183,8 @@ def _write_csv(found: Sequence[Contender], path: Path, overwrite: bool) -> None:
                 "device": one.device, "library": one.library}  # fmt: skip
         for point in one.points:
             values = asdict(point)
-            latency = values.pop("latency")
-            rows.append(same | latency | values)
+            latency, load = values.pop("latency"), values.pop("load")
+            rows.append(same | latency | values | {"busy": load and load["busy"]})
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

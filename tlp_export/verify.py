@@ -2,7 +2,8 @@
 
 The reference is the checkpoint in float64 on the CPU (docs/adr/0004). The graph runs in ONNX
 Runtime on the CPU, which computes half precision in float32 between casts; so what is traced runs
-in PyTorch in half precision too, where an overflow would show.
+in PyTorch in half precision too, where an overflow would show; and a bf16 graph runs in OpenVINO,
+where that is installed and the processor computes in bf16.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ from tlp_export.slices import (
 )
 from tlp_export.structure import require_islands, require_structure
 from tlp_runtime.engines.onnx import require_onnxruntime
+from tlp_runtime.engines.openvino import (
+    HINTS,
+    OpenVinoEngine,
+    computes_bf16,
+    require_openvino,
+)
 from tlp_runtime.io.brats import CaseFiles
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.manifest import Precision
@@ -176,6 +183,8 @@ def check_parity(
     if precision in HALVES:
         half = half_module(generator, precision) if module is None else module
         runs[f"PyTorch {torch.__version__} CPU {precision}"] = _half_run(half, spec)
+    if precision == "bf16" and OpenVinoEngine.unavailable() is None and computes_bf16():
+        runs[f"{require_openvino()} CPU {precision}"] = _openvino_run(onnx_file)
     checks = tuple(_checks(generator, runs, labelled_slices(spec, cases)))
     return Parity(checks, BOUNDS[precision] if bounds is None else bounds)
 
@@ -298,6 +307,26 @@ def _opened(onnx_file: Path, spec: ModelSpec, precision: Precision) -> tuple[str
         return image  # type: ignore[no-any-return]
 
     return executor, run
+
+
+def _openvino_run(onnx_file: Path) -> Run:
+    """The graph as the engine ``ov-cpu`` computes it."""
+    import openvino
+
+    core: Any = openvino.Core()
+    compiled: dict[tuple[int, ...], Any] = {}
+
+    def run(tensors: Tensors) -> NDArray[np.float32]:
+        shape = next(iter(tensors.values())).shape
+        if shape not in compiled:
+            model = core.read_model(os.fspath(onnx_file))
+            model.reshape({name: list(shape) for name in tensors})
+            settings = {"INFERENCE_PRECISION_HINT": HINTS["bf16"]}
+            compiled[shape] = core.compile_model(model, "CPU", settings)
+        image: NDArray[np.float32] = compiled[shape](dict(tensors))[OUTPUT_NAME]
+        return image
+
+    return run
 
 
 class _AccumulateInFloat32(TorchFunctionMode):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.paper_report import CLAIMS, MODELS, PAPER, Claim, Results, judge, table
 from tlp_train.evaluation import SYNTHESIS, CaseResult, CaseVoxels, Evaluation
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-from paper_report import CLAIMS, MODELS, PAPER, Claim, Results, judge, table  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _evaluation(model: str, value: float, **more: list[float]) -> Evaluation:
@@ -104,13 +102,13 @@ def test_the_run_is_resumable_and_writes_tables_and_figures(
     split.write_text("\n".join([*names[1:], names[0]]))
     out = tmp_path / "out"
     words: list[str | Path] = [
-        sys.executable, BENCHMARKS / "paper_tables.py", "--data", phantom_dir, "--preset", "demo",
+        sys.executable, "-m", "benchmarks.paper_tables", "--data", phantom_dir, "--preset", "demo",
         "--split", split, "--split-sizes", "2,1,1", "--out", out, "--only", "t1-levels-1",
         "--train", "--epochs 1 --slices-per-epoch 2",
     ]  # fmt: skip
 
     def run() -> str:
-        done = subprocess.run(words, env={**os.environ}, check=True, capture_output=True, text=True)
+        done = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True)
         return str(done.stdout)
 
     first = run()

@@ -240,8 +240,8 @@ def test_out_of_memory_with_one_slice_is_the_end(tiny: TinyModel) -> None:
     assert e.value.exit_code == 6
 
 
-CONTRACT = [pytest.param("ort-cpu")] + [
-    pytest.param(name, marks=pytest.mark.gpu) for name in NAMES if name != "ort-cpu"
+CONTRACT = [
+    pytest.param(kind.name, marks=[pytest.mark.gpu] if kind.on_gpu else []) for kind in engines()
 ]
 
 
@@ -263,10 +263,6 @@ def _inputs(engine: Engine, batch: int, seed: int = 0) -> dict[str, Slices]:
     }
 
 
-# TF32 convolutions keep ten bits of mantissa.
-TOLERANCE = {"ort-cpu": 1e-6}
-
-
 def test_contract_values_are_the_cpus(engine: Engine, tiny: TinyModel) -> None:
     with onnx_engine.OnnxEngine(tiny.bundle) as reference:
         for batch in (1, 3, 4):
@@ -275,7 +271,7 @@ def test_contract_values_are_the_cpus(engine: Engine, tiny: TinyModel) -> None:
             assert image.shape == (batch, 1, 192, 160)
             assert image.dtype == np.float32
             assert np.abs(image).max() <= 1
-            atol = TOLERANCE.get(engine.name, 5e-3)
+            atol = 1e-6 if engine.name == "ort-cpu" else 2e-4
             np.testing.assert_allclose(image, reference.run(tensors), atol=atol)
 
 
@@ -289,7 +285,7 @@ def test_contract_batches_keep_their_order(engine: Engine) -> None:
 
 def test_contract_says_what_it_is(engine: Engine) -> None:
     assert engine.name in NAMES
-    assert (engine.device == "cpu") == (engine.name == "ort-cpu")
+    assert (engine.device == "cpu") == (not engine.on_gpu)
     assert any(part.isdigit() for part in engine.library.replace(".", " ").split())
     assert engine.opening["open"] > 0
     times = engine.timed(_inputs(engine, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError
@@ -28,52 +29,59 @@ from tlp_runtime.engines.select import choose
 from tlp_runtime.engines.tensorrt import engine as tensorrt_engine
 from tlp_runtime.engines.tensorrt.binding import TensorRT
 from tlp_runtime.errors import UsageError
+from tlp_runtime.models.bundle import MANIFEST, Bundle
+from tlp_runtime.models.choice import models
 from tlp_runtime.synthesis.request import Request
+from tlp_runtime.warnings import WarningLog
 
 
-class Halving(Engine):
+class Borrowed(Engine):
     """An engine as somebody else would write one."""
 
-    name = "halving"
+    name = "borrowed"
     device = "cpu"
-    library = "NumPy"
+    library = "NumPy 1"
+
+    def __init__(self, bundle: Bundle, warnings: WarningLog | None = None) -> None:
+        super().__init__(bundle, warnings)
+        self._inner = onnx_engine.OnnxEngine(bundle)
 
     def _run(self, tensors: Mapping[str, Slices]) -> Slices:
-        half: Slices = np.clip(tensors["t1"] * 0.5, -1, 1).astype(np.float32)
-        return half
+        return self._inner.run(tensors)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self._inner.close()
 
 
 @pytest.fixture
-def halving() -> Iterator[type[Engine]]:
-    register(Halving)
-    yield Halving
-    unregister(Halving.name)
+def borrowed() -> Iterator[type[Engine]]:
+    register(Borrowed)
+    yield Borrowed
+    unregister(Borrowed.name)
 
 
-@pytest.mark.usefixtures("halving")
+@pytest.mark.usefixtures("borrowed")
 def test_an_engine_of_ones_own_infers_by_its_name(tiny: TinyModel, tmp_path: Path) -> None:
     tiny.register()
     t1, out = saved(scan(), tmp_path / "t1.nii.gz"), tmp_path / "out.nii.gz"
-    assert main(["infer", "--t1", str(t1), "--engine", "halving", "--out", str(out)]) == 0
-    with Synthesizer.open(choice=EngineChoice(engine="halving")) as synthesizer:
-        assert synthesizer.engine.library == "NumPy"
+    assert main(["infer", "--t1", str(t1), "--engine", "borrowed", "--out", str(out)]) == 0
+    with Synthesizer.open(choice=EngineChoice(engine="borrowed")) as synthesizer:
+        assert synthesizer.engine.library == "NumPy 1"
         volume = synthesizer.run(Request(images={"t1": t1})).volume
     np.testing.assert_array_equal(image_of(out)[0], volume.data)
 
 
-@pytest.mark.usefixtures("halving")
+@pytest.mark.usefixtures("borrowed")
 def test_everything_that_lists_engines_reads_the_registry(
     tiny: TinyModel, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tiny.register()
-    assert "halving" in [finding.name for finding in examine().engines]
-    with pytest.raises(UsageError, match="halving"):
+    assert "borrowed" in [finding.name for finding in examine().engines]
+    with pytest.raises(UsageError, match="borrowed"):
         choose("none-such")
-    assert main(["bench", "--engines", "halving", "--batches", "1", "--runs", "1"]) == 0
-    assert "halving" in capfd.readouterr().out
-    assert choose().name != "halving", "it does not say that it may be chosen automatically"
+    assert main(["bench", "--engines", "borrowed", "--batches", "1", "--runs", "1"]) == 0
+    assert "borrowed" in capfd.readouterr().out
+    assert choose().name != "borrowed", "it does not say that it may be chosen automatically"
 
 
 def test_names_are_not_taken_twice() -> None:
@@ -105,7 +113,11 @@ def test_tensorrt_infers_without_onnx_runtime(
     monkeypatch.setattr(tensorrt_engine, "installed", lambda: {"trt": "11.4.0"})
     for place in (tensorrt_engine, builds):
         monkeypatch.setattr(place, "load", lambda flavour: TensorRT(flavour, module))
-    tiny.register()
+    # Without a proof slice: the stand-in computes another function than the model.
+    copy = tiny.copy(tmp_path)
+    manifest = json.loads((copy / MANIFEST).read_text(encoding="utf-8"))
+    (copy / MANIFEST).write_text(json.dumps(manifest | {"proof": None}), encoding="utf-8")
+    models().add("unproven", copy)
     t1, out = saved(scan(), tmp_path / "t1.nii.gz"), tmp_path / "out.nii.gz"
     for engine in ("trt", "auto"):
         words = ["infer", "--t1", str(t1), "--engine", engine, "--out", str(out), "--overwrite"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +13,34 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from tlp_runtime.engines.base import Opening
-from tlp_runtime.engines.choice import EngineChoice
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import matmul_models
-
+from benchmarks import matmul_models
 from tests.fakes.engine import FakeEngine
 from tests.support import TinyModel
 from tlp_runtime.bench import SweepOptions, limit, measure
 from tlp_runtime.bench import sweep as module
-from tlp_runtime.bench.limit import Limit, matrix_rate
+from tlp_runtime.bench.limit import Product, open_product
 from tlp_runtime.bench.machine import Nvml
+from tlp_runtime.bench.sweep import OpenContender, together
 from tlp_runtime.engines.base import RunTime, Slices
+from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.cuda import Gpu
-from tlp_runtime.engines.select import SelectedEngine
+from tlp_runtime.engines.registry import register, unregister
 from tlp_runtime.errors import EngineError, UsageError
 from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.warnings import WarningLog
 
 
 class Paced(FakeEngine):
     """Sleeps for each slice; tells device times; has memory of its own."""
 
+    name = "paced"
     seconds = 0.002
     concurrent = False
-    opened = 0
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, warnings: WarningLog | None = None) -> None:
         super().__init__(bundle.spec)
         self.bundle = bundle
         self.opening = {"open": 1.5}
-        type(self).opened += 1
 
     def _run(self, tensors: Mapping[str, Slices]) -> Slices:
         batch = len(tensors["t1"])
@@ -60,62 +57,85 @@ class Paced(FakeEngine):
         return (700, 1000)
 
 
-def asking(engine: str, device: str = "auto") -> Opening:
-    return Opening(EngineChoice(engine=engine, device=device))
+@pytest.fixture
+def unproven(tiny: TinyModel) -> Bundle:
+    """A bundle that stand-ins of another function may open."""
+    return replace(tiny.bundle, manifest=replace(tiny.bundle.manifest, proof=None))
 
 
 @pytest.fixture
-def paced(monkeypatch: pytest.MonkeyPatch) -> type[Paced]:
-    monkeypatch.setattr(SelectedEngine, "open", lambda self, bundle, opening: Paced(bundle))
-    monkeypatch.setattr(
-        module, "choose", lambda engine, device: SelectedEngine(engine, None, "test")
-    )
-    monkeypatch.setattr(
-        module, "matrix_rate", lambda device, precision, threads: Limit(0.5, "as the test says")
-    )
-    Paced.opened = 0
-    return Paced
+def paced() -> Iterator[str]:
+    register(Paced)
+    yield Paced.name
+    unregister(Paced.name)
 
 
-def test_the_figures_follow_from_the_runs(
-    tiny: TinyModel, paced: type[Paced], monkeypatch: pytest.MonkeyPatch
+def opened(bundle: Bundle, **options: Any) -> OpenContender:
+    return OpenContender(Paced, bundle, EngineChoice(threads=1), SweepOptions(**options))
+
+
+def test_a_turn_is_what_the_callers_did(
+    unproven: Bundle, paced: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = module._together
     walls: list[tuple[int, float]] = []
 
     def recorded(work: Callable[[int], None], callers: int) -> float:
         walls.append((callers, together(work, callers)))
         return walls[-1][1]
 
-    monkeypatch.setattr(module, "_together", recorded)
-    options = SweepOptions(batches=(1, 4), concurrency=(1, 2), runs=6)
-    steps: list[int] = []
-    found = measure(
-        tiny.bundle, options, asking("ort-cuda", "cuda"), on_step=lambda: steps.append(1)
+    monkeypatch.setattr(module, "together", recorded)
+    contender = opened(unproven, batches=(1, 4), concurrency=(1, 2), runs=6)
+    about = contender.about()
+    assert about.first_call == {"open": 1.5, "first run": 9.0}
+    assert [warning.code.name for warning in about.warnings] == ["engine-unproven"]
+    assert about.limit_what.startswith("fp32 1024 x 1024, onnxruntime")
+    for batch, callers in ((1, 1), (4, 2)):
+        turn = contender.turn(batch, callers)
+        assert len(turn.calls) == 6 * callers
+        assert min(turn.calls) >= 0.002 * batch  # a sleep is never shorter than asked
+        assert turn.product_tflops is not None
+        assert turn.product_tflops > 0
+        assert turn.energy_mj is None
+        # Calls one by one, then batches in a row, since its runs take turns: the latter count.
+        assert walls[-1] == (callers, turn.wall_s)
+        assert walls[-2][0] == callers
+    rest = contender.rest(4)
+    assert (rest.upload_ms, rest.compute_ms, rest.download_ms) == pytest.approx((1, 8, 3))
+    contender.close()
+
+
+def test_the_figures_follow_from_the_turns(unproven: Bundle, paced: str) -> None:
+    steps: list[str] = []
+    heard: list[str] = []
+    slow, fast = measure(
+        [(paced, unproven), ("ort-cpu", unproven)],
+        SweepOptions(batches=(1, 16), rounds=3, runs=2, most_warmup=10),
+        EngineChoice(threads=1),
+        on_step=steps.append,
+        warn=lambda warning: heard.append(warning.code.name),
     )
-    assert found.error == ""
-    assert [(p.concurrency, p.batch) for p in found.points] == [(1, 1), (1, 4), (2, 1), (2, 4)]
-    assert len(steps) == 4
-    assert paced.opened == 2  # one for each caller, since its runs take turns
-    assert found.first_call == {"open": 1.5, "first run": 9.0}
-    assert tiny.bundle.manifest.graph is not None
-    assert found.gflop == tiny.bundle.manifest.graph.after.gflop
-    rows = walls[1::2]  # each point: calls one by one, then batches in a row
-    for point, (callers, wall) in zip(found.points, rows, strict=True):
-        assert callers == point.concurrency
-        assert point.slices_per_second == pytest.approx(6 * callers * point.batch / wall)
-        assert point.latency.count == 6 * point.concurrency
-        assert point.latency.p50_ms >= 2 * point.batch
-        assert point.compute_ms == pytest.approx(2 * point.batch)
-        assert point.upload_ms == pytest.approx(1)
-        assert point.download_ms == pytest.approx(3)
-        # A sleep is never shorter than asked, so a rate is never higher than this.
-        assert 0 < point.slices_per_second <= 500 * point.concurrency
-        assert found.gflop is not None
-        assert point.tflops is not None
-        assert point.tflops == pytest.approx(found.gflop * point.slices_per_second / 1e3)
-        assert point.share_of_limit == pytest.approx(point.tflops / 0.5)
-        assert point.energy_mj is None
+    assert steps == [
+        f"opening paced {unproven.name}", f"opening ort-cpu {unproven.name}", "batch 1", "batch 16",
+    ]  # fmt: skip
+    assert heard == ["engine-unproven"] * 2
+    assert slow.error == "batch 16, 1 at once: too many"
+    assert [point.batch for point in slow.points] == [1]
+    assert [point.batch for point in fast.points] == [1, 16]
+    assert slow.points[0].faster == 1
+    assert fast.points[0].faster is not None
+    assert fast.points[1].faster is None, "there is nothing to compare it with"
+    assert fast.library.startswith("onnxruntime")
+    assert unproven.manifest.graph is not None
+    for one in (slow, fast):
+        point = one.points[0]
+        assert point.latency.count == 6
+        assert one.gflop == unproven.manifest.graph.after.gflop
+        assert point.tflops == pytest.approx(one.gflop * point.slices_per_second / 1e3)
+        assert one.limit is not None
+        assert point.share_of_limit is not None
+        assert point.memory_mib > 50
+        assert point.load is not None
+    assert 0 < slow.points[0].slices_per_second <= 500
 
 
 def test_callers_run_at_once() -> None:
@@ -124,19 +144,11 @@ def test_callers_run_at_once() -> None:
     def meet(number: int) -> None:
         meeting.wait(timeout=20)  # broken, and told as an error, where they take turns
 
-    assert module._together(meet, 3) > 0
-
-
-def test_a_point_that_fails_is_said_and_the_others_stay(
-    tiny: TinyModel, paced: type[Paced]
-) -> None:
-    found = measure(tiny.bundle, SweepOptions(batches=(16, 2), runs=2), asking("trt", "cuda"))
-    assert [point.batch for point in found.points] == [2]
-    assert found.error == "batch 16, 1 at once: too many"
+    assert together(meet, 3) > 0
 
 
 def test_memory_and_energy_are_the_gpus(
-    tiny: TinyModel, paced: type[Paced], monkeypatch: pytest.MonkeyPatch
+    unproven: Bundle, paced: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Cuda:
         def use(self, index: int) -> None:
@@ -153,36 +165,22 @@ def test_memory_and_energy_are_the_gpus(
             return self.energy
 
     counter = Counter()
-    gpu = Gpu(0, "x", (9, 0), 1000, "GPU-0")
-    monkeypatch.setattr(module, "visible_gpu", lambda index: gpu)
+    monkeypatch.setattr(module, "visible_gpu", lambda index: Gpu(0, "x", (9, 0), 1000, "GPU-0"))
     monkeypatch.setattr(module, "Cuda", Cuda)
     monkeypatch.setattr(Nvml, "open", lambda gpu: counter)
-    (point,) = measure(
-        tiny.bundle, SweepOptions(batches=(2,), runs=3), asking("trt", "cuda")
-    ).points
-    assert point.memory_mib == 250
-    assert point.energy_mj == pytest.approx(600 / 6)
+    contender = opened(unproven, batches=(2,), runs=3)
+    assert contender.rest(2).memory_mib == 250
+    assert contender.turn(2, 1).energy_mj == pytest.approx(600 / 6)
+    contender.close()
 
 
 def test_an_engine_that_cannot_run_says_why_and_is_not_replaced(tiny: TinyModel) -> None:
-    for name in ("ort-cuda", "trt", "trt-rtx"):
-        found = measure(tiny.bundle, SweepOptions(runs=1), asking(name))
-        assert found.engine == name
-        assert found.points == ()
-        assert "was asked for" in found.error
-
-
-def test_a_real_engine_is_measured(tiny: TinyModel) -> None:
-    options = SweepOptions(batches=(1,), concurrency=(2,), runs=2, most_warmup=10)
-    found = measure(tiny.bundle, options, asking("ort-cpu"))
-    (point,) = found.points
-    assert found.error == ""
-    assert found.library.startswith("onnxruntime")
-    assert point.latency.count == 4
-    assert point.compute_ms is None
-    assert point.memory_mib > 50
-    assert found.limit is not None
-    assert 0 < point.share_of_limit < 1.5  # type: ignore[operator]
+    names = ("ort-cuda", "trt", "trt-rtx")
+    found = measure([(name, tiny.bundle) for name in names], SweepOptions(runs=1), EngineChoice())
+    for name, one in zip(names, found, strict=True):
+        assert one.engine == name
+        assert one.points == ()
+        assert "was asked for" in one.error
 
 
 def test_warm_up_ends_when_times_have_settled(
@@ -249,11 +247,19 @@ def test_the_limit_counts_two_operations_a_product_and_says_what_it_is(
 ) -> None:
     ticks = iter(float(n) for n in range(100))
     monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
-    found = matrix_rate("cpu", "int8", rounds=1)
-    assert isinstance(found, Limit)
-    assert found.tflops == pytest.approx(limit.PRODUCTS * 2 * 1024**3 / 1e12)
+    found = open_product("ort-cpu", "cpu", "int8")
+    assert isinstance(found, Product)
+    assert found.tflops() == pytest.approx(limit.PRODUCTS * 2 * 1024**3 / 1e12)
     assert found.what.startswith("fp32 1024 x 1024, onnxruntime")
-    assert "no CUDA support" in str(matrix_rate("cuda:0", "fp16"))
+    assert "no CUDA support" in str(open_product("ort-cuda", "cuda:0", "fp16"))
+
+
+def test_openvino_is_held_against_its_own_products() -> None:
+    for precision, kind in (("fp32", "fp32"), ("bf16", "bf16")):
+        found = open_product("ov-cpu", "cpu", precision)  # type: ignore[arg-type]
+        assert isinstance(found, Product), found
+        assert found.what.startswith(f"{kind} 1024 x 1024, openvino")
+        assert found.tflops() > 0
 
 
 def test_energy_is_told_only_by_a_counter(monkeypatch: pytest.MonkeyPatch) -> None:

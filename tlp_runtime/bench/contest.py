@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tlp_runtime.bench.load import Load, LoadMeter
-from tlp_runtime.errors import first_line
+from tlp_runtime.errors import TLPError, first_line
 
 Open = Callable[[], Any]
 """Opens a contender. Runs in its process, so it must be picklable: a function of a module, or a
@@ -232,7 +232,9 @@ def _serve(pipe: Connection, open_it: Open) -> None:
         try:
             value = work()
         except Exception as error:
-            pipe.send((False, f"{type(error).__name__}: {first_line(error)}", 0.0, 0.0))
+            told = isinstance(error, TLPError)
+            said = str(error) if told else f"{type(error).__name__}: {first_line(error)}"
+            pipe.send((False, said, 0.0, 0.0))
             return None
         seconds = time.perf_counter() - began, _cpu_s() - cpu
         return value, seconds

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 STEAL = 0.02
 OTHERS = 0.05
@@ -26,20 +25,14 @@ class Load:
         Time that the hypervisor gave to other machines.
     others
         Time of other processes.
+    busy
+        Whether figures that were measured meanwhile are in doubt.
     """
 
     seconds: float
     steal: float
     others: float
-
-    @property
-    def busy(self) -> bool:
-        """Whether figures that were measured meanwhile are in doubt."""
-        return self.steal > STEAL or self.others > OTHERS
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "busy": self.busy}
+    busy: bool
 
     def __str__(self) -> str:
         found = f"{self.others:.0%} of the processor time went to other processes"
@@ -87,9 +80,10 @@ class LoadMeter:
         """What was found so far; None where the system does not tell."""
         if not self._all:
             return None
-        others = max(self._used - self._own, 0.0)
         seconds = self._all / (os.cpu_count() or 1)
-        return Load(round(seconds, 2), self._steal / self._all, others / self._all)
+        steal = self._steal / self._all
+        others = max(self._used - self._own, 0.0) / self._all
+        return Load(seconds, steal, others, busy=steal > STEAL or others > OTHERS)
 
 
 def _ticks() -> _Ticks | None:

@@ -7,10 +7,8 @@ import os
 import platform
 import resource
 import sys
+from importlib.metadata import version
 from typing import Any
-
-import nibabel as nib
-import numpy as np
 
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.processor import processor
@@ -25,8 +23,8 @@ def environment(library: str) -> dict[str, str]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "engine_library": library,
-        "numpy": np.__version__,
-        "nibabel": nib.__version__,
+        "numpy": version("numpy"),
+        "nibabel": version("nibabel"),
     }
 
 

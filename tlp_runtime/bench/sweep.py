@@ -1,4 +1,7 @@
-"""Engines and models side by side, over batches and callers at once."""
+"""Engines and models side by side, over batches and callers at once.
+
+Each engine with each model is a contender of :mod:`tlp_runtime.bench.contest`.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,26 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
+from tlp_runtime.bench.contest import ContenderFailed, Process, compete
 from tlp_runtime.bench.latency import Latency
-from tlp_runtime.bench.limit import Limit, matrix_rate
+from tlp_runtime.bench.limit import Limit, Product, open_product
+from tlp_runtime.bench.load import Load
 from tlp_runtime.bench.machine import Nvml, peak_memory_mib, visible_gpu
 from tlp_runtime.engines.base import Engine, Opening, Slices
-from tlp_runtime.engines.choice import AUTO
-from tlp_runtime.engines.cuda import Cuda, Gpu
-from tlp_runtime.engines.registry import find_engine
-from tlp_runtime.engines.select import SelectedEngine, choose
-from tlp_runtime.errors import TLPError, UsageError
+from tlp_runtime.engines.choice import EngineChoice
+from tlp_runtime.engines.cuda import Cuda
+from tlp_runtime.engines.registry import engine_names, find_engine, register
+from tlp_runtime.engines.select import choose
+from tlp_runtime.errors import UsageError
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.options import Form, OptionGroup, option
+from tlp_runtime.warnings import TLPWarning, Warn
 
 WINDOW = 5
 """Runs per window; warm-up compares the medians of successive windows."""
@@ -50,8 +57,10 @@ class SweepOptions(OptionGroup):
         Slices per run of the engine, one or several, such as 1,4,16.
     concurrency
         Callers at once, one or several, such as 1,2,4.
+    rounds
+        Rounds in which all take turns, for each point.
     runs
-        Measured runs of each point and caller.
+        Measured runs of each caller in a turn.
     spread
         Warm-up ends when medians of successive windows differ by less than this fraction.
     most_warmup
@@ -62,7 +71,8 @@ class SweepOptions(OptionGroup):
 
     batches: tuple[int, ...] = option((1, 4), forms=[_list("batches", "1,4,…")])
     concurrency: tuple[int, ...] = option((1,), forms=[_list("concurrency", "1,2,…")])
-    runs: int = option(20, minimum=1)
+    rounds: int = option(5, minimum=1)
+    runs: int = option(4, minimum=1)
     spread: float = 0.03
     most_warmup: int = 60
 
@@ -84,13 +94,17 @@ class Point:
     latency
         Latency of a call, on the caller's clock.
     slices_per_second
-        Rate of all callers together; engines on a GPU copy while they compute here.
+        Rate of all callers together, median over rounds; engines on a GPU copy while they compute.
+    faster
+        How many times as fast as the first contender: the median of the ratios within a round.
+    load
+        What else the machine did meanwhile; None where the system does not tell.
     upload_ms, compute_ms, download_ms
         Medians by the device's events, of a caller alone; None on a CPU.
     tflops
         TFLOP/s, from the operations of the exported graph.
     share_of_limit
-        ``tflops`` as a share of the matrix products' rate.
+        ``tflops`` as a share of the matrix products' rate, the median over rounds.
     memory_mib
         GPU: more in use than before the engine was opened. CPU: the process's peak so far.
     energy_mj
@@ -103,6 +117,8 @@ class Point:
     concurrency: int
     latency: Latency
     slices_per_second: float
+    faster: float | None
+    load: Load | None
     upload_ms: float | None
     compute_ms: float | None
     download_ms: float | None
@@ -127,7 +143,7 @@ class Contender:
     gflop
         GFLOP per slice of the exported graph; None for bundles that do not record it.
     limit, limit_error
-        The rate of matrix products in the same run, or why there is none.
+        The rate of matrix products in the same rounds, or why there is none.
     """
 
     engine: str
@@ -147,129 +163,307 @@ class Contender:
         return asdict(self)
 
 
-def measure(
-    bundle: Bundle,
-    options: SweepOptions,
-    opening: Opening | None = None,
-    *,
-    on_step: Callable[[], None] = lambda: None,
-) -> Contender:
-    """Measure one engine with one model. What cannot run is reported in ``error``, never replaced.
+@dataclass(frozen=True)
+class About:
+    """An engine that was opened in a process of its own."""
+
+    device: str
+    library: str
+    first_call: Mapping[str, float]
+    warnings: tuple[TLPWarning, ...]
+    limit_what: str
+    limit_error: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn took.
 
     Parameters
     ----------
-    opening
-        The engine to measure, and the device to run it on.
-    on_step
-        Called after each point.
+    calls
+        Seconds of each call of each caller.
+    wall_s
+        Seconds of all of them together.
+    product_tflops
+        The rate of matrix products just before; None where there is none.
+    energy_mj
+        Energy per slice, of the whole GPU.
     """
-    opening = opening or Opening()
-    engine, device = opening.choice.engine, opening.choice.device
-    try:
-        choice = choose(engine, device if engine == AUTO or find_engine(engine).on_gpu else "cpu")
-        return _measured(choice, bundle, options, opening, on_step)
-    except TLPError as error:
-        return Contender(engine, bundle.name, bundle.precision, error=str(error))
+
+    calls: tuple[float, ...]
+    wall_s: float
+    product_tflops: float | None
+    energy_mj: float | None
 
 
-def _measured(
-    choice: SelectedEngine,
-    bundle: Bundle,
+@dataclass(frozen=True)
+class Rest:
+    """What is known of a point besides its turns."""
+
+    upload_ms: float | None
+    compute_ms: float | None
+    download_ms: float | None
+    memory_mib: float
+
+
+class OpenContender:
+    """An engine with a model, open in this process.
+
+    Parameters
+    ----------
+    kind
+        The engine; registered here if it is not yet.
+    choice
+        Its device and threads.
+    """
+
+    def __init__(
+        self, kind: type[Engine], bundle: Bundle, choice: EngineChoice, options: SweepOptions
+    ) -> None:
+        if kind.name not in engine_names():
+            register(kind)
+        device = choice.device if kind.on_gpu else "cpu"
+        selected = choose(kind.name, device)
+        self._gpu = visible_gpu(selected.cuda_index)
+        self._free_before: int | None = None
+        if self._gpu is not None:
+            cuda = Cuda()
+            cuda.use(self._gpu.index)
+            self._free_before = cuda.memory_mib()[0]
+        self._options, self._stack = options, ExitStack()
+        opening = Opening(replace(choice, engine=kind.name, batch=max(options.batches)))
+        first = self._stack.enter_context(selected.open(bundle, opening))
+        self._engines = [first]
+        while len(self._engines) < max(options.concurrency) and not first.concurrent:
+            self._engines.append(self._stack.enter_context(selected.open(bundle, opening)))
+        self._first_run = first.timed(_inputs(first, 1)).total_s
+        self._product = open_product(first.name, first.device, bundle.precision, choice.threads)
+
+    def about(self) -> About:
+        """What was opened."""
+        first = self._engines[0]
+        return About(
+            first.device,
+            first.library,
+            {**first.opening, "first run": self._first_run},
+            tuple(first.warnings),
+            self._product.what if isinstance(self._product, Product) else "",
+            "" if isinstance(self._product, Product) else self._product,
+        )
+
+    def settle(self, batch: int, callers: int) -> tuple[int, bool]:
+        """Warm up; returns the number of runs, and whether times had settled."""
+        counts = [
+            settle(engine, feed, self._options) for engine, feed in self._feeds(batch, callers)
+        ]
+        return max(count for count, _ in counts), all(steady for _, steady in counts)
+
+    def turn(self, batch: int, callers: int) -> Turn:
+        """Runs of every caller at once."""
+        product = self._product.tflops() if isinstance(self._product, Product) else None
+        fed, runs = self._feeds(batch, callers), self._options.runs
+        calls: list[list[float]] = [[] for _ in fed]
+
+        def call(number: int) -> None:
+            engine, feed = fed[number]
+            for _ in range(runs):
+                began = time.perf_counter()
+                engine.run(feed)
+                calls[number].append(time.perf_counter() - began)
+
+        def stream(number: int) -> None:
+            engine, feed = fed[number]
+            for _ in engine.run_batches([feed] * runs):
+                pass
+
+        nvml = None if self._gpu is None else Nvml.open(self._gpu)
+        seconds = together(call, callers)
+        before = None if nvml is None else nvml.energy_mj()
+        if not fed[0][0].concurrent:  # copies overlap with compute only in a row of batches
+            seconds = together(stream, callers)
+        after = None if nvml is None else nvml.energy_mj()
+        energy = None if before is None or after is None else after - before
+        slices = runs * batch * callers
+        return Turn(
+            tuple(value for values in calls for value in values),
+            seconds,
+            product,
+            None if energy is None else energy / slices,
+        )
+
+    def rest(self, batch: int) -> Rest:
+        """Times by the device's own clock, of a caller alone, and memory."""
+        ((engine, feed),) = self._feeds(batch, 1)
+        times = [engine.timed(feed) for _ in range(min(self._options.runs, 10))]
+        memory = engine.memory_mib()
+        if memory is None or self._free_before is None:
+            used = peak_memory_mib()
+        else:
+            used = max(self._free_before - memory[0], 0)
+        return Rest(
+            _median_ms([run.upload_s for run in times]),
+            _median_ms([run.compute_s for run in times]),
+            _median_ms([run.download_s for run in times]),
+            used,
+        )
+
+    def close(self) -> None:
+        """Close the engines."""
+        self._stack.close()
+
+    def _feeds(self, batch: int, callers: int) -> list[tuple[Engine, dict[str, Slices]]]:
+        first = self._engines[0]
+        used = [first] * callers if first.concurrent else self._engines[:callers]
+        return [(engine, _inputs(engine, batch, seed)) for seed, engine in enumerate(used)]
+
+
+def measure(
+    targets: Sequence[tuple[str, Bundle]],
     options: SweepOptions,
-    opening: Opening,
-    on_step: Callable[[], None],
-) -> Contender:
-    gpu = visible_gpu(choice.cuda_index)
-    free_before = None
-    if gpu is not None:
-        cuda = Cuda()
-        cuda.use(gpu.index)
-        free_before = cuda.memory_mib()[0]
-    problems = []
+    choice: EngineChoice,
+    *,
+    on_step: Callable[[str], None] = lambda what: None,
+    warn: Warn = lambda warning: None,
+) -> tuple[Contender, ...]:
+    """Measure engines with models. What cannot run is reported in ``error``, never replaced.
+
+    Parameters
+    ----------
+    targets
+        Names of engines, each with a model; the first is what the others are compared with.
+    choice
+        Device and threads of all.
+    on_step
+        Called with what begins: each opening, and each point.
+    warn
+        Called with the operational warnings of those that were opened.
+    """
     with ExitStack() as stack:
-        first = stack.enter_context(choice.open(bundle, opening))
-        engines = [first]
-        while len(engines) < max(options.concurrency) and not first.concurrent:
-            engines.append(stack.enter_context(choice.open(bundle, opening)))
-        first_run = first.timed(_inputs(first, 1)).total_s
-        gflop = _gflop(bundle)
-        limit = matrix_rate(first.device, bundle.precision, threads=opening.choice.threads)
-        points = []
+        running: dict[int, tuple[Process, About]] = {}
+        errors: list[list[str]] = [[] for _ in targets]
+        for number, (name, bundle) in enumerate(targets):
+            on_step(f"opening {name} {bundle.name}")
+            opening = partial(OpenContender, find_engine(name), bundle, choice, options)
+            try:
+                process = stack.enter_context(Process(str(number), opening))
+                running[number] = (process, process.call("about"))
+            except ContenderFailed as error:
+                errors[number].append(str(error))
+                continue
+            for warning in running[number][1].warnings:
+                warn(warning)
+        sheets = {number: _Sheet(targets[number][1]) for number in running}
         for callers in options.concurrency:
             for batch in options.batches:
-                used = [first] * callers if first.concurrent else engines[:callers]
-                try:
-                    points.append(_point(used, batch, options, gflop, limit, free_before, gpu))
-                except TLPError as error:
-                    problems.append(f"batch {batch}, {callers} at once: {error}")
-                on_step()
-    return Contender(
-        engine=choice.name,
-        model=bundle.name,
-        precision=bundle.precision,
-        device=first.device,
-        library=first.library,
-        error=" ".join(problems),
-        first_call={**first.opening, "first run": first_run},
-        gflop=gflop,
-        limit=None if isinstance(limit, str) else limit,
-        limit_error=limit if isinstance(limit, str) else "",
-        points=tuple(points),
+                on_step(f"batch {batch}" + (f", {callers} at once" if callers > 1 else ""))
+                for number, why in _point(
+                    {n: process for n, (process, _) in running.items()},
+                    sheets, batch, callers, options.rounds,
+                ).items():  # fmt: skip
+                    errors[number].append(f"batch {batch}, {callers} at once: {why}")
+    return tuple(
+        _contender(name, bundle, running.get(number), sheets.get(number), " ".join(errors[number]))
+        for number, (name, bundle) in enumerate(targets)
     )
 
 
+class _Sheet:
+    """Points of one contender, as they are measured."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        graph = bundle.manifest.graph
+        self.gflop = None if graph is None else graph.after.gflop
+        self.points: list[Point] = []
+        self.products: list[float] = []
+
+
 def _point(
-    engines: Sequence[Engine],
+    processes: Mapping[int, Process],
+    sheets: Mapping[int, _Sheet],
     batch: int,
-    options: SweepOptions,
-    gflop: float | None,
-    limit: Limit | str,
-    free_before: int | None,
-    gpu: Gpu | None,
-) -> Point:
-    feeds = [_inputs(engine, batch, seed) for seed, engine in enumerate(engines)]
-    counts = [settle(engine, feed, options) for engine, feed in zip(engines, feeds, strict=True)]
-    calls: list[list[float]] = [[] for _ in engines]
+    callers: int,
+    rounds: int,
+) -> dict[int, str]:
+    """Measure one point of all; returns why some could not be."""
+    failed: dict[int, str] = {}
+    warm: dict[int, tuple[int, bool]] = {}
+    for number, process in processes.items():
+        try:
+            warm[number] = process.call("settle", batch, callers)
+        except ContenderFailed as error:
+            failed[number] = str(error)
+    turns: dict[int, list[Turn]] = {number: [] for number in warm}
 
-    def call(number: int) -> None:
-        for _ in range(options.runs):
-            began = time.perf_counter()
-            engines[number].run(feeds[number])
-            calls[number].append(time.perf_counter() - began)
+    def turn(process: Process) -> tuple[float, float]:
+        taken, cpu_s = process.timed_call("turn", batch, callers)
+        turns[int(process.name)].append(taken)
+        return taken.wall_s, cpu_s
 
-    def stream(number: int) -> None:
-        for _ in engines[number].run_batches([feeds[number]] * options.runs):
-            pass
+    found = compete([processes[number] for number in warm], rounds, turn)
+    failed |= {int(name): why for name, why in found.failed.items()}
+    for number in warm.keys() - {int(name) for name in found.failed}:
+        process, sheet, taken = processes[number], sheets[number], turns[number]
+        try:
+            rest: Rest = process.call("rest", batch)
+        except ContenderFailed as error:
+            failed[number] = str(error)
+            continue
+        slices = len(taken[0].calls) * batch
+        rates = [slices / one.wall_s for one in taken]
+        shares = [
+            sheet.gflop * rate / 1e3 / one.product_tflops
+            for rate, one in zip(rates, taken, strict=True)
+            if sheet.gflop is not None and one.product_tflops
+        ]
+        sheet.products += [one.product_tflops for one in taken if one.product_tflops]
+        rate = statistics.median(rates)
+        energies = [one.energy_mj for one in taken if one.energy_mj is not None]
+        sheet.points.append(
+            Point(
+                batch=batch,
+                concurrency=callers,
+                latency=Latency.of([value for one in taken for value in one.calls]),
+                slices_per_second=rate,
+                faster=found.faster(process.name, "0"),
+                load=found.load,
+                **asdict(rest),
+                tflops=None if sheet.gflop is None else sheet.gflop * rate / 1e3,
+                share_of_limit=statistics.median(shares) if shares else None,
+                energy_mj=statistics.median(energies) if energies else None,
+                warmup=warm[number][0],
+                settled=warm[number][1],
+            )
+        )
+    return failed
 
-    nvml = None if gpu is None else Nvml.open(gpu)
-    seconds = _together(call, len(engines))
-    before = None if nvml is None else nvml.energy_mj()
-    if not engines[0].concurrent:  # copies overlap with compute only in a row of batches
-        seconds = _together(stream, len(engines))
-    after = None if nvml is None else nvml.energy_mj()
-    slices = options.runs * batch * len(engines)
-    rate = slices / seconds
-    times = [engines[0].timed(feeds[0]) for _ in range(min(options.runs, 10))]
-    tflops = None if gflop is None else gflop * rate / 1e3
-    free = _free(engines[0])
-    return Point(
-        batch=batch,
-        concurrency=len(engines),
-        latency=Latency.of([value for values in calls for value in values]),
-        slices_per_second=rate,
-        upload_ms=_median_ms([run.upload_s for run in times]),
-        compute_ms=_median_ms([run.compute_s for run in times]),
-        download_ms=_median_ms([run.download_s for run in times]),
-        tflops=tflops,
-        share_of_limit=(
-            None if tflops is None or isinstance(limit, str) else tflops / limit.tflops
-        ),
-        memory_mib=peak_memory_mib()
-        if free is None or free_before is None
-        else max(free_before - free, 0),
-        energy_mj=None if before is None or after is None else (after - before) / slices,
-        warmup=max(count for count, _ in counts),
-        settled=all(steady for _, steady in counts),
+
+def _contender(
+    name: str,
+    bundle: Bundle,
+    opened: tuple[Process, About] | None,
+    sheet: _Sheet | None,
+    error: str,
+) -> Contender:
+    if opened is None or sheet is None:
+        return Contender(name, bundle.name, bundle.precision, error=error)
+    about = opened[1]
+    limit = None
+    if sheet.products:
+        what = about.limit_what
+        limit = Limit(statistics.median(sheet.products), what)
+    return Contender(
+        engine=name,
+        model=bundle.name,
+        precision=bundle.precision,
+        device=about.device,
+        library=about.library,
+        error=error,
+        first_call=about.first_call,
+        gflop=sheet.gflop,
+        limit=limit,
+        limit_error=about.limit_error,
+        points=tuple(sheet.points),
     )
 
 
@@ -288,7 +482,7 @@ def settle(engine: Engine, feed: Mapping[str, Slices], options: SweepOptions) ->
     return len(seconds), False
 
 
-def _together(work: Callable[[int], None], callers: int) -> float:
+def together(work: Callable[[int], None], callers: int) -> float:
     """Wall time of several callers at once; the first error of any is raised."""
     errors: list[BaseException] = []
     gate = threading.Barrier(callers + 1)
@@ -318,16 +512,6 @@ def _inputs(engine: Engine, batch: int, seed: int = 0) -> dict[str, Slices]:
     rng = np.random.default_rng(seed)
     shape = (batch, 1, engine.spec.crop.height, engine.spec.crop.width)
     return {name: rng.uniform(-1, 1, shape).astype(np.float32) for name in engine.spec.tensor_names}
-
-
-def _free(engine: Engine) -> int | None:
-    memory = engine.memory_mib()
-    return None if memory is None else memory[0]
-
-
-def _gflop(bundle: Bundle) -> float | None:
-    graph = bundle.manifest.graph
-    return None if graph is None else graph.after.gflop
 
 
 def _median_ms(seconds: Sequence[float | None]) -> float | None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tlp_runtime.bench.latency import Latency
+from tlp_runtime.bench.load import Load, LoadMeter
 from tlp_runtime.bench.machine import environment, peak_memory_mib
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.nifti import write_volume
@@ -66,6 +67,8 @@ class BenchReport:
         Rate of the engine at the batch used, median over volumes.
     peak_memory_mib
         Largest resident memory of the process so far.
+    load
+        What else the machine did meanwhile; None where the system does not tell.
     """
 
     engine: str
@@ -81,6 +84,7 @@ class BenchReport:
     slices_per_second: float
     peak_memory_mib: float
     environment: Mapping[str, str]
+    load: Load | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -105,6 +109,8 @@ def bench(
     """
     options = options or BenchOptions()
     warmup, step = options.warmup, on_step or (lambda: None)
+    meter, own = LoadMeter(), time.process_time()
+    meter.start()
     with tempfile.TemporaryDirectory(prefix="tlp-bench-") as folder:
         place = Path(folder)
         if request is None:
@@ -130,6 +136,7 @@ def bench(
         if number >= max(warmup, 1):
             single.append(time.perf_counter() - began)
         step()
+    meter.stop(time.process_time() - own)
     engine = synthesizer.engine
     return BenchReport(
         engine=engine.name,
@@ -145,6 +152,7 @@ def bench(
         slices_per_second=statistics.median(rates),
         peak_memory_mib=peak_memory_mib(),
         environment=environment(engine.library),
+        load=meter.load(),
     )
 
 
