@@ -18,6 +18,7 @@ from tlp_runtime.engines.base import Opening
 from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.cuda import NEWER_DRIVER, Cuda, Gpu
 from tlp_runtime.engines.onnx import require_onnxruntime
+from tlp_runtime.engines.openvino import computes_bf16, require_openvino
 from tlp_runtime.engines.plans import stored_engines
 from tlp_runtime.engines.registry import engines, find_engine
 from tlp_runtime.engines.select import choose
@@ -198,7 +199,7 @@ def _cuda() -> Finding:
 
 
 def _libraries() -> tuple[Finding, ...]:
-    found = [_onnxruntime()]
+    found = [_onnxruntime(), _openvino()]
     for flavour in FLAVOURS:
         name = "TensorRT-RTX" if flavour == "trt-rtx" else "TensorRT"
         try:
@@ -231,6 +232,16 @@ def _onnxruntime() -> Finding:
 
     names = [name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()]
     return Finding("ONNX Runtime", "ok", f"{library} ({', '.join(names)})")
+
+
+def _openvino() -> Finding:
+    try:
+        library = require_openvino()
+    except DependencyConflict as error:
+        return Finding.of("OpenVINO", "broken", error)
+    except DependencyMissing as error:
+        return Finding.of("OpenVINO", "missing", error)
+    return Finding("OpenVINO", "ok", library + (" (bf16)" if computes_bf16() else ""))
 
 
 def _engines() -> tuple[Finding, ...]:

@@ -19,7 +19,7 @@ def test_a_sound_machine_is_exit_0_with_a_table(
     printed = capfd.readouterr()
     for word in ("Python", "GPU", "TensorRT-RTX", "ort-cuda", "pip", "runs"):
         assert word in printed.out
-    assert "ort-cpu can run" in printed.err
+    assert "ort-cpu, ov-cpu can run" in printed.err
     assert "next: tlp bench" in printed.err
 
 

@@ -13,6 +13,7 @@ from tests.support import TinyModel
 from tlp_runtime import doctor
 from tlp_runtime.doctor import Diagnosis, Finding, examine
 from tlp_runtime.engines import onnx as onnx_engine
+from tlp_runtime.engines import openvino
 from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.cuda import Cuda, Gpu
 from tlp_runtime.engines.options import EngineOptions
@@ -47,13 +48,14 @@ def test_a_machine_without_gpu_runs_on_the_cpu_and_says_what_the_others_lack(
     assert report.runs is True
     assert report.gpus == ()
     found = by_name(report.engines)
-    assert list(found) == ["trt", "trt-rtx", "ort-trt", "ort-cuda", "ort-cpu"]
+    assert list(found) == ["trt", "trt-rtx", "ort-trt", "ort-cuda", "ort-cpu", "ov-cpu"]
     assert found["ort-cpu"].state == "ok"
     assert lines(found["ort-cuda"]) == [
         "pip uninstall -y onnxruntime, then pip install 'tlp-mri[gpu]'"
     ]
     assert by_name(report.model)["runs"].detail.startswith("ort-cpu: opened and ran a slice")
     assert by_name(report.libraries)["ONNX Runtime"].detail.startswith("onnxruntime ")
+    assert by_name(report.libraries)["OpenVINO"].detail.startswith("openvino ")
     for finding in everything(report):
         assert finding.detail
         assert (finding.state == "ok") <= (finding.fixes == ())
@@ -75,6 +77,7 @@ def _versions(monkeypatch: pytest.MonkeyPatch, *there: str) -> None:
         return "9.9"
 
     monkeypatch.setattr(onnx_engine, "version", version)
+    monkeypatch.setattr(openvino, "version", version)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tests.fakes.engine import FakeEngine
 from tests.support import TinyModel
 from tlp_runtime import Synthesizer
 from tlp_runtime.engines import onnx as onnx_engine
+from tlp_runtime.engines import openvino as ov_engine
 from tlp_runtime.engines.base import Engine, Slices
 from tlp_runtime.engines.cuda import NEWER_DRIVER, Cuda, Gpu
 from tlp_runtime.engines.registry import engine_names, engines, find_engine
@@ -37,13 +39,15 @@ HOPPER = Gpu(0, "NVIDIA H200", (9, 0), 143771, "GPU-0")
 ADA = Gpu(0, "NVIDIA L4", (8, 9), 23034, "GPU-1")
 
 
-def _installed(monkeypatch: pytest.MonkeyPatch, *flavours: str) -> None:
+def _installed(
+    monkeypatch: pytest.MonkeyPatch, *flavours: str, place: ModuleType = onnx_engine
+) -> None:
     def version(name: str) -> str:
         if name not in flavours:
             raise PackageNotFoundError(name)
         return "9.9"
 
-    monkeypatch.setattr(onnx_engine, "version", version)
+    monkeypatch.setattr(place, "version", version)
 
 
 @pytest.fixture
@@ -62,7 +66,11 @@ def there(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_no_onnx_runtime_says_which_line_installs_one(monkeypatch: pytest.MonkeyPatch) -> None:
     _installed(monkeypatch)
-    with pytest.raises(DependencyMissing, match=r"tlp-mri\[cpu\].*tlp-mri\[gpu\]"):
+    found = choose(device="cpu")
+    assert found.name == "ov-cpu"
+    assert found.reason == "as asked; not ort-cpu: ONNX Runtime is not installed"
+    _installed(monkeypatch, place=ov_engine)
+    with pytest.raises(DependencyMissing, match=r"tlp-mri\[cpu\].*tlp-mri\[openvino\]"):
         choose(device="cpu")
 
 
@@ -111,7 +119,7 @@ def test_a_gpu_that_was_asked_for_is_never_the_cpu(there: Callable[..., None]) -
 
 def test_what_is_there_and_asked_for_is_taken(there: Callable[..., None]) -> None:
     there(*NAMES)
-    for name in NAMES[:-1]:
+    for name in (kind.name for kind in engines() if kind.on_gpu):
         choice = choose(name, "cuda:3")
         assert (choice.name, choice.cuda_index, choice.reason) == (name, 3, "as asked")
     assert choose("ort-cpu").cuda_index is None

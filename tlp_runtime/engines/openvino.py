@@ -86,6 +86,11 @@ def computes_bf16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def _seal(file: Path, blob: bytes) -> bytes:
+    """What a kept graph begins with: it covers the name, which says what the graph is of."""
+    return hashlib.sha256(file.name.encode() + blob).digest()
+
+
 @dataclass
 class _Graph:
     """A graph compiled for one shape, and requests that wait for work."""
@@ -272,7 +277,7 @@ class OpenVinoEngine(Engine):
         compiled = self._compiled(shape)
         blob = compiled.export_model()
         content = blob.getvalue() if isinstance(blob, io.BytesIO) else bytes(blob)
-        keep(file, hashlib.sha256(content).digest() + content, warn=self.warnings.add)
+        keep(file, _seal(file, content) + content, warn=self.warnings.add)
         return _Graph(compiled, from_cache=False)
 
     def _compiled(self, shape: Shape) -> Any:
@@ -310,7 +315,7 @@ class OpenVinoEngine(Engine):
         except OSError:
             return None
         expected, blob = content[:_HASH_BYTES], content[_HASH_BYTES:]
-        if hashlib.sha256(blob).digest() != expected:
+        if _seal(file, blob) != expected:
             return None
         try:
             # The settings again: without them it would compute in what the library prefers.

@@ -117,19 +117,22 @@ def _on_cpu(
     on_gpu: dict[str, DeviceError | MemoryExhausted], bundle: Bundle | None, *, asked: bool
 ) -> SelectedEngine:
     """The first engine for the CPU that can run; ``on_gpu`` holds why none on a GPU can."""
-    problems: list[DeviceError | MemoryExhausted] = []
+    problems: dict[str, DeviceError | MemoryExhausted] = {}
     for kind in _candidates(on_gpu=False):
         problem = kind.unavailable() or _unsuited(kind, bundle)
         if problem is None:
             why = "; ".join(_phrase(one) for one in [*on_gpu.values()][-1:])
-            return SelectedEngine(
-                kind.name, None, "as asked" if asked else f"no GPU engine can run: {why}"
-            )
-        problems.append(problem)
+            reason = "as asked" if asked else f"no GPU engine can run: {why}"
+            before = "".join(f"; not {name}: {_phrase(why)}" for name, why in problems.items())
+            return SelectedEngine(kind.name, None, reason + before)
+        if isinstance(problem, DependencyConflict):
+            raise problem
+        problems[kind.name] = problem
     if not problems:
         raise DeviceUnavailable("no engine for the CPU is registered.")
-    fixes = tuple(dict.fromkeys(fix for problem in problems for fix in problem.fixes))
-    raise type(problems[0])("; ".join(map(_phrase, problems)), fix=fixes)
+    found = list(problems.values())
+    fixes = tuple(dict.fromkeys(fix for problem in found for fix in problem.fixes))
+    raise type(found[0])("; ".join(map(_phrase, found)), fix=fixes)
 
 
 def _unsuited(kind: type[Engine], bundle: Bundle | None) -> EngineError | None:
