@@ -10,7 +10,7 @@ from rich.progress import Progress, TaskID
 
 from tlp_runtime.engines.base import Engine, Opening
 from tlp_runtime.engines.choice import AUTO, EngineChoice
-from tlp_runtime.engines.faster import faster_bundle
+from tlp_runtime.engines.faster import faster_model
 from tlp_runtime.engines.select import SelectedEngine, choose
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import find_bundle
@@ -51,7 +51,7 @@ def say_faster(
     output: Output, selected: SelectedEngine, bundle: Bundle, choice: EngineChoice
 ) -> None:
     """Print which registered model would be faster, where the choice is left to the toolkit."""
-    faster = faster_bundle(bundle, selected) if choice.engine == AUTO else None
+    faster = faster_model(bundle, selected) if choice.engine == AUTO else None
     if faster is not None:
         output.note(
             f"the same model in {faster.precision}, proven on export, is faster here: "

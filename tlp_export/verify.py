@@ -2,8 +2,8 @@
 
 The reference is the checkpoint in float64 on the CPU (docs/adr/0004). The graph runs in ONNX
 Runtime on the CPU, which computes half precision in float32 between casts; so what is traced runs
-in PyTorch in half precision too, where an overflow would show; and a bf16 graph runs in OpenVINO,
-where that is installed and the processor computes in bf16.
+in PyTorch in half precision too, where an overflow would show; and bf16 and int8 graphs run in
+OpenVINO, where that is installed and the processor computes in bf16.
 """
 
 from __future__ import annotations
@@ -183,8 +183,8 @@ def check_parity(
     if precision in HALVES:
         half = half_module(generator, precision) if module is None else module
         runs[f"PyTorch {torch.__version__} CPU {precision}"] = _half_run(half, spec)
-    if precision == "bf16" and OpenVinoEngine.unavailable() is None and computes_bf16():
-        runs[f"{require_openvino()} CPU {precision}"] = _openvino_run(onnx_file)
+    if precision in ("bf16", "int8") and OpenVinoEngine.unavailable() is None and computes_bf16():
+        runs[f"{require_openvino()} CPU {precision}"] = _openvino_run(onnx_file, precision)
     checks = tuple(_checks(generator, runs, labelled_slices(spec, cases)))
     return Parity(checks, BOUNDS[precision] if bounds is None else bounds)
 
@@ -309,7 +309,7 @@ def _opened(onnx_file: Path, spec: ModelSpec, precision: Precision) -> tuple[str
     return executor, run
 
 
-def _openvino_run(onnx_file: Path) -> Run:
+def _openvino_run(onnx_file: Path, precision: Precision) -> Run:
     """The graph as the engine ``ov-cpu`` computes it."""
     import openvino
 
@@ -321,7 +321,7 @@ def _openvino_run(onnx_file: Path) -> Run:
         if shape not in compiled:
             model = core.read_model(os.fspath(onnx_file))
             model.reshape({name: list(shape) for name in tensors})
-            settings = {"INFERENCE_PRECISION_HINT": HINTS["bf16"]}
+            settings = {"INFERENCE_PRECISION_HINT": HINTS[precision]}
             compiled[shape] = core.compile_model(model, "CPU", settings)
         image: NDArray[np.float32] = compiled[shape](dict(tensors))[OUTPUT_NAME]
         return image

@@ -21,11 +21,12 @@ from tlp_runtime.engines.base import Engine, Opening, Slices
 from tlp_runtime.engines.caches import caches_folder
 from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.onnx import OnnxEngine
-from tlp_runtime.engines.openvino import GRAPHS, OpenVinoEngine
+from tlp_runtime.engines.openvino import GRAPHS, STREAMS, OpenVinoEngine
 from tlp_runtime.engines.proof import Deviation, prove
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import EngineError
 from tlp_runtime.models.bundle import Bundle
+from tlp_runtime.spec.model import SizeSpec
 from tlp_train.checkpoint import load_checkpoint
 
 
@@ -34,6 +35,11 @@ def bf16(tiny: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The tiny model, exported to be computed in bf16."""
     out = tmp_path_factory.mktemp("bf16") / "tiny-bf16"
     return export(load_checkpoint(tiny.run.last), ExportOptions(precision="bf16"), out=out).bundle
+
+
+def tiny_of_any_size(tiny: TinyModel, out: Path) -> Bundle:
+    options = ExportOptions(largest=(240, 240))
+    return export(load_checkpoint(tiny.run.last), options, out=out, overwrite=True).bundle
 
 
 def noise(bundle: Bundle, batch: int, seed: int = 0) -> dict[str, Slices]:
@@ -74,7 +80,7 @@ def test_a_cache_that_is_not_what_was_kept_is_compiled_again(
     (blob,) = blobs()
     content = bytearray(blob.read_bytes())
     if damage == "of another graph":
-        with OpenVinoEngine(bf16, batch=1):
+        with OpenVinoEngine(bf16):
             (other,) = set(blobs()) - {blob}
         content = bytearray(other.read_bytes())
     elif damage == "altered":
@@ -111,14 +117,38 @@ def test_batches_of_every_size_are_right_and_in_order(tiny: TinyModel, streams: 
         np.testing.assert_allclose(engine.run(batches[2]), other.run(batches[2]), atol=1e-4)
 
 
-def test_other_batches_are_padded_so_that_few_graphs_are_compiled(tiny: TinyModel) -> None:
-    with OpenVinoEngine(tiny.bundle, batch=6) as engine:
-        for size in (1, 2, 3, 4, 5, 6):
-            engine.run(noise(tiny.bundle, size))
-        assert sorted(shape[0] for shape in engine._graphs) == [1, 2, 4, 6]
-        for size in (9, 17, 33):
-            engine.run(noise(tiny.bundle, size))
-        assert len(engine._graphs) <= GRAPHS
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_slice_does_not_depend_on_its_batch(tiny: TinyModel, streams: int) -> None:
+    tensors = noise(tiny.bundle, 7)
+    with OpenVinoEngine(tiny.bundle, streams=streams) as engine:
+        together = engine.run(tensors)
+        for number in range(7):
+            one = {name: array[number : number + 1] for name, array in tensors.items()}
+            np.testing.assert_array_equal(engine.run(one), together[number : number + 1])
+    assert len(blobs()) == 1
+
+
+def test_threads_and_streams_are_what_was_asked_for(tiny: TinyModel) -> None:
+    for threads, streams, settled in ((1, None, 1), (8, None, 2), (64, None, STREAMS), (2, 2, 2)):
+        with OpenVinoEngine(tiny.bundle, threads=threads, streams=streams) as engine:
+            assert engine._settings["INFERENCE_NUM_THREADS"] == threads
+            assert engine._settings["NUM_STREAMS"] == settled
+
+
+def test_slices_of_several_sizes_have_a_graph_each_and_few_are_held(tiny: TinyModel) -> None:
+    spec = replace(tiny.bundle.spec, sizes=SizeSpec(smallest=(64, 64), largest=(240, 240)))
+    out = tiny.run.folder.parent / "any size"
+    bundle = tiny_of_any_size(tiny, out)
+    assert bundle.spec == spec
+    with OpenVinoEngine(bundle) as engine, OnnxEngine(bundle) as other:
+        for side in (64, 96, 128, 160, 192, 240, 64):
+            rng = np.random.default_rng(side)
+            tensors = {
+                name: rng.uniform(-1, 1, (2, 1, side, 64)).astype(np.float32)
+                for name in spec.tensor_names
+            }
+            np.testing.assert_allclose(engine.run(tensors), other.run(tensors), atol=2e-4)
+        assert len(engine._graphs) == GRAPHS
 
 
 def test_callers_side_by_side_get_their_own_answers(tiny: TinyModel) -> None:
@@ -150,6 +180,20 @@ def test_bf16_is_computed_in_bf16_and_proven(bf16: Bundle) -> None:
         assert list(engine.warnings) == []
     assert found.psnr_db >= 50
     assert found.max_abs > 1e-5, "it was computed in float32"
+
+
+def test_int8_is_taken_to_openvino_where_the_rest_runs_in_bf16(
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ExportOptions(precision="int8", min_psnr_db=30.0)
+    exported = export(load_checkpoint(tiny.run.last), options, out=tmp_path / "int8")
+    executors = {check.executor.split()[0] for check in exported.parity.checks}
+    assert executors == {"onnxruntime", "openvino"}
+    with choose(device="cpu", bundle=exported.bundle).open(exported.bundle) as engine:
+        assert engine.name == "ov-cpu"
+        assert engine.variant.startswith("bf16")
+    monkeypatch.setattr(module, "computes_bf16", lambda: False)
+    assert choose(device="cpu", bundle=exported.bundle).name == "ort-cpu"
 
 
 @pytest.fixture
@@ -216,4 +260,4 @@ def test_what_is_not_a_graph_is_refused(tiny: TinyModel, tmp_path: Path) -> None
     (copy / "generator.onnx").write_bytes(b"no graph")
     bundle: Any = replace(tiny.bundle, path=copy)
     with pytest.raises(EngineError, match="cannot load it"):
-        OpenVinoEngine(bundle, batch=3)
+        OpenVinoEngine(bundle)

@@ -34,7 +34,8 @@ class Opening:
     choice
         Its threads, and whether an engine may be built; engine and device are settled.
     streams
-        Runs that an engine on a CPU has in flight at once, sharing its threads.
+        Slices that an engine on a CPU has in flight at once, where it can have several; None leaves
+        it to the engine.
     progress
         Follows a build.
     warn
@@ -44,7 +45,7 @@ class Opening:
     choice: EngineChoice = field(default_factory=EngineChoice)
     progress: BuildProgress | None = None
     warn: Warn | None = None
-    streams: int = 1
+    streams: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,11 @@ class Engine(ABC):
     def unsuited(cls, bundle: Bundle) -> EngineError | None:
         """Why it does not run this model, though it may run others here; None if it does."""
         return None
+
+    @classmethod
+    def prefers(cls, bundle: Bundle) -> bool:
+        """Whether it is to be chosen for this model before those registered earlier."""
+        return False
 
     @classmethod
     def open(cls, bundle: Bundle, *, index: int = 0, opening: Opening | None = None) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tlp_runtime.engines.choice import AUTO
@@ -12,29 +13,36 @@ from tlp_runtime.models.manifest import SPEC, Precision, read_manifest
 from tlp_runtime.models.registered import models
 from tlp_runtime.spec.model import ModelSpec
 
-ON_CPU: tuple[Precision, ...] = ("fp32", "int8", "bf16")
+ON_CPU: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 ON_GPU: tuple[Precision, ...] = ("fp32", "fp16")
 """From slow to fast, as measured (docs/measured.md); what stands in neither is not recommended."""
 
 
-def faster_bundle(bundle: Bundle, selected: SelectedEngine) -> Bundle | None:
-    """The fastest registered bundle of the same checkpoint that is faster than ``bundle`` here.
+@dataclass(frozen=True)
+class Faster:
+    """A registered model: its name, and what its convolutions are computed in."""
 
-    It was proven on export, has a proof slice, and an engine on the same device runs it. Its files
-    are not hashed yet. None where there is none.
+    name: str
+    precision: Precision
+
+
+def faster_model(bundle: Bundle, selected: SelectedEngine) -> Faster | None:
+    """The fastest registered model of the same checkpoint that is faster than ``bundle`` here.
+
+    It was proven on export, has a proof slice, and an engine on the same device runs it. None where
+    there is none.
     """
     order = ON_CPU if selected.cuda_index is None else ON_GPU
     if bundle.precision not in order:
         return None
-    others = (_related(bundle, entry.path) for entry in models())
     faster = [
-        other
-        for other in others
-        if other is not None
+        Faster(entry.name, other.precision)
+        for entry in models()
+        if (other := _related(bundle, entry.path)) is not None
         and other.precision in order[order.index(bundle.precision) + 1 :]
         and _runs(other, selected)
     ]
-    return max(faster, key=lambda other: order.index(other.precision), default=None)
+    return max(faster, key=lambda found: order.index(found.precision), default=None)
 
 
 def _related(bundle: Bundle, folder: Path) -> Bundle | None:

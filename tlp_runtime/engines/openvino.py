@@ -11,11 +11,13 @@ import os
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Self
+
+import numpy as np
 
 from tlp_runtime.engines.base import Engine, Opening, Slices, warnings_of
 from tlp_runtime.engines.caches import caches_folder, keep
@@ -37,16 +39,23 @@ from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import OUTPUT_NAME
 from tlp_runtime.warnings import PRECISION_SLOW, WarningLog
 
-HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
-"""What each precision is computed in. Without a word OpenVINO takes bf16 wherever it can."""
+HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "bf16"}
+"""What each precision, and what int8 leaves over, is computed in where the processor can.
 
-GRAPHS = 6
-"""Compiled graphs that are held at once, each with weights of its own."""
+Without a word OpenVINO takes bf16 for everything, wherever it can.
+"""
+
+GRAPHS = 4
+"""Compiled graphs, one per size of a slice, that are held at once, each with its weights."""
+
+STREAMS = 4
+"""Most runs in flight, unless more are asked for."""
 
 _HINT = "INFERENCE_PRECISION_HINT"
 _HASH_BYTES = 32
 
-Shape = tuple[int, ...]
+Size = tuple[int, int]
+"""Height and width of a slice."""
 
 
 def require_openvino() -> str:
@@ -93,7 +102,7 @@ def _seal(file: Path, blob: bytes) -> bytes:
 
 @dataclass
 class _Graph:
-    """A graph compiled for one shape, and requests that wait for work."""
+    """A graph compiled for one slice of one size, and requests that wait for work."""
 
     compiled: Any
     from_cache: bool
@@ -111,29 +120,51 @@ class _Graph:
         self._idle.append(request)
 
 
-@dataclass(frozen=True)
 class _Flight:
-    """A run that has begun, of so many slices."""
+    """The run of one slice of a batch, which begins here.
 
-    graph: _Graph
-    request: Any
-    count: int
+    Parameters
+    ----------
+    number, of
+        Which slice, of how many.
+    """
+
+    def __init__(self, graph: _Graph, tensors: Mapping[str, Slices], number: int, of: int) -> None:
+        self.of = of
+        self._graph, self._request = graph, graph.take()
+        for name, array in tensors.items():
+            self._request.get_tensor(name).data[:] = array[number : number + 1]
+        self._request.start_async()
+
+    def collect(self, engine: str) -> Slices:
+        """Wait for the answer, (1, 1, H, W)."""
+        try:
+            self._request.wait()
+        except Exception as error:
+            raise run_error(engine, 1, error) from error
+        image: Slices = self._request.get_tensor(OUTPUT_NAME).data.copy()
+        self._graph.give(self._request)
+        return image
+
+    def give_up(self) -> None:
+        """Wait until it is over; nobody asks for it any more."""
+        with contextlib.suppress(Exception):
+            self._request.wait()
 
 
 class OpenVinoEngine(Engine):
     """OpenVINO on the CPU. Runs from several threads proceed side by side.
 
-    Graphs are compiled for one shape each: for the batch that is asked for, and for powers of two
-    that other batches are padded to. Compiled graphs are kept under ``TLP_HOME``.
+    Slices are run one by one, with several in flight: larger batches are no faster here, and so a
+    slice's result does not depend on its batch. Compiled graphs are kept under ``TLP_HOME``.
 
     Parameters
     ----------
     threads
         Threads of all runs together; None takes one per core.
-    batch
-        The usual number of slices per run.
     streams
-        Runs in flight at once; they share the threads.
+        Slices in flight at once, which share the threads; None takes one for every four threads,
+        up to :data:`STREAMS`.
     warnings
         Takes operational warnings.
     """
@@ -165,13 +196,17 @@ class OpenVinoEngine(Engine):
         )
 
     @classmethod
+    def prefers(cls, bundle: Bundle) -> bool:
+        """int8, whose other operators run in bf16 here."""
+        return bundle.precision == "int8" and computes_bf16()
+
+    @classmethod
     def open(cls, bundle: Bundle, *, index: int = 0, opening: Opening | None = None) -> Self:
-        """Load ``bundle``; threads, batch and streams are those of ``opening``."""
+        """Load ``bundle``; threads and streams are those of ``opening``."""
         opening = opening or Opening()
         return cls(
             bundle,
             threads=opening.choice.threads,
-            batch=opening.choice.batch,
             streams=opening.streams,
             warnings=warnings_of(opening),
         )
@@ -181,115 +216,103 @@ class OpenVinoEngine(Engine):
         bundle: Bundle,
         *,
         threads: int | None = None,
-        batch: int = 4,
-        streams: int = 1,
+        streams: int | None = None,
         warnings: WarningLog | None = None,
     ) -> None:
         super().__init__(bundle, warnings)
         self.library = require_openvino()
         import openvino
 
-        hint = HINTS[bundle.precision]
-        if hint == "bf16" and not computes_bf16():
-            hint = "f32"
+        hint = HINTS[bundle.precision] if computes_bf16() else "f32"
+        if self.unsuited(bundle) is not None:
             self.warnings.add(
                 PRECISION_SLOW.warning(
                     f"This processor does not compute in bf16: {bundle.name} runs in float32.",
                     precision=bundle.precision,
                 )
             )
-        self._batch, self._streams = batch, streams
+        threads = threads or cores()
+        self._streams = streams or max(1, min(STREAMS, threads // 4))
         self._settings: dict[str, Any] = {
             _HINT: hint,
-            "INFERENCE_NUM_THREADS": threads or cores(),
-            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": self._streams,
             # Several engines and processes would all be pinned to the same cores.
             "ENABLE_CPU_PINNING": False,
         }
         self._core: Any = openvino.Core()
         self._lock = threading.Lock()
-        self._graphs: OrderedDict[Shape, _Graph] = OrderedDict()
+        self._graphs: OrderedDict[Size, _Graph] = OrderedDict()
         crop = bundle.spec.crop
         began = time.perf_counter()
-        usual = self._graph((batch, 1, crop.height, crop.width))
+        usual = self._graph((crop.height, crop.width))
         self.opening["open"] = time.perf_counter() - began
         self.variant = f"{hint}, {'from a cache' if usual.from_cache else 'compiled'}"
 
     def run_batches(self, batches: Iterable[Mapping[str, Any]]) -> Generator[Slices]:
-        """Run one batch after another, with as many in flight as there are streams."""
+        """Run one batch after another, with as many slices in flight as there are streams."""
         flying: deque[_Flight] = deque()
+        landed: list[Slices] = []
+
+        def land() -> Iterator[Slices]:
+            flight = flying.popleft()
+            landed.append(flight.collect(self.name))
+            if len(landed) == flight.of:
+                yield np.concatenate(landed)
+                landed.clear()
+
         try:
             for tensors in batches:
                 self.require(tensors)
-                flying.append(self._start(tensors))
-                if len(flying) == self._streams:
-                    yield self._collect(flying.popleft())
+                count, _, *size = next(iter(tensors.values())).shape
+                graph = self._graph((size[0], size[1]))
+                for number in range(count):
+                    if len(flying) == self._streams:
+                        yield from land()
+                    flying.append(_Flight(graph, tensors, number, count))
+                while self._streams == 1 and flying:  # nothing is gained by waiting
+                    yield from land()
             while flying:
-                yield self._collect(flying.popleft())
+                yield from land()
         finally:
             for flight in flying:
-                with contextlib.suppress(Exception):  # nobody asks for these any more
-                    flight.request.wait()
+                flight.give_up()
 
     def _run(self, tensors: Mapping[str, Slices]) -> Slices:
-        return self._collect(self._start(tensors))
-
-    def _start(self, tensors: Mapping[str, Slices]) -> _Flight:
-        count, *rest = next(iter(tensors.values())).shape
-        graph = self._graph((self._padded(count), *rest))
-        request = graph.take()
-        for name, array in tensors.items():
-            data = request.get_tensor(name).data
-            data[:count] = array
-            data[count:] = 0
-        request.start_async()
-        return _Flight(graph, request, count)
-
-    def _collect(self, flight: _Flight) -> Slices:
-        try:
-            flight.request.wait()
-        except Exception as error:
-            raise run_error(self.name, flight.count, error) from error
-        image: Slices = flight.request.get_tensor(OUTPUT_NAME).data[: flight.count].copy()
-        flight.graph.give(flight.request)
+        (image,) = self.run_batches([tensors])
         return image
 
-    def _padded(self, batch: int) -> int:
-        """The smallest batch that holds this one, of those that graphs are compiled for."""
-        power = 1 << (batch - 1).bit_length()
-        return min(power, self._batch) if batch <= self._batch else power
-
-    def _graph(self, shape: Shape) -> _Graph:
+    def _graph(self, size: Size) -> _Graph:
         with self._lock:
-            if shape not in self._graphs:
+            if size not in self._graphs:
                 if len(self._graphs) == GRAPHS:
                     self._graphs.popitem(last=False)
-                self._graphs[shape] = self._opened(shape)
-            self._graphs.move_to_end(shape)
-            return self._graphs[shape]
+                self._graphs[size] = self._opened(size)
+            self._graphs.move_to_end(size)
+            return self._graphs[size]
 
-    def _opened(self, shape: Shape) -> _Graph:
-        """The graph for one shape, from the cache or compiled and put there."""
-        file = self._cache_file(shape)
+    def _opened(self, size: Size) -> _Graph:
+        """The graph for slices of one size, from the cache or compiled and put there."""
+        file = self._cache_file(size)
         compiled = self._cached(file)
         if compiled is not None:
             return _Graph(compiled, from_cache=True)
-        compiled = self._compiled(shape)
+        compiled = self._compiled(size)
         blob = compiled.export_model()
         content = blob.getvalue() if isinstance(blob, io.BytesIO) else bytes(blob)
         keep(file, _seal(file, content) + content, warn=self.warnings.add)
         return _Graph(compiled, from_cache=False)
 
-    def _compiled(self, shape: Shape) -> Any:
+    def _compiled(self, size: Size) -> Any:
         spec, path = self.spec, self.bundle.onnx
         try:
             model = self._core.read_model(os.fspath(path))
             found = {node.any_name for node in model.inputs}, {n.any_name for n in model.outputs}
             if found == (set(spec.tensor_names), {OUTPUT_NAME}):
-                model.reshape({name: list(shape) for name in spec.tensor_names})
+                model.reshape({name: [1, 1, *size] for name in spec.tensor_names})
                 compiled = self._core.compile_model(model, "CPU", self._settings)
         except Exception as error:
-            failed = run_error(self.name, shape[0], error)
+            failed = run_error(self.name, 1, error)
             if not isinstance(failed, EngineError):
                 raise failed from error
             raise EngineError(
@@ -327,12 +350,12 @@ class OpenVinoEngine(Engine):
     def _is_as_asked(self, compiled: Any) -> bool:
         return bool(compiled.get_property(_HINT).get_type_name() == self._settings[_HINT])
 
-    def _cache_file(self, shape: Shape) -> Path:
+    def _cache_file(self, size: Size) -> Path:
         identity = {
             "library": self.library,
             "machine": self.machine(),
             "onnx": self.bundle.onnx_sha256,
-            "shape": shape,
+            "size": size,
             "settings": self._settings,
         }
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tlp_runtime.engines.base import Engine, Opening
@@ -118,7 +119,11 @@ def _on_cpu(
 ) -> SelectedEngine:
     """The first engine for the CPU that can run; ``on_gpu`` holds why none on a GPU can."""
     problems: dict[str, DeviceError | MemoryExhausted] = {}
-    for kind in _candidates(on_gpu=False):
+    candidates: Sequence[type[Engine]] = _candidates(on_gpu=False)
+    if bundle is not None:
+        there = [kind for kind in candidates if kind.unavailable() is None]
+        candidates = sorted(candidates, key=lambda k: not (k in there and k.prefers(bundle)))
+    for kind in candidates:
         problem = kind.unavailable() or _unsuited(kind, bundle)
         if problem is None:
             why = "; ".join(_phrase(one) for one in [*on_gpu.values()][-1:])
