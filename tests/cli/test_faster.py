@@ -48,7 +48,7 @@ def processor_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_named_in_one_line(told: Callable[..., str]) -> None:
     said = told()
     assert LINE in said
-    assert "engine ort-cpu" in said, "it is not taken unasked"
+    assert "engine: ort-cpu" in said, "it is not taken unasked"
 
 
 def test_it_is_not_named_where_the_engine_was_chosen(told: Callable[..., str]) -> None:

