@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 from tlp_export import export
-from tlp_export.options import ExportOptions
-from tlp_runtime.engines.openvino import computes_bf16
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import ModelDamaged, ModelMismatch, OutputError, UnsafeCheckpoint
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
@@ -82,33 +80,6 @@ def test_imported_and_exported_weights_give_the_published_output(
     factor = bounds["torch_fp32_factor"]
     assert difference.max() <= max(bounds["max_abs"], factor * rounding.max())
     assert _rms(difference) <= max(bounds["rms"], factor * _rms(rounding))
-
-
-def test_in_bf16_on_a_cpu_they_give_it_as_well_as_bf16_can(
-    fixtures_dir: Path, tmp_path: Path
-) -> None:
-    """49 dB: these weights are random and strongly scaled; PyTorch's own bf16 gives 48.8."""
-    if not computes_bf16():
-        pytest.skip("this processor does not compute in bf16")
-    path = tmp_path / "dual.pth"
-    torch.save(published_state(fixtures_dir, "dual"), path)
-    checkpoint = load_checkpoint(
-        import_weights(path, KINDS["dual"], tmp_path / "a.ckpt", overwrite=False)
-    )
-    exported = export(checkpoint, ExportOptions(precision="bf16"), out=tmp_path / "bundle")
-    executors = {check.executor for check in exported.parity.checks}
-    assert any(executor.startswith("openvino") for executor in executors)
-    names = checkpoint.spec.tensor_names
-    with np.load(fixtures_dir / "authors_dual_dim8.npz") as data:
-        tiled = {name: np.tile(data[f"input.{name}"], (1, 1, 4, 4)) for name in names}
-    with torch.no_grad():
-        whole = checkpoint.generator().double()(
-            *(torch.from_numpy(tiled[name]).double() for name in names)
-        )
-    with choose(device="cpu", bundle=exported.bundle).open(exported.bundle) as engine:
-        found = engine.run(tiled)
-    assert np.isfinite(found).all()
-    assert 20 * np.log10(2 / _rms(found - whole.numpy())) >= 48.5
 
 
 def _rms(values: np.ndarray) -> float:

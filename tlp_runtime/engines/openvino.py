@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import io
-import json
 import os
 import threading
 import time
@@ -14,13 +11,11 @@ from collections import OrderedDict, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from tlp_runtime.engines.base import Engine, Opening, Slices, warnings_of
-from tlp_runtime.engines.caches import caches_folder, keep
 from tlp_runtime.engines.onnx import run_error
 from tlp_runtime.engines.processor import cores
 from tlp_runtime.errors import (
@@ -39,6 +34,9 @@ from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import OUTPUT_NAME
 from tlp_runtime.warnings import PRECISION_SLOW, WarningLog
 
+# Compiled graphs are not kept on the disk: OpenVINO 2026.4 computes a loaded one in bf16 unless told
+# again, and compiling takes about a second.
+
 HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "bf16"}
 """What each precision, and what int8 leaves over, is computed in where the processor can.
 
@@ -52,7 +50,6 @@ STREAMS = 4
 """Most runs in flight, unless more are asked for."""
 
 _HINT = "INFERENCE_PRECISION_HINT"
-_HASH_BYTES = 32
 
 Size = tuple[int, int]
 """Height and width of a slice."""
@@ -95,17 +92,11 @@ def computes_bf16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _seal(file: Path, blob: bytes) -> bytes:
-    """What a kept graph begins with: it covers the name, which says what the graph is of."""
-    return hashlib.sha256(file.name.encode() + blob).digest()
-
-
 @dataclass
 class _Graph:
     """A graph compiled for one slice of one size, and requests that wait for work."""
 
     compiled: Any
-    from_cache: bool
     _idle: list[Any] = field(default_factory=list)
 
     def take(self) -> Any:
@@ -156,7 +147,7 @@ class OpenVinoEngine(Engine):
     """OpenVINO on the CPU. Runs from several threads proceed side by side.
 
     Slices are run one by one, with several in flight: larger batches are no faster here, and so a
-    slice's result does not depend on its batch. Compiled graphs are kept under ``TLP_HOME``.
+    slice's result does not depend on its batch.
 
     Parameters
     ----------
@@ -245,9 +236,9 @@ class OpenVinoEngine(Engine):
         self._graphs: OrderedDict[Size, _Graph] = OrderedDict()
         crop = bundle.spec.crop
         began = time.perf_counter()
-        usual = self._graph((crop.height, crop.width))
+        self._graph((crop.height, crop.width))
         self.opening["open"] = time.perf_counter() - began
-        self.variant = f"{hint}, {'from a cache' if usual.from_cache else 'compiled'}"
+        self.variant = hint
 
     def run_batches(self, batches: Iterable[Mapping[str, Any]]) -> Generator[Slices]:
         """Run one batch after another, with as many slices in flight as there are streams."""
@@ -287,21 +278,9 @@ class OpenVinoEngine(Engine):
             if size not in self._graphs:
                 if len(self._graphs) == GRAPHS:
                     self._graphs.popitem(last=False)
-                self._graphs[size] = self._opened(size)
+                self._graphs[size] = _Graph(self._compiled(size))
             self._graphs.move_to_end(size)
             return self._graphs[size]
-
-    def _opened(self, size: Size) -> _Graph:
-        """The graph for slices of one size, from the cache or compiled and put there."""
-        file = self._cache_file(size)
-        compiled = self._cached(file)
-        if compiled is not None:
-            return _Graph(compiled, from_cache=True)
-        compiled = self._compiled(size)
-        blob = compiled.export_model()
-        content = blob.getvalue() if isinstance(blob, io.BytesIO) else bytes(blob)
-        keep(file, _seal(file, content) + content, warn=self.warnings.add)
-        return _Graph(compiled, from_cache=False)
 
     def _compiled(self, size: Size) -> Any:
         spec, path = self.spec, self.bundle.onnx
@@ -331,35 +310,8 @@ class OpenVinoEngine(Engine):
             )
         return compiled
 
-    def _cached(self, file: Path) -> Any:
-        """The compiled graph that was kept; None if there is none, or it is of no use here."""
-        try:
-            content = file.read_bytes()
-        except OSError:
-            return None
-        expected, blob = content[:_HASH_BYTES], content[_HASH_BYTES:]
-        if _seal(file, blob) != expected:
-            return None
-        try:
-            # The settings again: without them it would compute in what the library prefers.
-            compiled = self._core.import_model(io.BytesIO(blob), "CPU", self._settings)
-        except Exception:  # whatever the library makes of it, it can be compiled again
-            return None
-        return compiled if self._is_as_asked(compiled) else None
-
     def _is_as_asked(self, compiled: Any) -> bool:
         return bool(compiled.get_property(_HINT).get_type_name() == self._settings[_HINT])
-
-    def _cache_file(self, size: Size) -> Path:
-        identity = {
-            "library": self.library,
-            "machine": self.machine(),
-            "onnx": self.bundle.onnx_sha256,
-            "size": size,
-            "settings": self._settings,
-        }
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        return caches_folder() / "ov-cpu" / f"{key[:32]}.blob"
 
     def close(self) -> None:
         """Release the compiled graphs."""
