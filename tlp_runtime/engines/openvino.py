@@ -34,7 +34,7 @@ from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import OUTPUT_NAME
 from tlp_runtime.warnings import PRECISION_SLOW, WarningLog
 
-# Compiled graphs are not kept on the disk: OpenVINO 2026.4 computes a loaded one in bf16 unless told
+# Compiled graphs are not kept on the disk: OpenVINO computes a loaded one in bf16 unless it is told
 # again, and compiling takes about a second.
 
 HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "bf16"}
