@@ -220,8 +220,10 @@ def peers(place: Place, kinds: Sequence[str], contest: Contest, save: Save) -> N
             turns, cpu_s = process.timed_call("turn", contest.repeats)
             device = [one.device_ms for one in turns if one.device_ms is not None]
             host = statistics.median(one.host_ms for one in turns)
+            own = statistics.median(device) if device else None
             entries[process.name]["host"].append(host)
-            return (statistics.median(device) if device else host) / 1e3, cpu_s
+            entries[process.name]["device"].append(own)
+            return (host if own is None else own) / 1e3, cpu_s
 
         rounds = compete(running, contest.rounds, turn)
     for name, why in rounds.failed.items():
@@ -283,7 +285,7 @@ def _warm(one: Contender, stack: ExitStack, running: list[Process], place: Place
     process.call("turn", WARM_UPS if place.on_gpu else 1)
     gap = process.call("gap")
     running.append(process)
-    return {"host": [], "finite": gap["finite"], "psnr_db": gap["psnr_db"]}
+    return {"device": [], "host": [], "finite": gap["finite"], "psnr_db": gap["psnr_db"]}
 
 
 def _torch(place: Place, contest: Contest) -> Iterator[Contender]:
