@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-OWN_ENVIRONMENT = ("make ", "pip ", "python benchmarks/")
+OWN_ENVIRONMENT = ("make ", "pip ", "python -m benchmarks.")
 """Commands that are run by themselves: they make an environment, or measure for long."""
 
 

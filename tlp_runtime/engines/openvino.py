@@ -146,8 +146,8 @@ class _Flight:
 class OpenVinoEngine(Engine):
     """OpenVINO on the CPU. Runs from several threads proceed side by side.
 
-    Slices are run one by one, with several in flight: larger batches are no faster here, and so a
-    slice's result does not depend on its batch.
+    Slices run singly, several of them in flight: larger batches are no faster, and so a slice's
+    result does not depend on its batch.
 
     Parameters
     ----------
