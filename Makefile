@@ -40,11 +40,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Training apart: it crashed in processes that had run OpenVINO (docs/adr/0025).
 # One thread a process: PyTorch's threads wait for each other badly when several processes run.
 test: lint page
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/train
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/train
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 demo: install
 	$(BIN)/python -m benchmarks.demo --out demo

@@ -36,7 +36,7 @@ from tlp_runtime.bench.contest import ContenderFailed, Process, Rounds, compete
 from tlp_runtime.bench.limit import Product, open_product
 from tlp_runtime.bench.machine import peak_memory_mib
 from tlp_runtime.engines.choice import EngineChoice
-from tlp_runtime.engines.openvino import OpenVinoEngine
+from tlp_runtime.engines.openvino import OpenVinoEngine, openvino_core
 from tlp_runtime.models.manifest import ONNX
 from tlp_train.network import Generator
 from tlp_train.tables import markdown_table
@@ -86,9 +86,7 @@ class OpenPlain:
     """The plain export in OpenVINO, as somebody without this toolkit would run it."""
 
     def __init__(self, place: Place, batch: int, hint: str, threads: int) -> None:
-        import openvino
-
-        core: Any = openvino.Core()
+        core = openvino_core()
         model = core.read_model(os.fspath(place.folder / "plain" / ONNX))
         self._given = place.batch(batch)
         model.reshape({name: list(a.shape) for name, a in self._given.tensors.items()})

@@ -43,6 +43,7 @@ from tlp_runtime.engines.openvino import (
     HINTS,
     OpenVinoEngine,
     computes_bf16,
+    openvino_core,
     require_openvino,
 )
 from tlp_runtime.io.brats import CaseFiles
@@ -311,9 +312,7 @@ def _opened(onnx_file: Path, spec: ModelSpec, precision: Precision) -> tuple[str
 
 def _openvino_run(onnx_file: Path, precision: Precision) -> Run:
     """The graph as the engine ``ov-cpu`` computes it."""
-    import openvino
-
-    core: Any = openvino.Core()
+    core = openvino_core()
     compiled: dict[tuple[int, ...], Any] = {}
 
     def run(tensors: Tensors) -> NDArray[np.float32]:

@@ -17,10 +17,10 @@ from benchmarks import matmul_models
 from tests.fakes.engine import FakeEngine
 from tests.support import TinyModel
 from tlp_runtime.bench import SweepOptions, limit, measure
-from tlp_runtime.bench import sweep as module
+from tlp_runtime.bench import contender as module
+from tlp_runtime.bench.contender import OpenContender, together
 from tlp_runtime.bench.limit import Product, open_product
 from tlp_runtime.bench.machine import Nvml
-from tlp_runtime.bench.sweep import OpenContender, together
 from tlp_runtime.engines.base import RunTime, Slices
 from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.cuda import Gpu

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tlp_runtime.engines.onnx import require_onnxruntime
 from tlp_runtime.engines.onnx_device import CUDA_PROVIDER
-from tlp_runtime.engines.openvino import HINTS, OpenVinoEngine, require_openvino
+from tlp_runtime.engines.openvino import HINTS, OpenVinoEngine, openvino_core, require_openvino
 from tlp_runtime.engines.processor import cores
 from tlp_runtime.errors import DependencyMissing, first_line
 from tlp_runtime.models.manifest import Precision
@@ -135,8 +135,6 @@ def _onnxruntime(path: Path, library: str, device: str, threads: int | None) -> 
 
 def _openvino(path: Path, hint: str, threads: int | None) -> Run:
     require_openvino()
-    import openvino
-
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads or cores()}
-    model: Any = openvino.Core().compile_model(os.fspath(path), "CPU", settings)
+    model = openvino_core().compile_model(os.fspath(path), "CPU", settings)
     return lambda seed: model({"seed": seed})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import io
 import os
 import threading
 import time
@@ -16,6 +18,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from tlp_runtime.engines.base import Engine, Opening, Slices, warnings_of
+from tlp_runtime.engines.caches import caches_folder, keep_sealed, kept_sealed
 from tlp_runtime.engines.onnx import run_error
 from tlp_runtime.engines.processor import cores
 from tlp_runtime.errors import (
@@ -34,9 +37,6 @@ from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import OUTPUT_NAME
 from tlp_runtime.warnings import PRECISION_SLOW, WarningLog
 
-# Compiled graphs are not kept on the disk: OpenVINO computes a loaded one in bf16 unless it is told
-# again, and compiling takes about a second.
-
 HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "bf16"}
 """What each precision, and what int8 leaves over, is computed in where the processor can.
 
@@ -50,6 +50,7 @@ STREAMS = 4
 """Most runs in flight, unless more are asked for."""
 
 _HINT = "INFERENCE_PRECISION_HINT"
+_CORE_LOCK = threading.Lock()
 
 Size = tuple[int, int]
 """Height and width of a slice."""
@@ -84,12 +85,28 @@ def require_openvino() -> str:
     return f"openvino {number}"
 
 
+def openvino_core() -> Any:
+    """OpenVINO's ``Core``: the only one of this process, and never released.
+
+    On Linux every Core that uses the CPU gives the thread that made it a stack for signals, and at
+    its end puts back the one that it found, which another Core may have freed, and frees its own,
+    which another thread may use. Python's signal handlers run on that stack: Ctrl-C would crash.
+    """
+    with _CORE_LOCK:
+        return _core()
+
+
+@functools.cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
 @functools.cache
 def computes_bf16() -> bool:
     """Whether this processor multiplies bf16 itself, by what OpenVINO says of it."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @dataclass
@@ -97,6 +114,8 @@ class _Graph:
     """A graph compiled for one slice of one size, and requests that wait for work."""
 
     compiled: Any
+    kept: bool
+    """Loaded from a cache, instead of compiled."""
     _idle: list[Any] = field(default_factory=list)
 
     def take(self) -> Any:
@@ -147,7 +166,7 @@ class OpenVinoEngine(Engine):
     """OpenVINO on the CPU. Runs from several threads proceed side by side.
 
     Slices run singly, several of them in flight: larger batches are no faster, and so a slice's
-    result does not depend on its batch.
+    result does not depend on its batch. Compiled graphs are kept under ``TLP_HOME``.
 
     Parameters
     ----------
@@ -212,8 +231,6 @@ class OpenVinoEngine(Engine):
     ) -> None:
         super().__init__(bundle, warnings)
         self.library = require_openvino()
-        import openvino
-
         hint = HINTS[bundle.precision] if computes_bf16() else "f32"
         if self.unsuited(bundle) is not None:
             self.warnings.add(
@@ -231,14 +248,13 @@ class OpenVinoEngine(Engine):
             # Several engines and processes would all be pinned to the same cores.
             "ENABLE_CPU_PINNING": False,
         }
-        self._core: Any = openvino.Core()
         self._lock = threading.Lock()
         self._graphs: OrderedDict[Size, _Graph] = OrderedDict()
         crop = bundle.spec.crop
         began = time.perf_counter()
-        self._graph((crop.height, crop.width))
+        usual = self._graph((crop.height, crop.width))
         self.opening["open"] = time.perf_counter() - began
-        self.variant = hint
+        self.variant = f"{hint}, {'kept' if usual.kept else 'compiled'}"
 
     def run_batches(self, batches: Iterable[Mapping[str, Any]]) -> Generator[Slices]:
         """Run one batch after another, with as many slices in flight as there are streams."""
@@ -278,18 +294,41 @@ class OpenVinoEngine(Engine):
             if size not in self._graphs:
                 if len(self._graphs) == GRAPHS:
                     self._graphs.popitem(last=False)
-                self._graphs[size] = _Graph(self._compiled(size))
+                self._graphs[size] = self._opened(size)
             self._graphs.move_to_end(size)
             return self._graphs[size]
+
+    def _opened(self, size: Size) -> _Graph:
+        """The graph for slices of one size: the kept one, or compiled and kept."""
+        made_of = {"onnx": self.bundle.onnx_sha256, "size": size, "settings": self._settings}
+        name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]
+        file = caches_folder() / self.name / f"{name}.blob"  # a newer library takes its place
+        identity = {**made_of, "library": self.library, "machine": self.machine()}
+        blob = kept_sealed(file, identity)
+        compiled = None if blob is None else self._loaded(blob)
+        if compiled is not None:
+            return _Graph(compiled, kept=True)
+        compiled = self._compiled(size)
+        keep_sealed(file, identity, compiled.export_model().getvalue(), warn=self.warnings.add)
+        return _Graph(compiled, kept=False)
+
+    def _loaded(self, blob: bytes) -> Any:
+        """A kept graph; None if it is of no use here."""
+        try:
+            # The settings again: without them it is computed in what the library prefers.
+            compiled = openvino_core().import_model(io.BytesIO(blob), "CPU", self._settings)
+        except Exception:  # whatever the library makes of it, it can be compiled again
+            return None
+        return compiled if self._is_as_asked(compiled) else None
 
     def _compiled(self, size: Size) -> Any:
         spec, path = self.spec, self.bundle.onnx
         try:
-            model = self._core.read_model(os.fspath(path))
+            model = openvino_core().read_model(os.fspath(path))
             found = {node.any_name for node in model.inputs}, {n.any_name for n in model.outputs}
             if found == (set(spec.tensor_names), {OUTPUT_NAME}):
                 model.reshape({name: [1, 1, *size] for name in spec.tensor_names})
-                compiled = self._core.compile_model(model, "CPU", self._settings)
+                compiled = openvino_core().compile_model(model, "CPU", self._settings)
         except Exception as error:
             failed = run_error(self.name, 1, error)
             if not isinstance(failed, EngineError):
