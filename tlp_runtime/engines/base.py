@@ -33,9 +33,6 @@ class Opening:
     ----------
     choice
         Its threads, and whether an engine may be built; engine and device are settled.
-    streams
-        Slices that an engine on a CPU has in flight at once, where it can have several; None leaves
-        it to the engine.
     progress
         Follows a build.
     warn
@@ -45,7 +42,6 @@ class Opening:
     choice: EngineChoice = field(default_factory=EngineChoice)
     progress: BuildProgress | None = None
     warn: Warn | None = None
-    streams: int | None = None
 
 
 @dataclass(frozen=True)

@@ -212,14 +212,9 @@ class OpenVinoEngine(Engine):
 
     @classmethod
     def open(cls, bundle: Bundle, *, index: int = 0, opening: Opening | None = None) -> Self:
-        """Load ``bundle``; threads and streams are those of ``opening``."""
+        """Load ``bundle`` with the threads of ``opening``."""
         opening = opening or Opening()
-        return cls(
-            bundle,
-            threads=opening.choice.threads,
-            streams=opening.streams,
-            warnings=warnings_of(opening),
-        )
+        return cls(bundle, threads=opening.choice.threads, warnings=warnings_of(opening))
 
     def __init__(
         self,
