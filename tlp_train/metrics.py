@@ -70,7 +70,7 @@ class Truth:
     t1ce, t1
         Unit values of the evaluated slices.
     brain
-        Voxels whose T1ce is not 0: BraTS volumes are skull-stripped.
+        Voxels whose T1ce is not background: BraTS volumes are skull-stripped.
     core, oedema
         The labelled tumour (labels 1, 3, 4) and oedema (label 2).
     """
