@@ -67,7 +67,7 @@ def _views(bundle: Path, test: Sequence[CaseFiles], count: int = 2) -> list[dict
     with Synthesizer.open(bundle) as synthesizer:
         spec = synthesizer.spec
         cases = [read_case(case, spec) for case in test]
-        prepared = [(case, evaluation_slices(case, spec, "seg")) for case in cases]
+        prepared = [(case, evaluation_slices(case, spec, "seg", "")) for case in cases]
         largest = sorted(prepared, key=lambda item: -int(item[1].truth.core.sum()))[:count]
         for case, slices in largest:
             truth, given = slices.truth, slices.given
@@ -78,7 +78,7 @@ def _views(bundle: Path, test: Sequence[CaseFiles], count: int = 2) -> list[dict
             view["prompt"] = truth.t1[z]
             view["region"] = np.where(truth.core, 2, np.where(truth.oedema, 1, 0))[z]
             for use in ("none", "seg", "mirrored"):
-                asked = evaluation_slices(case, spec, use).tensors
+                asked = evaluation_slices(case, spec, use, "").tensors
                 one = {name: array[z : z + 1] for name, array in asked.items()}
                 view[use] = slices.rescaling(to_unit64(synthesizer.run_slices(one))[0])
             brain = truth.brain[z]

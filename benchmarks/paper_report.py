@@ -19,10 +19,10 @@ from tlp_runtime.io.nifti import read_volume
 from tlp_train.evaluation import (
     SYNTHESIS,
     Evaluation,
-    PromptUse,
     select_cases,
 )
 from tlp_train.metrics import COLUMNS, Column
+from tlp_train.prompt_uses import PromptUse
 from tlp_train.statistics import SeededDifference
 from tlp_train.tables import markdown_table
 

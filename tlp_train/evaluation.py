@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,8 @@ from tlp_train.metrics import (
     best_factor,
     to_unit64,
 )
+from tlp_train.prompt_uses import PromptUse, prompted
 from tlp_train.statistics import CONFIDENCE, RESAMPLES, Statistic
-
-PromptUse = Literal["none", "seg", "mirrored"]
 
 SCHEMA = 3
 SYNTHESIS = "synthesis"
@@ -42,9 +41,13 @@ PUBLISHED = IntensitySpec()
 """The scale of the truth, whatever the model's: minimum and maximum of the cropped volume."""
 
 
-def needed_arrays(spec: ModelSpec) -> tuple[str, ...]:
-    """What a case must have: the inputs, and the T1 that enhancement is measured from."""
-    return tuple(dict.fromkeys((*spec.inputs, "t1", OUTPUT_NAME, "seg")))
+def needed_arrays(spec: ModelSpec, use: PromptUse = "seg") -> tuple[str, ...]:
+    """What a case must have: the inputs, the T1 that enhancement is measured from, the T1ce.
+
+    Without a prompt a case needs no segmentation; its measures of tumours are left out then.
+    """
+    images = (*spec.inputs, "t1", OUTPUT_NAME)
+    return tuple(dict.fromkeys(images if use == "none" else (*images, "seg")))
 
 
 @dataclass(frozen=True)
@@ -251,10 +254,9 @@ def evaluate(
     Parameters
     ----------
     cases
-        At least one, with :func:`needed_arrays`.
+        At least one, with :func:`needed_arrays`, and with ``seg`` where it is there.
     prompt
-        ``none``: no prompt, as the paper tests; ``seg``: the exact segmentation; ``mirrored``: the
-        segmentation on the other side of the head, a wrong prompt.
+        What the model is told, as :func:`~tlp_train.prompt_uses.prompted` makes it.
     model, data
         For the record.
     training_voxels
@@ -278,7 +280,8 @@ def evaluate(
 
 def read_case(case: CaseFiles, spec: ModelSpec) -> dict[str, Volume]:
     """The volumes of a case that :func:`evaluation_slices` takes, by array."""
-    return {name: read_volume(case.files[name]) for name in needed_arrays(spec)}
+    wanted = (name for name in needed_arrays(spec) if name != "seg" or name in case.files)
+    return {name: read_volume(case.files[name]) for name in wanted}
 
 
 @dataclass(frozen=True)
@@ -305,27 +308,25 @@ class EvaluationSlices:
 
 
 def evaluation_slices(
-    volumes: Mapping[str, Volume], spec: ModelSpec, use: PromptUse
+    volumes: Mapping[str, Volume], spec: ModelSpec, use: PromptUse, name: str
 ) -> EvaluationSlices:
-    """What a synthesis of a case is made from and held against."""
-    images = {name: volumes[name] for name in spec.inputs}
-    prepared = prepare_published(Request(images=images, prompt=Prompt(volumes["seg"])), spec)
+    """What a synthesis of a case is made from and held against; ``name`` is the case's."""
+    images = {array: volumes[array] for array in spec.inputs}
+    prompt = Prompt(volumes.get("seg"))
+    prepared = prepare_published(Request(images=images, prompt=prompt), spec)
     published = slice(*spec.crop.slices)
 
     raw = {
-        name: _cropped(volumes[name], prepared.reference, spec)
-        for name in dict.fromkeys((*spec.inputs, "t1", OUTPUT_NAME))
+        array: _cropped(volumes[array], prepared.reference, spec)
+        for array in needed_arrays(spec, "none")
     }
 
-    def unit(name: str) -> Float:
-        return to_unit64(scale(raw[name], PUBLISHED, volumes[name].name)[published])
+    def unit(array: str) -> Float:
+        return to_unit64(scale(raw[array], PUBLISHED, volumes[array].name)[published])
 
     tensors = {name: array[published] for name, array in prepared.tensors.items()}
     exact = tensors[PROMPT_NAME]
-    if use == "none":
-        tensors[PROMPT_NAME] = np.zeros_like(exact)
-    elif use == "mirrored":
-        tensors[PROMPT_NAME] = np.ascontiguousarray(exact[:, :, ::-1])
+    tensors[PROMPT_NAME] = prompted(exact, use, spec.prompt, name)
     around = background(volumes[OUTPUT_NAME].data)
     truth = Truth(
         t1ce=unit(OUTPUT_NAME),
@@ -349,7 +350,7 @@ def _rescaling(t1ce: NDArray[Any], spec: ModelSpec, name: str) -> LinearFit:
 def _evaluate_case(synthesizer: Synthesizer, case: CaseFiles, use: PromptUse) -> CaseResult:
     spec = synthesizer.spec
     volumes = read_case(case, spec)
-    slices = evaluation_slices(volumes, spec, use)
+    slices = evaluation_slices(volumes, spec, use, case.name)
     truth, given, first = slices.truth, slices.given, spec.inputs[0]
     images: dict[str, Float] = {
         SYNTHESIS: slices.rescaling(to_unit64(synthesizer.run_slices(slices.tensors))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from tlp_train.metrics import (
     Truth,
     all_metrics,
     best_factor,
+    fitted_metrics,
     published_metrics,
     to_levels,
     to_unit64,
@@ -268,7 +270,7 @@ def test_the_truth_is_of_the_published_scale_whatever_the_models(phantom_case: P
     published = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
     rule = IntensitySpec(rule="percentile-crop", percentiles=(0.5, 99))
     own = replace(published, intensity=rule)
-    first, second = (evaluation_slices(volumes, spec, "none") for spec in (published, own))
+    first, second = (evaluation_slices(volumes, spec, "none", "x") for spec in (published, own))
     for name in ("t1", "t1ce", "brain", "core", "oedema"):
         np.testing.assert_array_equal(getattr(first.truth, name), getattr(second.truth, name))
     np.testing.assert_array_equal(first.given, second.given)
@@ -289,11 +291,11 @@ def test_one_dark_voxel_does_not_make_the_background_brain(
 ) -> None:
     spec = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
     volumes = _volumes(phantom_case)
-    before = evaluation_slices(volumes, spec, "none").truth.brain
+    before = evaluation_slices(volumes, spec, "none", "x").truth.brain
     data = volumes["t1ce"].data.astype(np.float32) + np.float32(level)
     data[120, 120, 70] = level - 3
     volumes["t1ce"] = replace(volumes["t1ce"], data=data)
-    np.testing.assert_array_equal(evaluation_slices(volumes, spec, "none").truth.brain, before)
+    np.testing.assert_array_equal(evaluation_slices(volumes, spec, "none", "x").truth.brain, before)
 
 
 def test_a_t2_model_is_measured_from_the_t1_too(phantom_case: Path) -> None:
@@ -305,6 +307,38 @@ def test_a_t2_model_is_measured_from_the_t1_too(phantom_case: Path) -> None:
     assert list(t2.images) == [SYNTHESIS, "t2 copied", "t2 x best factor (oracle)"]
     assert "enhancement.correlation" in t2.cases[phantom_case.name].images["t2 copied"]
     assert "enhancement.correlation" not in t1.cases[phantom_case.name].images["t1 copied"]
+
+
+def test_a_case_without_a_segmentation_has_the_measures_of_images(
+    phantom_case: Path, tmp_path: Path
+) -> None:
+    spec = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
+    bare = tmp_path / "data" / phantom_case.name
+    bare.mkdir(parents=True)
+    for name in ("t1", "t1ce"):
+        shutil.copy(phantom_case / f"{phantom_case.name}_{name}.nii.gz", bare)
+    cases = find_cases(bare.parent, needed_arrays(spec, "none"), ("seg",))
+    with Synthesizer(FakeEngine(spec)) as synthesizer:
+        result = evaluate(synthesizer, cases, "none", model="m", data="d")
+    found = result.cases[phantom_case.name]
+    whole = _evaluation(phantom_case, spec, "none").cases[phantom_case.name]
+    keys = {key for key in whole.images[SYNTHESIS] if key.startswith(("slice", "brain", "volume"))}
+    assert keys
+    assert dict(found.images[SYNTHESIS]) == {key: whole.images[SYNTHESIS][key] for key in keys}
+    assert set(found.voxels.inputs) == {"t1"}
+    with pytest.raises(InputError, match="seg is missing"):
+        find_cases(bare.parent, needed_arrays(spec, "fuzzy"))
+
+
+def test_slices_that_flicker_are_seen_through_the_plane(truth: Truth) -> None:
+    rng = np.random.default_rng(3)
+    noise = 0.02 * rng.standard_normal(truth.t1ce.shape)
+    even, odd = (
+        fitted_metrics(truth, truth.t1ce + more)["brain.through_plane"][0]
+        for more in (noise, noise + 0.05 * (np.arange(12) % 2)[:, None, None])
+    )
+    assert even == pytest.approx(1, abs=0.05), "noise has no direction"
+    assert odd > 2
 
 
 def test_an_evaluation_survives_json_and_tables_hold_every_value(
