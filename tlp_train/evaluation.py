@@ -33,7 +33,7 @@ from tlp_train.metrics import (
     to_unit64,
 )
 from tlp_train.prompt_uses import PromptUse, prompted
-from tlp_train.statistics import CONFIDENCE, RESAMPLES, Statistic
+from tlp_train.statistics import CONFIDENCE, FEW_CASES, Statistic
 
 SCHEMA = 3
 SYNTHESIS = "synthesis"
@@ -175,7 +175,7 @@ class Evaluation:
             "data": self.data,
             "method": {
                 "confidence": CONFIDENCE,
-                "bootstrap_resamples_of_cases": RESAMPLES,
+                "interval": f"Student's t up to {FEW_CASES} cases, then BCa bootstrap of cases",
                 "enhancing_above": ENHANCING,
                 "truth_intensity": asdict(PUBLISHED),
             },

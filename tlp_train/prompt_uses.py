@@ -46,7 +46,9 @@ def _sphere(exact: Slices, spec: PromptSpec, case: str) -> Slices:
         radius = (3 * len(where) / (4 * np.pi)) ** (1 / 3)
         distance = sum(
             (axis - centre) ** 2
-            for axis, centre in zip(np.ogrid[tuple(map(slice, exact.shape))], where.mean(axis=0))
+            for axis, centre in zip(
+                np.ogrid[tuple(map(slice, exact.shape))], where.mean(axis=0), strict=True
+            )
         )
         made[distance <= radius**2] = spec.tumour_value
     return made
