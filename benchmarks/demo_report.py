@@ -68,7 +68,7 @@ class DemoReport:
             "no prompt": self.evaluations["none"]["summary"]["synthesis"],
             "prompted": self.evaluations["seg"]["summary"]["synthesis"],
             "T1 copied": self.evaluations["none"]["summary"]["t1 copied"],
-            "T1 x best factor": self.evaluations["none"]["summary"]["t1 x best factor"],
+            "T1 x best factor": self.evaluations["none"]["summary"]["t1 x best factor (oracle)"],
         }
         return [
             ("", *images),

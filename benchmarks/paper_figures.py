@@ -67,20 +67,20 @@ def _views(bundle: Path, test: Sequence[CaseFiles], count: int = 2) -> list[dict
     with Synthesizer.open(bundle) as synthesizer:
         spec = synthesizer.spec
         cases = [read_case(case, spec) for case in test]
-        prepared = [(case, evaluation_slices(case, spec, "seg")) for case in cases]
-        largest = sorted(prepared, key=lambda item: -int(item[1][0].core.sum()))[:count]
-        for case, (truth, tensors) in largest:
+        prepared = [(case, evaluation_slices(case, spec, "seg", "")) for case in cases]
+        largest = sorted(prepared, key=lambda item: -int(item[1].truth.core.sum()))[:count]
+        for case, slices in largest:
+            truth, given = slices.truth, slices.given
             z = int(truth.core.sum(axis=(1, 2)).argmax())
-            given = to_unit64(tensors[spec.inputs[0]])
-            view = {name: to_unit64(tensors[name])[z] for name in spec.inputs}
+            view = {name: to_unit64(slices.tensors[name])[z] for name in spec.inputs}
             view["truth"] = truth.t1ce[z]
             view["x best factor"] = given[z] * best_factor(given, truth.t1ce)
             view["prompt"] = truth.t1[z]
             view["region"] = np.where(truth.core, 2, np.where(truth.oedema, 1, 0))[z]
             for use in ("none", "seg", "mirrored"):
-                _, asked = evaluation_slices(case, spec, use)
+                asked = evaluation_slices(case, spec, use, "").tensors
                 one = {name: array[z : z + 1] for name, array in asked.items()}
-                view[use] = to_unit64(synthesizer.run_slices(one))[0]
+                view[use] = slices.rescaling(to_unit64(synthesizer.run_slices(one))[0])
             brain = truth.brain[z]
             fitted = LinearFit.of(view["none"][brain], truth.t1ce[z][brain])(view["none"])
             view["error"] = np.abs(fitted - truth.t1ce[z]) * brain

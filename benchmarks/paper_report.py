@@ -19,10 +19,11 @@ from tlp_runtime.io.nifti import read_volume
 from tlp_train.evaluation import (
     SYNTHESIS,
     Evaluation,
-    PromptUse,
     select_cases,
 )
 from tlp_train.metrics import COLUMNS, Column
+from tlp_train.prompt_uses import PromptUse
+from tlp_train.statistics import SeededDifference
 from tlp_train.tables import markdown_table
 
 
@@ -232,15 +233,23 @@ def strata_table(results: Results) -> str:
 
 @dataclass(frozen=True)
 class Claim:
-    """Does ``better`` beat ``worse`` by more than the seeds differ among themselves?
+    """Is ``better`` better than ``worse``, for other seeds and other cases too?
 
-    ``enhancing``: over the cases with an enhancing label alone.
+    Parameters
+    ----------
+    primary
+        The one measure that decides, named before any run.
+    keys
+        Measures that are shown besides.
+    enhancing
+        Over the cases with an enhancing label alone.
     """
 
     text: str
     better: tuple[str, str]
     worse: tuple[str, str]
     keys: tuple[str, ...]
+    primary: str = "enhancement.mae"
     enhancing: bool = False
 
 
@@ -280,59 +289,72 @@ CLAIMS = (
 
 
 def judge(results: Results, claim: Claim) -> list[dict[str, Any]]:
-    """Each metric's effect and spread over the seeds that both arms have.
+    """The effect on each measure, over the seeds and cases there are, positive where it is better.
 
-    The effect is the mean over seeds of better minus worse, positive where the claim says; the
-    spread is the larger of the two arms' ranges over seeds.
+    The claim holds where the interval of its primary measure lies above 0.
     """
-    better, worse = results.seeds(*claim.better), results.seeds(*claim.worse)
-    seeds = sorted(set(better) & set(worse))
-    cases = results.enhancing if claim.enhancing else None
     verdicts = []
     for key in claim.keys:
-        arms = [
-            [results.mean(evaluations[seed], key, cases) for seed in seeds]
-            for evaluations in (better, worse)
+        arms = [results.seeds(*arm) for arm in (claim.better, claim.worse)]
+        names = results.enhancing if claim.enhancing else results.cases
+        rows = [[e.cases for e in arm.values()] for arm in arms]
+        cases = [
+            name
+            for name in sorted(names)
+            if all(
+                name in seed and key in seed[name].images[SYNTHESIS] for arm in rows for seed in arm
+            )
         ]
-        if not seeds or any(value is None for arm in arms for value in arm):
+        if not cases or not all(rows):
             continue
-        a, b = (np.array(arm, np.float64) for arm in arms)
+        better, worse = (
+            np.array([[seed[n].images[SYNTHESIS][key].mean for n in cases] for seed in arm])
+            for arm in rows
+        )
         if COLUMN[key].better == "zero":
-            a, b = abs(a), abs(b)
+            better, worse = abs(better), abs(worse)
         sign = 1 if COLUMN[key].better == "higher" else -1
-        effect, spread = sign * float((a - b).mean()), float(max(np.ptp(a), np.ptp(b)))
+        found = SeededDifference.of(sign * worse, sign * better)
+        holds = found.interval is not None and found.interval[0] > 0
         verdicts.append(
             {
                 "metric": key,
-                "better": a.tolist(),
-                "worse": b.tolist(),
-                "seeds": seeds,
-                "effect": effect,
-                "spread_between_seeds": spread,
-                "holds": len(seeds) > 1 and effect > spread,
+                "better": better.mean(axis=1).tolist(),
+                "worse": worse.mean(axis=1).tolist(),
+                "seeds": [sorted(arm) for arm in arms],
+                "cases": len(cases),
+                "effect": found.mean,
+                "interval": found.interval,
+                "holds": holds if key == claim.primary else None,
             }
         )
     return verdicts
 
 
 def claims_table(judged: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Every claim and metric in a row."""
+    """Every claim and measure in a row."""
     rows = []
+    words = {True: "**yes**", False: "no", None: ""}
     for text, verdicts in judged.items():
         for v in verdicts:
             digits = COLUMN[v["metric"]].digits
+            within = "none"
+            if v["interval"] is not None:
+                within = " to ".join(f"{end:+.{digits}f}" for end in v["interval"])
             rows.append(
                 [
                     text,
                     v["metric"],
+                    str(v["cases"]),
                     *(", ".join(f"{x:.{digits}f}" for x in v[arm]) for arm in ("better", "worse")),
                     f"{v['effect']:+.{digits}f}",
-                    f"{v['spread_between_seeds']:.{digits}f}",
-                    "yes" if v["holds"] else "no",
+                    within,
+                    words[v["holds"]],
                 ]
             )
     return markdown_table(
-        ["claim", "metric", "by seed", "against, by seed", "effect", "spread", "holds"], rows
+        ["claim", "measure", "cases", "by seed", "against, by seed", "effect", "95 %", "holds"],
+        rows,
     )
 
 
@@ -395,7 +417,10 @@ tells a model which tumour enhances: where one does not, a prompt misleads it.
 
 {strata_table(results)}
 
-## What holds beyond the spread between seeds
+## What holds for other seeds and other cases
+
+Intervals are of a hierarchical bootstrap over seeds and cases. One measure decides, named before:
+{CLAIMS[0].primary}. With one seed there is no interval, and nothing holds.
 
 {claims_table(judged)}
 """

@@ -40,6 +40,9 @@ class PromptUse(StrEnum):
 
     none = "none"
     seg = "seg"
+    fuzzy = "fuzzy"
+    sphere = "sphere"
+    whole_tumour = "whole-tumour"
     mirrored = "mirrored"
 
 
@@ -52,7 +55,9 @@ def command(
         PromptUse,
         typer.Option(
             "--prompt",
-            help="No prompt (as the paper tests), the exact seg, or it mirrored: a wrong prompt.",
+            help="No prompt (as the paper tests), the seg (which was drawn on the T1ce), the seg "
+            "by an unsteady hand (fuzzy), a ball of its volume, core and oedema as one, or the seg "
+            "mirrored: a wrong prompt.",
         ),
     ] = PromptUse.none,
     split: Annotated[
@@ -91,7 +96,10 @@ def command(
     for path in files:
         require_writable(path, overwrite=overwrite)
     selected, bundle = choose_model(output, model, None, choice)
-    cases = find_cases(data, needed_arrays(bundle.spec))
+    cases = find_cases(data, needed_arrays(bundle.spec, prompt.value), ("seg",))
+    without = sum("seg" not in case.files for case in cases)
+    if without:
+        output.note(f"{without} cases have no segmentation: their measures of tumours are left out")
     if split is not None:
         cases = select_cases(cases, Split.from_json(split).test, split, data)
     with (

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,32 +16,38 @@ from tlp_runtime.geometry.crop import crop_slices
 from tlp_runtime.geometry.volume import Volume, require_same_grid
 from tlp_runtime.io.brats import CaseFiles
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec
+from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, IntensitySpec, ModelSpec
 from tlp_runtime.synthesis.prepare import prepare_published
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
-from tlp_runtime.values.intensity import scale
+from tlp_runtime.values.intensity import background, limits, require_numbers, scale
 from tlp_train.metrics import (
     COLUMNS,
     ENHANCING,
     Float,
+    LinearFit,
     Truth,
     Values,
     all_metrics,
     best_factor,
     to_unit64,
 )
-from tlp_train.statistics import CONFIDENCE, RESAMPLES, Statistic
+from tlp_train.prompt_uses import PromptUse, prompted
+from tlp_train.statistics import CONFIDENCE, FEW_CASES, Statistic
 
-PromptUse = Literal["none", "seg", "mirrored"]
-
-SCHEMA = 2
+SCHEMA = 3
 SYNTHESIS = "synthesis"
+PUBLISHED = IntensitySpec()
+"""The scale of the truth, whatever the model's: minimum and maximum of the cropped volume."""
 
 
-def needed_arrays(spec: ModelSpec) -> tuple[str, ...]:
-    """What a case must have: the inputs, and the T1 that enhancement is measured from."""
-    return tuple(dict.fromkeys((*spec.inputs, "t1", OUTPUT_NAME, "seg")))
+def needed_arrays(spec: ModelSpec, use: PromptUse = "seg") -> tuple[str, ...]:
+    """What a case must have: the inputs, the T1 that enhancement is measured from, the T1ce.
+
+    Without a prompt a case needs no segmentation; its measures of tumours are left out then.
+    """
+    images = (*spec.inputs, "t1", OUTPUT_NAME)
+    return tuple(dict.fromkeys(images if use == "none" else (*images, "seg")))
 
 
 @dataclass(frozen=True)
@@ -169,8 +175,9 @@ class Evaluation:
             "data": self.data,
             "method": {
                 "confidence": CONFIDENCE,
-                "bootstrap_resamples_of_cases": RESAMPLES,
+                "interval": f"Student's t up to {FEW_CASES} cases, then BCa bootstrap of cases",
                 "enhancing_above": ENHANCING,
+                "truth_intensity": asdict(PUBLISHED),
             },
             "images": list(self.images),
             "summary": {
@@ -247,10 +254,9 @@ def evaluate(
     Parameters
     ----------
     cases
-        At least one, with :func:`needed_arrays`.
+        At least one, with :func:`needed_arrays`, and with ``seg`` where it is there.
     prompt
-        ``none``: no prompt, as the paper tests; ``seg``: the exact segmentation; ``mirrored``: the
-        segmentation on the other side of the head, a wrong prompt.
+        What the model is told, as :func:`~tlp_train.prompt_uses.prompted` makes it.
     model, data
         For the record.
     training_voxels
@@ -274,51 +280,82 @@ def evaluate(
 
 def read_case(case: CaseFiles, spec: ModelSpec) -> dict[str, Volume]:
     """The volumes of a case that :func:`evaluation_slices` takes, by array."""
-    return {name: read_volume(case.files[name]) for name in needed_arrays(spec)}
+    wanted = (name for name in needed_arrays(spec) if name != "seg" or name in case.files)
+    return {name: read_volume(case.files[name]) for name in wanted}
+
+
+@dataclass(frozen=True)
+class EvaluationSlices:
+    """The published slices of a case, (Z, H, W).
+
+    Parameters
+    ----------
+    truth
+        In the published scale, whatever the model's is.
+    tensors
+        The network's, in its own scale.
+    given
+        Unit values of the first input in the published scale.
+    rescaling
+        From a synthesis's unit values to the published scale of the true T1ce; for a model of that
+        scale nothing is changed.
+    """
+
+    truth: Truth
+    tensors: Mapping[str, NDArray[np.float32]]
+    given: Float
+    rescaling: LinearFit
 
 
 def evaluation_slices(
-    volumes: Mapping[str, Volume], spec: ModelSpec, use: PromptUse
-) -> tuple[Truth, dict[str, NDArray[np.float32]]]:
-    """A case's truth and the network's tensors, (Z, H, W), both of the published slices."""
-    images = {name: volumes[name] for name in spec.inputs}
-    prepared = prepare_published(Request(images=images, prompt=Prompt(volumes["seg"])), spec)
+    volumes: Mapping[str, Volume], spec: ModelSpec, use: PromptUse, name: str
+) -> EvaluationSlices:
+    """What a synthesis of a case is made from and held against; ``name`` is the case's."""
+    images = {array: volumes[array] for array in spec.inputs}
+    prompt = Prompt(volumes.get("seg"))
+    prepared = prepare_published(Request(images=images, prompt=prompt), spec)
     published = slice(*spec.crop.slices)
 
-    def image(name: str) -> NDArray[np.float32]:
-        if name in spec.inputs:
-            return prepared.tensors[name][published]
-        require_same_grid(prepared.reference, volumes[name])
-        return _scaled(volumes[name], spec)[published]
+    raw = {
+        array: _cropped(volumes[array], prepared.reference, spec)
+        for array in needed_arrays(spec, "none")
+    }
+
+    def unit(array: str) -> Float:
+        return to_unit64(scale(raw[array], PUBLISHED, volumes[array].name)[published])
 
     tensors = {name: array[published] for name, array in prepared.tensors.items()}
     exact = tensors[PROMPT_NAME]
-    if use == "none":
-        tensors[PROMPT_NAME] = np.zeros_like(exact)
-    elif use == "mirrored":
-        tensors[PROMPT_NAME] = np.ascontiguousarray(exact[:, :, ::-1])
-    t1ce = to_unit64(image(OUTPUT_NAME))
+    tensors[PROMPT_NAME] = prompted(exact, use, spec.prompt, name)
+    around = background(volumes[OUTPUT_NAME].data)
     truth = Truth(
-        t1ce=t1ce,
-        t1=to_unit64(image("t1")),
-        brain=t1ce > 0,
+        t1ce=unit(OUTPUT_NAME),
+        t1=unit("t1"),
+        brain=raw[OUTPUT_NAME][published] != around,
         core=exact == spec.prompt.tumour_value,
         oedema=exact == spec.prompt.oedema_value,
     )
-    return truth, tensors
+    rescaling = _rescaling(raw[OUTPUT_NAME], spec, volumes[OUTPUT_NAME].name)
+    return EvaluationSlices(truth, tensors, unit(spec.inputs[0]), rescaling)
+
+
+def _rescaling(t1ce: NDArray[Any], spec: ModelSpec, name: str) -> LinearFit:
+    if spec.intensity == PUBLISHED:
+        return LinearFit(1.0, 0.0)
+    low, high = limits(t1ce, PUBLISHED, name)
+    model_low, model_high = limits(t1ce, spec.intensity, name)
+    return LinearFit((model_high - model_low) / (high - low), (model_low - low) / (high - low))
 
 
 def _evaluate_case(synthesizer: Synthesizer, case: CaseFiles, use: PromptUse) -> CaseResult:
     spec = synthesizer.spec
     volumes = read_case(case, spec)
-    truth, tensors = evaluation_slices(volumes, spec, use)
-    synthesis = to_unit64(synthesizer.run_slices(tensors))
-    first = spec.inputs[0]
-    given = to_unit64(tensors[first])
+    slices = evaluation_slices(volumes, spec, use, case.name)
+    truth, given, first = slices.truth, slices.given, spec.inputs[0]
     images: dict[str, Float] = {
-        SYNTHESIS: synthesis,
+        SYNTHESIS: slices.rescaling(to_unit64(synthesizer.run_slices(slices.tensors))),
         f"{first} copied": given,
-        f"{first} x best factor": given * best_factor(given, truth.t1ce),
+        f"{first} x best factor (oracle)": given * best_factor(given, truth.t1ce),
     }
     hashes = {name: volume.voxels_sha256() for name, volume in volumes.items()}
     return CaseResult(
@@ -328,14 +365,17 @@ def _evaluate_case(synthesizer: Synthesizer, case: CaseFiles, use: PromptUse) ->
     )
 
 
-def _scaled(volume: Volume, spec: ModelSpec) -> NDArray[np.float32]:
+def _cropped(volume: Volume, reference: Volume, spec: ModelSpec) -> NDArray[Any]:
+    """Raw voxels of the crop, (Z, H, W), finite."""
+    require_same_grid(reference, volume)
+    require_numbers(volume.data, volume.name)
     oriented = volume.reoriented(spec.crop.orientation)
     if oriented.shape[2] < spec.crop.slices[1]:
         raise ContentError(
             f"{volume.name}: {oriented.shape[2]} axial slices; the published protocol evaluates "
             f"slices {spec.crop.slices[0]} to {spec.crop.slices[1] - 1}."
         )
-    return scale(crop_slices(oriented, spec.crop), spec.intensity, volume.name)
+    return crop_slices(oriented, spec.crop)
 
 
 def select_cases(

@@ -70,7 +70,7 @@ class Truth:
     t1ce, t1
         Unit values of the evaluated slices.
     brain
-        Voxels whose T1ce is not 0: BraTS volumes are skull-stripped.
+        Voxels whose T1ce is not background: BraTS volumes are skull-stripped.
     core, oedema
         The labelled tumour (labels 1, 3, 4) and oedema (label 2).
     """
@@ -141,6 +141,8 @@ def fitted_metrics(truth: Truth, image: Float) -> Values:
 
     The fit takes away what the level and contrast of the whole image cost; PSNR's data range is
     1. SSIM is the mean over the brain of the slices' maps, both images 0 outside the brain.
+    Through-plane is how much the error changes from slice to slice, over how much it changes within
+    slices: 1 where no direction is special, more where slices flicker.
     """
     values: Values = {}
     brain = truth.brain
@@ -153,7 +155,24 @@ def fitted_metrics(truth: Truth, image: Float) -> Values:
         for a, b in zip(truth.t1ce * brain, fitted * brain, strict=True)
     ]
     _add(values, "brain.ssim", np.stack(maps)[brain].mean())
+    _add(values, "brain.through_plane", through_plane(fitted - truth.t1ce, brain))
     return values
+
+
+def through_plane(error: Float, brain: Mask) -> float | None:
+    """Mean absolute change of ``error`` along z over that along y and x, inside ``brain``.
+
+    None where the brain has no neighbours, or the error is the same throughout slices.
+    """
+    changes = []
+    for axis in range(3):
+        size = brain.shape[axis]
+        both = brain.take(range(size - 1), axis) & brain.take(range(1, size), axis)
+        if not both.any():
+            return None
+        changes.append(float(np.abs(np.diff(error, axis=axis))[both].mean()))
+    within = (changes[1] + changes[2]) / 2
+    return changes[0] / within if within > 0 else None
 
 
 def enhancement_metrics(truth: Truth, image: Float) -> Values:
@@ -253,6 +272,7 @@ GROUPS: tuple[ColumnGroup, ...] = (
         (
             Column("brain.psnr_db", "PSNR dB", 2, "higher"),
             Column("brain.ssim", "SSIM", 3, "higher"),
+            Column("brain.through_plane", "through-plane", 2, "lower"),
         ),
     ),
     ColumnGroup(

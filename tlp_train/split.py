@@ -1,4 +1,4 @@
-"""Which cases train, validate and test. A case is never in two parts."""
+"""Which cases train, validate and test. Neither a case nor a patient is in two parts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,21 @@ from tlp_runtime.errors import InputError, InputMissing, SetOption, UsageError
 from tlp_runtime.options import OptionGroup, option
 
 PUBLISHED_SIZES = (850, 20, 130)
+
+_VISITS = (
+    re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+"),  # BraTS 2023 and later: BraTS-GLI-00005-101
+    re.compile(r"(Brats1[78]_.+)_\d+"),
+    re.compile(r"(UPENN-GBM-\d+)_\d+"),
+    re.compile(r"(UCSF-PDGM-\d+)_FU.*"),
+    re.compile(r"(sub-[^_]+)_ses-.+"),  # BIDS
+)
+"""Names of cases that are visits of a patient; the group is the patient."""
+
+
+def patient_of(case: str) -> str:
+    """The patient whose visit a case is, by its name; the case itself where no visit is named."""
+    matches = (pattern.fullmatch(case) for pattern in _VISITS)
+    return next((match[1] for match in matches if match is not None), case)
 
 
 @dataclass(frozen=True)
@@ -107,14 +122,30 @@ class SplitOptions(OptionGroup):
 
 
 def seeded(names: Sequence[str], seed: int) -> Split:
-    """Shuffle and share out in the published proportions, with at least one for validation."""
-    shuffled = sorted(names)
-    random.Random(seed).shuffle(shuffled)
-    total = len(shuffled)
+    """Shuffle patients and share them out in the published proportions.
+
+    At least one is for validation. A patient's visits stay together, so that a part may hold a few
+    cases more than its share.
+    """
+    visits: dict[str, list[str]] = {}
+    for name in sorted(names):
+        visits.setdefault(patient_of(name), []).append(name)
+    patients = sorted(visits)
+    random.Random(seed).shuffle(patients)
+    total = len(names)
     validation = max(1, round(total * PUBLISHED_SIZES[1] / sum(PUBLISHED_SIZES)))
     test = round(total * PUBLISHED_SIZES[2] / sum(PUBLISHED_SIZES))
-    train = total - validation - test
-    return _take(shuffled, (train, validation, test))
+
+    def last(count: int) -> tuple[str, ...]:
+        """The last patients, of so many cases at least."""
+        taken: list[str] = []
+        while patients and len(taken) < count:
+            taken[:0] = visits[patients.pop()]
+        return tuple(taken)
+
+    tested = last(test)
+    validated = last(validation)
+    return Split(tuple(n for p in patients for n in visits[p]), validated, tested)
 
 
 def from_list(path: Path, names: Sequence[str], sizes: tuple[int, int, int] | None) -> Split:
@@ -132,7 +163,7 @@ def from_list(path: Path, names: Sequence[str], sizes: tuple[int, int, int] | No
     Raises
     ------
     InputMissing, InputError
-        No such list; ids of no case or of several; a case twice.
+        No such list; ids of no case or of several; a case twice; a patient in two parts.
     UsageError
         Sizes that do not add up to the list.
     """
@@ -161,7 +192,24 @@ def from_list(path: Path, names: Sequence[str], sizes: tuple[int, int, int] | No
             + ", ".join(problems[:12])
             + (", …" if len(problems) > 12 else "")
         )
-    return _take(resolved, sizes)
+    split = _take(resolved, sizes)
+    _require_patients_apart(split, path)
+    return split
+
+
+def _require_patients_apart(split: Split, path: Path) -> None:
+    parts: dict[str, set[str]] = {}
+    for part, names in asdict(split).items():
+        for name in names:
+            parts.setdefault(patient_of(name), set()).add(part)
+    crossing = sorted(patient for patient, where in parts.items() if len(where) > 1)
+    if crossing:
+        shown = ", ".join(f"{p} ({' and '.join(sorted(parts[p]))})" for p in crossing[:8])
+        raise InputError(
+            f"{path}: visits of {len(crossing)} patients would be in several parts: {shown}"
+            + (", …" if len(crossing) > 8 else "")
+            + ". Put all visits of a patient next to each other, in one part."
+        )
 
 
 def _matches(entry: str, names: Sequence[str]) -> list[str]:

@@ -58,7 +58,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     parts = [
         f"# {evaluation.model}, prompt: {evaluation.prompt}",
         f"{len(evaluation.cases)} cases, engine {evaluation.engine}. Mean ± population s.d. over "
-        "slices or cases; in brackets the 95 % bootstrap interval of the mean over cases.",
+        "slices or cases; in brackets the 95 % interval of the mean over cases.",
     ]
     if evaluation.seen:
         parts.append(f"\\{seen_text(evaluation)}.")

@@ -143,7 +143,7 @@ def test_evaluate_prints_tables_and_writes_every_format_and_compare_reads_them(
     assert synthesis["slice.ssim"]["count"] == 100
     assert 0 < synthesis["core.ssim"]["count"] < 100
     assert files["csv"].read_text().count("\n") == 1 + 3  # the synthesis and two reference rows
-    assert "t1 x best factor" in files["markdown"].read_text()
+    assert "t1 x best factor (oracle)" in files["markdown"].read_text()
     out = capfd.readouterr().out
     for column in ("PSNR dB", "SSIM", "NMSE", "enhancement", "t1 copied"):
         assert column in out

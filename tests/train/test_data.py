@@ -134,6 +134,63 @@ def test_a_seeded_split_is_repeatable_and_disjoint() -> None:
     assert sorted(parts.train + parts.validation + parts.test) == sorted(names)
 
 
+def test_visits_of_a_patient_are_in_one_part() -> None:
+    names = [
+        f"BraTS-GLI-{p:05d}-{v}" for p in range(40) for v in ("000", "100", "101")[: 1 + p % 3]
+    ]
+    for seed in range(30):
+        parts = split.seeded(names, seed)
+        sides = [{split.patient_of(n) for n in part} for part in vars(parts).values()]
+        assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
+        assert sorted(parts.train + parts.validation + parts.test) == sorted(names)
+        assert len(parts.test) in range(10, 13)
+
+
+@pytest.mark.parametrize(
+    ("visits", "patient"),
+    [
+        (("BraTS-GLI-00005-000", "BraTS-GLI-00005-101"), "BraTS-GLI-00005"),
+        (("BraTS-MEN-RT-0001-1", "BraTS-MEN-RT-0001-2"), "BraTS-MEN-RT-0001"),
+        (("UPENN-GBM-00017_11", "UPENN-GBM-00017_21"), "UPENN-GBM-00017"),
+        (("UCSF-PDGM-0433", "UCSF-PDGM-0433_FU003d"), "UCSF-PDGM-0433"),
+        (("sub-01_ses-pre", "sub-01_ses-post"), "sub-01"),
+        (("Brats18_TCIA01_131_1",), "Brats18_TCIA01_131"),
+        (("BraTS2021_00005",), "BraTS2021_00005"),
+    ],
+)
+def test_visits_are_told_by_their_names(visits: tuple[str, ...], patient: str) -> None:
+    assert {split.patient_of(name) for name in visits} == {patient}
+
+
+def test_names_without_visits_are_shared_out_as_ever() -> None:
+    """Runs of earlier versions are repeated by their seed."""
+    parts = split.seeded([f"BraTS2021_{n:05d}" for n in range(12)], 3)
+    assert [name[-2:] for part in vars(parts).values() for name in part] == [
+        "01",
+        "07",
+        "10",
+        "00",
+        "06",
+        "11",
+        "04",
+        "05",
+        "02",
+        "08",
+        "09",
+        "03",
+    ]
+
+
+def test_a_list_that_puts_a_patient_in_two_parts_is_refused(tmp_path: Path) -> None:
+    names = ["BraTS-GLI-00001-000", "BraTS-GLI-00002-000", "BraTS-GLI-00001-101"]
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(names), encoding="utf-8")
+    with pytest.raises(InputError, match=r"BraTS-GLI-00001 \(test and train\)"):
+        split.from_list(listed, names, (1, 1, 1))
+    listed.write_text("\n".join(sorted(names)), encoding="utf-8")
+    assert split.from_list(listed, names, (2, 1, 0)).validation == ("BraTS-GLI-00002-000",)
+
+
 def test_too_few_cases_make_no_split() -> None:
     with pytest.raises(InputError, match="at least one each"):
         split.seeded(["only"], 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from scipy.ndimage import uniform_filter
 from tests.fakes.engine import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.errors import InputError, InputMissing
+from tlp_runtime.geometry.crop import crop_slices
 from tlp_runtime.io.brats import find_cases
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.spec.model import ModelSpec
+from tlp_runtime.spec.model import IntensitySpec, ModelSpec
+from tlp_runtime.values.intensity import scale
 from tlp_train.comparison import compare
 from tlp_train.evaluation import (
     SYNTHESIS,
@@ -26,20 +29,22 @@ from tlp_train.evaluation import (
     CaseVoxels,
     Evaluation,
     evaluate,
+    evaluation_slices,
     needed_arrays,
 )
 from tlp_train.metrics import (
     COLUMNS,
     ENHANCING,
     GROUPS,
+    LinearFit,
     Truth,
     all_metrics,
     best_factor,
+    fitted_metrics,
     published_metrics,
     to_levels,
     to_unit64,
 )
-from tlp_train.statistics import PairedDifference, Statistic
 from tlp_train.tables import comparison_rows, evaluation_csv, evaluation_markdown, group_rows
 
 
@@ -206,31 +211,6 @@ def test_levels_truncate_as_published() -> None:
     assert to_levels(to_unit64(values)).tolist() == [0, 255, 127, 1, 0]
 
 
-def test_statistics_over_slices_and_their_interval_over_cases() -> None:
-    statistic = Statistic.of([[1.0, 3.0], [], [5.0]])
-    assert (statistic.mean, statistic.count, statistic.cases) == (3.0, 3, 2)
-    assert statistic.sd == pytest.approx(np.sqrt(8 / 3))
-    assert statistic.interval == (2.0, 5.0), "two cases can be drawn alone"
-    assert Statistic.of([[], []]) == Statistic(None, None, 0, 0, None)
-    assert Statistic.of([[1.0, 2.0]]).interval is None
-    rng = np.random.default_rng(0)
-    many = Statistic.of([[v] for v in rng.normal(7, 2, 400)])
-    assert many.interval is not None
-    # 1.96 standard errors each side of the mean.
-    assert many.interval[1] - many.interval[0] == pytest.approx(2 * 1.96 * 2 / 20, rel=0.1)
-
-
-def test_paired_differences() -> None:
-    found = PairedDifference.of([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2.0, 4.0, 6.0, 8.0, 10.0, 12.0])
-    assert found.mean == pytest.approx(3.5)
-    assert found.p_value == pytest.approx(2 / 2**6), "exact: every sign is the same"
-    assert found.interval is not None
-    assert found.interval[0] > 0
-    same = PairedDifference.of([1.0, 2.0], [1.0, 2.0])
-    assert (same.mean, same.p_value) == (0.0, 1.0)
-    assert PairedDifference.of([1.0], [2.0]).interval is None
-
-
 def _evaluation(case: Path, spec: ModelSpec, use: str, model: str = "fake") -> Evaluation:
     cases = [c for c in find_cases(case.parent, needed_arrays(spec)) if c.name == case.name]
     with Synthesizer(FakeEngine(spec), batch=7) as synthesizer:
@@ -262,7 +242,7 @@ def test_the_protocol_end_to_end_against_plain_numpy(phantom_case: Path, use: st
     images = {
         SYNTHESIS: (made.astype(float) + 1) / 2,
         "t1 copied": t1,
-        "t1 x best factor": np.minimum(factor * t1, 1),
+        "t1 x best factor (oracle)": np.minimum(factor * t1, 1),
     }
     result = _evaluation(phantom_case, spec, use)
     assert list(result.images) == list(images)
@@ -281,15 +261,84 @@ def test_the_protocol_end_to_end_against_plain_numpy(phantom_case: Path, use: st
         assert region.mean == pytest.approx(np.mean([10 * np.log10(255**2 / m) for m in inside]))
 
 
+def _volumes(case: Path) -> dict[str, Volume]:
+    return {n: read_volume(case / f"{case.name}_{n}.nii.gz") for n in ("t1", "t1ce", "seg")}
+
+
+def test_the_truth_is_of_the_published_scale_whatever_the_models(phantom_case: Path) -> None:
+    volumes = _volumes(phantom_case)
+    published = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
+    rule = IntensitySpec(rule="percentile-crop", percentiles=(0.5, 99))
+    own = replace(published, intensity=rule)
+    first, second = (evaluation_slices(volumes, spec, "none", "x") for spec in (published, own))
+    for name in ("t1", "t1ce", "brain", "core", "oedema"):
+        np.testing.assert_array_equal(getattr(first.truth, name), getattr(second.truth, name))
+    np.testing.assert_array_equal(first.given, second.given)
+    assert not np.array_equal(first.tensors["t1"], second.tensors["t1"]), "the network's is its own"
+    # What the model was trained to give comes back to the truth, but for what its rule clips.
+    target = scale(
+        crop_slices(volumes["t1ce"].reoriented(own.crop.orientation), own.crop), rule, "t1ce"
+    )[slice(*own.crop.slices)]
+    back = second.rescaling(to_unit64(target))
+    within = (target > -1) & (target < 1)
+    np.testing.assert_allclose(back[within], first.truth.t1ce[within], atol=1e-6)
+    assert first.rescaling == LinearFit(1, 0)
+
+
+@pytest.mark.parametrize("level", [0.0, -7.0])
+def test_one_dark_voxel_does_not_make_the_background_brain(
+    phantom_case: Path, level: float
+) -> None:
+    spec = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
+    volumes = _volumes(phantom_case)
+    before = evaluation_slices(volumes, spec, "none", "x").truth.brain
+    data = volumes["t1ce"].data.astype(np.float32) + np.float32(level)
+    data[120, 120, 70] = level - 3
+    volumes["t1ce"] = replace(volumes["t1ce"], data=data)
+    np.testing.assert_array_equal(evaluation_slices(volumes, spec, "none", "x").truth.brain, before)
+
+
 def test_a_t2_model_is_measured_from_the_t1_too(phantom_case: Path) -> None:
     """Enhancement must mean the same for every model."""
     t1, t2 = (
         _evaluation(phantom_case, ModelSpec(inputs=(name,), network=TINY_NETWORK), "none")
         for name in ("t1", "t2")
     )
-    assert list(t2.images) == [SYNTHESIS, "t2 copied", "t2 x best factor"]
+    assert list(t2.images) == [SYNTHESIS, "t2 copied", "t2 x best factor (oracle)"]
     assert "enhancement.correlation" in t2.cases[phantom_case.name].images["t2 copied"]
     assert "enhancement.correlation" not in t1.cases[phantom_case.name].images["t1 copied"]
+
+
+def test_a_case_without_a_segmentation_has_the_measures_of_images(
+    phantom_case: Path, tmp_path: Path
+) -> None:
+    spec = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
+    bare = tmp_path / "data" / phantom_case.name
+    bare.mkdir(parents=True)
+    for name in ("t1", "t1ce"):
+        shutil.copy(phantom_case / f"{phantom_case.name}_{name}.nii.gz", bare)
+    cases = find_cases(bare.parent, needed_arrays(spec, "none"), ("seg",))
+    with Synthesizer(FakeEngine(spec)) as synthesizer:
+        result = evaluate(synthesizer, cases, "none", model="m", data="d")
+    found = result.cases[phantom_case.name]
+    whole = _evaluation(phantom_case, spec, "none").cases[phantom_case.name]
+    keys = {key for key in whole.images[SYNTHESIS] if key.startswith(("slice", "brain", "volume"))}
+    assert keys
+    assert dict(found.images[SYNTHESIS]) == {key: whole.images[SYNTHESIS][key] for key in keys}
+    assert set(found.voxels.inputs) == {"t1"}
+    with pytest.raises(InputError, match="seg is missing"):
+        find_cases(bare.parent, needed_arrays(spec, "fuzzy"))
+
+
+def test_slices_that_flicker_are_seen_through_the_plane(truth: Truth) -> None:
+    rng = np.random.default_rng(3)
+    noise = 0.02 * rng.standard_normal(truth.t1ce.shape)
+    even, odd = (
+        fitted_metrics(truth, truth.t1ce + more)["brain.through_plane"][0]
+        for more in (noise, noise + 0.05 * (np.arange(12) % 2)[:, None, None])
+    )
+    assert even == pytest.approx(1, abs=0.05), "noise has no direction"
+    assert odd > 2
 
 
 def test_an_evaluation_survives_json_and_tables_hold_every_value(

@@ -13,6 +13,7 @@ from tlp_train.phantom import PhantomCase, cohort, make_case, write_case, write_
 from tlp_train.phantom.case import Patient, draw_patient
 from tlp_train.phantom.fields import double, ramp
 from tlp_train.phantom.grid import on_brats_grid
+from tlp_train.phantom.imaging import Scanner
 from tlp_train.phantom.lesions import Lesion, LesionKind, LesionShape, draw_kinds
 from tlp_train.phantom.signal import R1_PER_MMOL_S, SpinEcho, add_rician_noise, with_contrast
 from tlp_train.phantom.tissue import TABLE_1T5, TABLE_3T, Relaxation
@@ -284,6 +285,28 @@ def test_labels_mark_the_tumour_and_nothing_else(case: PhantomCase, patient: Pat
         marked = where(patient, mimic, part)
         assert marked.sum() > 100
         assert not np.any(case.seg[marked])
+
+
+def test_the_enhancement_map_is_what_the_contrast_agent_adds(case: PhantomCase) -> None:
+    rim, normal = case.seg == 4, (case.t1ce > 0) & (case.seg == 0)
+    level = float(np.median(case.t1ce[normal]))
+    assert np.median(case.enhancement[rim]) > 0.4 * level
+    assert np.median(np.abs(case.enhancement[normal])) < 0.1 * level
+    assert not case.enhancement[case.t1ce == 0].any()
+    seen = case.t1ce - case.gain * case.t1
+    tumour = np.isin(case.seg, (1, 4))
+    assert np.corrcoef(seen[tumour], case.enhancement[tumour])[0, 1] > 0.9
+    assert np.median((seen - case.enhancement)[tumour]) == pytest.approx(0, abs=0.1 * level)
+
+
+def test_a_worse_scanner_shows_the_same_head(case: PhantomCase) -> None:
+    worse = make_case(SEED, INDEX, Scanner(white_matter_snr=3, bias=0.2, same_coil=0))
+    np.testing.assert_array_equal(worse.seg, case.seg)
+    normal = (case.t1ce > 0) & (case.seg == 0)
+    agree = [np.corrcoef(c.t1[normal], c.t1ce[normal])[0, 1] for c in (case, worse)]
+    assert agree[0] > 0.7 > 0.5 > agree[1]
+    tumour = np.isin(case.seg, (1, 4))
+    assert np.corrcoef(case.enhancement[tumour], worse.enhancement[tumour])[0, 1] > 0.999
 
 
 def test_only_the_tumour_rim_enhances(case: PhantomCase, patient: Patient) -> None:

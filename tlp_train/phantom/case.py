@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tlp_train.phantom.anatomy import Anatomy, build_anatomy
 from tlp_train.phantom.fields import Float
 from tlp_train.phantom.grid import VOLUME_SHAPE, brats_affine, on_brats_grid
-from tlp_train.phantom.imaging import take_t1_pair, take_t2
+from tlp_train.phantom.imaging import USUAL, Scanner, take_t1_pair, take_t2
 from tlp_train.phantom.lesions import Lesion, LesionShape, draw_lesions, shape_lesion
 from tlp_train.phantom.mixture import mix
 from tlp_train.phantom.outline import draw_outline
@@ -49,6 +49,11 @@ class PhantomCase:
     t1, t2, t1ce
         int16 (240, 240, 155), axes (x, y, z) towards left, back and top (LPS), 1 mm;
         0 outside the brain, at least 1 inside.
+    enhancement
+        float32 of the same shape, in units of ``t1ce``: what the contrast agent adds, by the
+        phantom's own physics, without bias and noise.
+    gain
+        How many times as bright ``t1ce`` shows what contrast agent does not reach.
     seg
         uint8 of the same shape: 0 nothing, 1 necrotic or non-enhancing core, 2 oedema,
         4 enhancing rim.
@@ -62,11 +67,13 @@ class PhantomCase:
     t1: NDArray[np.int16]
     t2: NDArray[np.int16]
     t1ce: NDArray[np.int16]
+    enhancement: NDArray[np.float32]
+    gain: float
     seg: NDArray[np.uint8]
     affine: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        for modality in ("t1", "t2", "t1ce", "seg"):
+        for modality in ("t1", "t2", "t1ce", "enhancement", "seg"):
             shape = getattr(self, modality).shape
             if shape != VOLUME_SHAPE:
                 raise ValueError(f"{modality}: shape {VOLUME_SHAPE} expected, got {shape}")
@@ -82,7 +89,7 @@ class Patient:
     lesions: tuple[tuple[Lesion, LesionShape], ...]
 
 
-def make_case(seed: int, index: int) -> PhantomCase:
+def make_case(seed: int, index: int, scanner: Scanner = USUAL) -> PhantomCase:
     """Make one case; the same arguments always give the same case.
 
     Parameters
@@ -91,6 +98,8 @@ def make_case(seed: int, index: int) -> PhantomCase:
         Seed of the cohort, at least 0.
     index
         Number of the case in the cohort, 0 to 9999.
+    scanner
+        What takes the T1 pair.
 
     Raises
     ------
@@ -106,10 +115,12 @@ def make_case(seed: int, index: int) -> PhantomCase:
         patient.vessels,
         patient.lesions,
     )
-    t1, t1ce = take_t1_pair(_stream(seed, index, Stream.T1_PAIR), head)
+    pair = take_t1_pair(_stream(seed, index, Stream.T1_PAIR), head, scanner)
     t2 = take_t2(_stream(seed, index, Stream.T2), head)
     seg = on_brats_grid(labels)
-    return PhantomCase(name, seed, index, t1, t2, t1ce, seg, brats_affine())
+    return PhantomCase(
+        name, seed, index, pair.t1, t2, pair.t1ce, pair.enhancement, pair.gain, seg, brats_affine()
+    )
 
 
 def case_name(index: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,29 +21,69 @@ from tlp_train.phantom.signal import (
     with_contrast,
 )
 
-WHITE_MATTER_SNR = 40.0
+
+@dataclass(frozen=True)
+class Scanner:
+    """How well a scanner images.
+
+    Parameters
+    ----------
+    white_matter_snr
+        Signal of normal white matter over the noise of one channel.
+    bias
+        Largest deviation of the receive coil's factor from 1.
+    same_coil
+        Share of the bias field that the two images of a T1 pair have in common.
+    """
+
+    white_matter_snr: float = 40.0
+    bias: float = 0.1
+    same_coil: float = 0.8
 
 
-def take_t1_pair(
-    rng: np.random.Generator, head: Head
-) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """T1-weighted images before and after contrast agent: one protocol, two acquisitions.
+@dataclass(frozen=True)
+class T1Pair:
+    """T1-weighted images before and after contrast agent, and what is true of them.
+
+    Parameters
+    ----------
+    enhancement
+        float32, in units of ``t1ce``: what the contrast agent adds, without bias and noise.
+    gain
+        How many times as bright ``t1ce`` shows what contrast agent does not reach.
+    """
+
+    t1: NDArray[np.int16]
+    t1ce: NDArray[np.int16]
+    enhancement: NDArray[np.float32]
+    gain: float
+
+
+USUAL = Scanner()
+
+
+def take_t1_pair(rng: np.random.Generator, head: Head, scanner: Scanner = USUAL) -> T1Pair:
+    """One protocol, two acquisitions, with contrast agent between them.
 
     The coil is the same, the patient has moved a little: the bias fields differ slightly.
     """
     echo = t1_weighted(rng)
-    coil = receive_bias(rng, BOX_SHAPE)
-    moved = 0.8 * coil + 0.2 * receive_bias(rng, BOX_SHAPE)
-    return (
-        _acquire(rng, head, echo, coil[head.mask], contrast=False),
-        _acquire(rng, head, echo, moved[head.mask], contrast=True),
-    )
+    coil = receive_bias(rng, BOX_SHAPE, scanner.bias)
+    other = receive_bias(rng, BOX_SHAPE, scanner.bias)
+    moved = scanner.same_coil * coil + (1 - scanner.same_coil) * other
+    before, after = (noiseless(head, echo, contrast=contrast) for contrast in (False, True))
+    t1, t1_gain = _acquire(rng, head, echo, before * coil[head.mask], scanner)
+    t1ce, gain = _acquire(rng, head, echo, after * moved[head.mask], scanner)
+    added = np.zeros(head.mask.shape, dtype=np.float32)
+    added[head.mask] = gain * (after - before)
+    return T1Pair(t1, t1ce, on_brats_grid(added), gain / t1_gain)
 
 
 def take_t2(rng: np.random.Generator, head: Head) -> NDArray[np.int16]:
     """T2-weighted image, before contrast agent."""
-    coil = receive_bias(rng, BOX_SHAPE)
-    return _acquire(rng, head, t2_weighted(rng), coil[head.mask], contrast=False)
+    coil, echo = receive_bias(rng, BOX_SHAPE), t2_weighted(rng)
+    signal = noiseless(head, echo, contrast=False) * coil[head.mask]
+    return _acquire(rng, head, echo, signal, USUAL)[0]
 
 
 def noiseless(head: Head, echo: SpinEcho, *, contrast: bool) -> Float:
@@ -65,14 +107,15 @@ def _signal(part: Compartment, head: Head, echo: SpinEcho, *, contrast: bool) ->
 
 
 def _acquire(
-    rng: np.random.Generator, head: Head, echo: SpinEcho, bias: Float, *, contrast: bool
-) -> NDArray[np.int16]:
-    """One image, int16 on the BraTS grid: 0 outside the brain, 1 to about 4000 inside."""
+    rng: np.random.Generator, head: Head, echo: SpinEcho, signal: Float, scanner: Scanner
+) -> tuple[NDArray[np.int16], float]:
+    """One image, int16 on the BraTS grid: 0 outside the brain, 1 to about 4000 inside; its gain."""
     healthy = head.white_matter
     sigma = healthy.pd * -np.expm1(-echo.tr_ms / healthy.t1_ms)
-    sigma *= np.exp(-echo.te_ms / healthy.t2_ms) / WHITE_MATTER_SNR
-    image = add_rician_noise(rng, noiseless(head, echo, contrast=contrast) * bias, float(sigma))
-    image *= np.float32(rng.uniform(1000.0, 4000.0) / image.max())
+    sigma *= np.exp(-echo.te_ms / healthy.t2_ms) / scanner.white_matter_snr
+    image = add_rician_noise(rng, signal, float(sigma))
+    gain = np.float32(rng.uniform(1000.0, 4000.0) / image.max())
+    image *= gain
     box = np.zeros(head.mask.shape, dtype=np.int16)
     box[head.mask] = np.maximum(np.rint(image), 1.0).astype(np.int16)
-    return on_brats_grid(box)
+    return on_brats_grid(box), float(gain)

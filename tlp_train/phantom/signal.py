@@ -81,9 +81,9 @@ def with_contrast(t_ms: Number, relaxivity: float, concentration_mmol_l: Number)
     return t_ms / (1.0 + t_ms * (relaxivity / 1000.0) * concentration_mmol_l)
 
 
-def receive_bias(rng: np.random.Generator, shape: Shape3) -> Float:
-    """Smooth factor of the receive coil, 0.9 to 1.1."""
-    return variation(rng, shape, length_mm=75.0, amount=0.1)
+def receive_bias(rng: np.random.Generator, shape: Shape3, amount: float = 0.1) -> Float:
+    """Smooth factor of the receive coil, 1 - ``amount`` to 1 + ``amount``."""
+    return variation(rng, shape, length_mm=75.0, amount=amount)
 
 
 def add_rician_noise(rng: np.random.Generator, signal: Float, sigma: float) -> Float:
