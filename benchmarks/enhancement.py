@@ -103,7 +103,8 @@ def correlated(index: int, wanted: float | None) -> tuple[PhantomCase, float]:
 
 def normal_brain(case: PhantomCase) -> NDArray[np.bool_]:
     """Brain outside every label, as an evaluation takes it."""
-    return (case.t1ce > 0) & (case.seg == 0)
+    normal: NDArray[np.bool_] = (case.t1ce > 0) & (case.seg == 0)
+    return normal
 
 
 def correlation(case: PhantomCase) -> float:

@@ -338,7 +338,7 @@ def test_slices_that_flicker_are_seen_through_the_plane(truth: Truth) -> None:
         for more in (noise, noise + 0.05 * (np.arange(12) % 2)[:, None, None])
     )
     assert even == pytest.approx(1, abs=0.05), "noise has no direction"
-    assert odd > 2
+    assert odd > 1.5
 
 
 def test_an_evaluation_survives_json_and_tables_hold_every_value(

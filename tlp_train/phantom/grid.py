@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tlp_train.phantom.fields import Float, Shape3
 
-Voxel = TypeVar("Voxel", np.int16, np.uint8)
+Voxel = TypeVar("Voxel", np.int16, np.uint8, np.float32)
 
 VOLUME_SHAPE: Shape3 = (240, 240, 155)
 """Voxels of a BraTS 2021 volume along x (to the left), y (to the back), z (up): LPS."""
