@@ -165,7 +165,7 @@ def test_everything_can_be_prepared(tiny: TinyModel, tmp_path: Path) -> None:
     folder = tmp_path / "prepared"
     prepared = prepare(Preparation(checkpoint=tiny.run.last, folder=folder, count=1))
     assert set(prepared["mib"]) == {
-        "plain", "fp32", "fp16", "bf16", "rtx", "slices", "weights.pt",
+        "plain", "fp32", "fp16", "bf16", "int8", "rtx", "slices", "weights.pt",
     }  # fmt: skip
     place = Place(folder, "cuda")
     for target in ("default", "sm80"):
