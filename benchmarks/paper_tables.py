@@ -22,7 +22,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.paper_report import MODELS, Model, write_report
+from benchmarks.paper_report import write_report
+from benchmarks.paper_results import MODELS, Model
 from tlp_runtime.io.brats import find_cases
 from tlp_train.runs import LAST, Run
 from tlp_train.split import seeded

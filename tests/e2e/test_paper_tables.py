@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.paper_report import CLAIMS, MODELS, PAPER, Claim, Results, judge, table
+from benchmarks.paper_claims import CLAIMS, Claim, judge
+from benchmarks.paper_report import table
+from benchmarks.paper_results import MODELS, PAPER, Results
 from tlp_train.evaluation import SYNTHESIS, CaseResult, CaseVoxels, Evaluation
 
 ROOT = Path(__file__).resolve().parents[2]
