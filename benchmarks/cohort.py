@@ -156,7 +156,7 @@ class Bench:
             image = nib.load(request.images[name]).get_fdata().transpose(2, 1, 0)[:, rows, columns]
             low, high = image.min(), image.max()
             tensors[name] = ((image - low) / (high - low) * 2 - 1).astype(np.float32)
-        labels = nib.load(request.prompt).get_fdata().transpose(2, 1, 0)[:, rows, columns]
+        labels = nib.load(request.prompt.source).get_fdata().transpose(2, 1, 0)[:, rows, columns]
         prompt = np.zeros(labels.shape, np.float32)
         prompt[labels == 2] = 0.5
         prompt[(labels == 1) | (labels == 3) | (labels == 4)] = 1.0
@@ -305,6 +305,13 @@ def timeline(spans: Sequence[Span], path: Path, caption: str, seconds: float = 4
     figure.savefig(path, dpi=110)
 
 
+def marks(case: CohortCase) -> bool:
+    """Whether its prompt marks anything; that of a healthy case of the phantom does not."""
+    if not isinstance(case.request, Request):
+        raise case.request
+    return bool(np.any(nib.load(case.request.prompt.source).dataobj))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="case folders in BraTS layout")
@@ -337,7 +344,7 @@ def main() -> None:
         def engines() -> list[Engine]:
             return open_all(choices, bundle)
 
-    cases = folder_cases(options.data, prompts=True)
+    cases = [case for case in folder_cases(options.data, prompts=True) if marks(case)]
     with tempfile.TemporaryDirectory(prefix="tlp-cohort-") as folder:
         bench = Bench(
             cases, spec, engines,
