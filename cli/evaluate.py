@@ -89,7 +89,13 @@ def command(
     from tlp_train.evaluation import evaluate, needed_arrays, select_cases
     from tlp_train.metrics import GROUPS
     from tlp_train.split import Split
-    from tlp_train.tables import evaluation_csv, evaluation_markdown
+    from tlp_train.tables import (
+        evaluation_csv,
+        evaluation_markdown,
+        weak_head,
+        weak_rows,
+        weak_text,
+    )
 
     json_file = Path(json_path) if json_path not in (None, "-") else None
     files = [path for path in (json_file, csv_path, markdown_path) if path is not None]
@@ -126,6 +132,8 @@ def command(
     if json_path != "-":
         for group in GROUPS if verbose else GROUPS[:3]:
             output.table(_table(result, group))
+        if result.weak:
+            output.table(table(weak_head(), weak_rows(result), title=f"apart: {weak_text(result)}"))
     if result.seen:
         output.warn(
             SEEN_IN_TRAINING.warning(

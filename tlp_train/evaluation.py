@@ -24,6 +24,7 @@ from tlp_runtime.values.intensity import background, limits, require_numbers, sc
 from tlp_train.metrics import (
     COLUMNS,
     ENHANCING,
+    WEAK,
     Float,
     LinearFit,
     Truth,
@@ -68,11 +69,18 @@ class CaseVoxels:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case: for each image (the synthesis and the reference rows) its metrics' values."""
+    """One case: for each image (the synthesis and the reference rows) its metrics' values.
+
+    Parameters
+    ----------
+    correlation
+        Of T1 and T1ce over normal brain; None where one is constant.
+    """
 
     name: str
     images: Mapping[str, Values]
     voxels: CaseVoxels
+    correlation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,11 +101,14 @@ class CaseMeans:
         Image, then metric key, to the mean.
     seen
         Whether the model was trained or chosen on this case; None where its bundle does not say.
+    correlation
+        Of T1 and T1ce over normal brain; None where one is constant.
     """
 
     images: Mapping[str, Mapping[str, CaseMean]]
     voxels: CaseVoxels
     seen: bool | None = None
+    correlation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +139,16 @@ class Evaluation:
     def seen(self) -> tuple[str, ...]:
         """The cases that the model was trained or chosen on."""
         return tuple(name for name, case in self.cases.items() if case.seen)
+
+    @property
+    def weak(self) -> tuple[str, ...]:
+        """The cases with a core whose T1 and T1ce correlate weakly over normal brain."""
+        return tuple(
+            name
+            for name, case in self.cases.items()
+            if (case.correlation is None or case.correlation < WEAK)
+            and "enhancement.mae" in case.images[SYNTHESIS]
+        )
 
     @classmethod
     def of(
@@ -160,6 +181,7 @@ class Evaluation:
                 },
                 result.voxels,
                 _was_seen(result.voxels, known) if known else None,
+                result.correlation,
             )
             for result in results
         }
@@ -177,6 +199,8 @@ class Evaluation:
                 "confidence": CONFIDENCE,
                 "interval": f"Student's t up to {FEW_CASES} cases, then BCa bootstrap of cases",
                 "enhancing_above": ENHANCING,
+                "enhancement_fit": "ratio of medians over normal brain",
+                "weak_below": WEAK,
                 "truth_intensity": asdict(PUBLISHED),
             },
             "images": list(self.images),
@@ -226,7 +250,7 @@ def _case(data: Mapping[str, Any]) -> CaseMeans:
         image: {key: CaseMean(**value) for key, value in row.items()}
         for image, row in data["images"].items()
     }
-    return CaseMeans(images, CaseVoxels(**data["voxels"]), data["seen"])
+    return CaseMeans(images, CaseVoxels(**data["voxels"]), data["seen"], data["correlation"])
 
 
 def _was_seen(voxels: CaseVoxels, known: Collection[str]) -> bool:
@@ -362,6 +386,7 @@ def _evaluate_case(synthesizer: Synthesizer, case: CaseFiles, use: PromptUse) ->
         case.name,
         {name: all_metrics(truth, image) for name, image in images.items()},
         CaseVoxels(hashes.pop(OUTPUT_NAME), hashes),
+        truth.correlation,
     )
 
 

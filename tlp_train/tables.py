@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from tlp_train.comparison import Comparison
 from tlp_train.evaluation import SYNTHESIS, Evaluation
-from tlp_train.metrics import COLUMNS, GROUPS, Column, ColumnGroup
+from tlp_train.metrics import COLUMNS, ENHANCEMENT, GROUPS, WEAK, Column, ColumnGroup
 from tlp_train.statistics import Statistic
 
 Rows = list[list[str]]
@@ -53,6 +53,34 @@ def seen_text(evaluation: Evaluation) -> str:
     )
 
 
+def weak_rows(evaluation: Evaluation) -> Rows:
+    """A row per case whose T1 and T1ce correlate weakly: the synthesis's enhancement there."""
+    columns = ENHANCEMENT.columns
+    rows = []
+    for name in evaluation.weak:
+        case = evaluation.cases[name]
+        held = case.images[SYNTHESIS]
+        r = "none" if case.correlation is None else f"{case.correlation:.2f}"
+        cells = [f"{held[c.key].mean:.{c.digits}f}" if c.key in held else "none" for c in columns]
+        rows.append([name, r, *cells])
+    return rows
+
+
+def weak_head() -> list[str]:
+    """Titles of :func:`weak_rows`."""
+    return ["case", "r", *group_head(ENHANCEMENT)[1:]]
+
+
+def weak_text(evaluation: Evaluation) -> str:
+    """What :func:`weak_rows` are; empty where there are none."""
+    if not evaluation.weak:
+        return ""
+    return (
+        f"{len(evaluation.weak)} of {len(evaluation.cases)} cases, whose T1 and T1ce correlate by "
+        f"less than {WEAK:g} over normal brain: their difference holds more than uptake"
+    )
+
+
 def evaluation_markdown(evaluation: Evaluation) -> str:
     """Every group as a table, under a line that says what was evaluated."""
     parts = [
@@ -65,6 +93,9 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     for group in GROUPS:
         parts.append(f"## {group.title} (over {group.unit})")
         parts.append(markdown_table(group_head(group), group_rows(evaluation, group)))
+        if group is ENHANCEMENT and evaluation.weak:
+            parts.append(f"Apart: {weak_text(evaluation)}.")
+            parts.append(markdown_table(weak_head(), weak_rows(evaluation)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,13 +103,14 @@ def evaluation_csv(evaluation: Evaluation) -> str:
     """A row a case and image: each metric's mean; empty where the case has none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    origin = ["case", "image", "prompt", "model", "seen_in_training"]
+    origin = ["case", "image", "prompt", "model", "seen_in_training", "t1_correlation"]
     writer.writerow([*origin, *(column.key for column in COLUMNS)])
     for name, case in evaluation.cases.items():
         seen = {None: "", True: "yes", False: "no"}[case.seen]
+        r = "" if case.correlation is None else f"{case.correlation:.4g}"
         for image, means in case.images.items():
             values = [f"{means[c.key].mean:.9g}" if c.key in means else "" for c in COLUMNS]
-            writer.writerow([name, image, evaluation.prompt, evaluation.model, seen, *values])
+            writer.writerow([name, image, evaluation.prompt, evaluation.model, seen, r, *values])
     return text.getvalue()
 
 

@@ -13,6 +13,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import uniform_filter
 
+from benchmarks.enhancement import hallucination
 from tests.fakes.engine import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.errors import InputError, InputMissing
@@ -150,8 +151,11 @@ def test_brain_metrics_do_not_depend_on_level_and_contrast(truth: Truth, image: 
     ]
     assert values["brain.ssim"] == pytest.approx([np.concatenate(inner).mean()], abs=2e-3)
     other = all_metrics(truth, 0.5 * image + 0.2)
-    for key in ("brain.psnr_db", "brain.ssim", "enhancement.mae", "enhancement.dice"):
+    for key in ("brain.psnr_db", "brain.ssim"):
         assert other[key] == pytest.approx(values[key])
+    darker = all_metrics(truth, 0.5 * image)
+    for key in ("enhancement.mae", "enhancement.dice", "mirror.false_enhancement"):
+        assert darker[key] == pytest.approx(values[key])
     assert other["slice.psnr_db"] != pytest.approx(values["slice.psnr_db"])
 
 
@@ -159,7 +163,7 @@ def test_enhancement_metrics_equal_their_formulas(truth: Truth, image: np.ndarra
     values = all_metrics(truth, image)
     normal = truth.brain & ~(truth.core | truth.oedema)
     level = np.median(truth.t1ce[normal])
-    plain, fitted = (_fit(v, truth.t1ce, normal) for v in (truth.t1, image))
+    plain, fitted = (level / np.median(v[normal]) * v for v in (truth.t1, image))
     true, made = ((v - plain)[truth.core] / level for v in (truth.t1ce, fitted))
     assert values["enhancement.mae"] == pytest.approx([np.mean(np.abs(true - made))])
     assert values["enhancement.correlation"] == pytest.approx([np.corrcoef(true, made)[0, 1]])
@@ -184,6 +188,29 @@ def test_a_perfect_synthesis_and_a_copied_t1(truth: Truth) -> None:
     copied = all_metrics(truth, truth.t1)
     assert copied["enhancement.dice"] == [0.0]
     assert "enhancement.correlation" not in copied, "a T1 shows no enhancement that could vary"
+
+
+def test_an_invented_blob_is_measured_in_full_however_little_t1_and_t1ce_correlate(
+    truth: Truth,
+) -> None:
+    """A least-squares fit shrinks it by their correlation, and so hides what a model invents."""
+    rng = np.random.default_rng(5)
+    noisy = np.where(
+        truth.brain, np.clip(truth.t1 + 0.1 * rng.standard_normal(truth.t1.shape), 0, 1), 0
+    )
+    noisy_truth = replace(truth, t1=noisy)
+    assert noisy_truth.correlation is not None
+    assert noisy_truth.correlation < 0.5
+    seen = hallucination(noisy_truth)
+    assert seen is not None
+    assert seen["ratio of medians"] == pytest.approx(0.5, abs=0.02)
+    assert seen["least squares"] < 0.3
+
+
+def test_an_image_without_signal_enhances_nowhere(truth: Truth) -> None:
+    black = all_metrics(truth, np.zeros_like(truth.t1))
+    assert all(np.isfinite(value).all() for value in map(np.array, black.values()))
+    assert black["enhancement.dice"] == [0.0]
 
 
 def test_cases_without_a_label_have_no_metric_of_it(truth: Truth, image: np.ndarray) -> None:
@@ -355,6 +382,20 @@ def test_an_evaluation_survives_json_and_tables_hold_every_value(
     text = evaluation_markdown(result)
     assert all(f"## {group.title}" in text for group in GROUPS)
     assert f"{mean:.3f}" in text
+
+
+def test_cases_whose_t1_tells_little_of_the_t1ce_are_listed_apart(phantom_case: Path) -> None:
+    spec = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
+    result = _evaluation(phantom_case, spec, "none")
+    (case,) = result.cases.values()
+    assert case.correlation is not None
+    assert case.correlation > 0.7
+    assert not result.weak
+    assert "Apart" not in evaluation_markdown(result)
+    weak = replace(result, cases={phantom_case.name: replace(case, correlation=0.31)})
+    assert weak.weak == (phantom_case.name,)
+    assert f"| {phantom_case.name} | 0.31 |" in evaluation_markdown(weak)
+    assert "less than 0.5" in evaluation_markdown(weak)
 
 
 def test_comparison_pairs_the_cases(phantom_dir: Path) -> None:
