@@ -7,8 +7,8 @@ and its enhancement map. Noise and bias field of the T1 pair are raised until T1
 by r over normal brain, as they do in real cases (0.18 to 0.81). Every fit then estimates the gain
 there; its enhancement, T1ce minus the fitted T1, is held against the phantom's.
 
-With `--data` a model that hallucinates on purpose is measured on BraTS cases too: the T1, with a blob
-of half of normal brain's median at the mirrored core.
+With `--data` a model that hallucinates on purpose is measured on BraTS cases too: the T1, with a
+blob of half of normal brain's median at the mirrored core.
 """
 
 from __future__ import annotations
