@@ -10,6 +10,7 @@ import typer
 from rich.console import RenderableType
 
 from tlp_runtime.engines.choice import EngineChoice
+from tlp_runtime.synthesis.request import Prompt
 from tlp_runtime.warnings import SEEN_IN_TRAINING
 
 from .console import (
@@ -24,7 +25,7 @@ from .console import (
     write_json,
 )
 from .model import ModelOption, choose_model, open_engine
-from .options import verb
+from .options import Pick, verb
 
 if TYPE_CHECKING:
     from tlp_train.evaluation import Evaluation
@@ -60,6 +61,7 @@ def command(
             "mirrored: a wrong prompt.",
         ),
     ] = PromptUse.none,
+    told: Annotated[Prompt, Pick(only=("labels",))],
     split: Annotated[
         Path | None, typer.Option("--split", help="A run's split.json: its test cases only.")
     ] = None,
@@ -122,6 +124,7 @@ def command(
             model=bundle.name,
             data=str(data),
             training_voxels=bundle.manifest.training_voxels,
+            labels=told.labels,
             on_case=lambda _: bar.advance(task),
         )
     write_json(json_path, result.to_dict(), overwrite=overwrite)

@@ -21,6 +21,14 @@ from tlp_runtime.synthesis.prepare import prepare_published
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_runtime.values.intensity import background, limits, require_numbers, scale
+from tlp_runtime.values.prompt import (
+    NO_LABELS,
+    Labels,
+    encode,
+    require_one_scheme,
+    rounded,
+    with_labels,
+)
 from tlp_train.metrics import (
     COLUMNS,
     ENHANCING,
@@ -271,6 +279,7 @@ def evaluate(
     model: str,
     data: str,
     training_voxels: Collection[str] = (),
+    labels: Labels = NO_LABELS,
     on_case: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Run every case's published slices and compare them with its T1ce.
@@ -285,15 +294,27 @@ def evaluate(
         For the record.
     training_voxels
         Hashes of the volumes the model was trained and chosen on; empty if they are not known.
+    labels
+        What labels of segmentations mean, if not as the model's.
 
     Raises
     ------
     InputError
         A case that cannot be read or does not suit the model.
+    UnknownLabels
+        Labels without a meaning, or that schemes read differently.
     """
+    code = with_labels(synthesizer.spec.prompt, labels)
+    found: set[int] = set()
+    for case in cases:
+        if "seg" in case.files:
+            drawn = read_volume(case.files["seg"])
+            encode(drawn.data, code, drawn.name)
+            found.update(np.unique(rounded(drawn.data)).astype(int).tolist())
+    require_one_scheme(found, data, code)
     results = []
     for case in cases:
-        results.append(_evaluate_case(synthesizer, case, prompt))
+        results.append(_evaluate_case(synthesizer, case, prompt, labels))
         if on_case is not None:
             on_case(case.name)
     return Evaluation.of(
@@ -332,11 +353,15 @@ class EvaluationSlices:
 
 
 def evaluation_slices(
-    volumes: Mapping[str, Volume], spec: ModelSpec, use: PromptUse, name: str
+    volumes: Mapping[str, Volume],
+    spec: ModelSpec,
+    use: PromptUse,
+    name: str,
+    labels: Labels = NO_LABELS,
 ) -> EvaluationSlices:
     """What a synthesis of a case is made from and held against; ``name`` is the case's."""
     images = {array: volumes[array] for array in spec.inputs}
-    prompt = Prompt(volumes.get("seg"))
+    prompt = Prompt(volumes.get("seg"), labels)
     prepared = prepare_published(Request(images=images, prompt=prompt), spec)
     published = slice(*spec.crop.slices)
 
@@ -371,10 +396,12 @@ def _rescaling(t1ce: NDArray[Any], spec: ModelSpec, name: str) -> LinearFit:
     return LinearFit((model_high - model_low) / (high - low), (model_low - low) / (high - low))
 
 
-def _evaluate_case(synthesizer: Synthesizer, case: CaseFiles, use: PromptUse) -> CaseResult:
+def _evaluate_case(
+    synthesizer: Synthesizer, case: CaseFiles, use: PromptUse, labels: Labels
+) -> CaseResult:
     spec = synthesizer.spec
     volumes = read_case(case, spec)
-    slices = evaluation_slices(volumes, spec, use, case.name)
+    slices = evaluation_slices(volumes, spec, use, case.name, labels)
     truth, given, first = slices.truth, slices.given, spec.inputs[0]
     images: dict[str, Float] = {
         SYNTHESIS: slices.rescaling(to_unit64(synthesizer.run_slices(slices.tensors))),

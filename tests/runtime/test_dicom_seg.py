@@ -97,7 +97,7 @@ def test_a_segmentation_s_coded_segments_are_tumour_and_oedema(tmp_path: Path) -
 @pytest.mark.documents(
     "DICOM",
     "a SEG with other segments",
-    "exit 3, listing them; `--prompt-labels` explains their numbers",
+    "exit 3, listing them; `--labels` explains their numbers",
 )
 def test_segments_of_other_kinds_are_refused_unless_their_numbers_are_explained(
     tmp_path: Path,
