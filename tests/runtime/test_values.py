@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,22 @@ import pytest
 
 from tlp_runtime.errors import ContentError, SetOption, UnknownLabels, UsageError
 from tlp_runtime.geometry.crop import crop_slices
+from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.nifti import read_volume
+from tlp_runtime.io.scan import Scan
 from tlp_runtime.spec.model import IntensitySpec, ModelSpec, PromptSpec
 from tlp_runtime.synthesis.prepare import prepare
+from tlp_runtime.synthesis.region import encoded
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.values.intensity import scale, to_unit
-from tlp_runtime.values.prompt import encode, label_texts, labels_of, parse_labels, with_labels
+from tlp_runtime.values.prompt import (
+    SCHEMES,
+    encode,
+    label_texts,
+    labels_of,
+    parse_labels,
+    with_labels,
+)
 
 
 def test_every_published_array_of_the_real_cases_is_reproduced(
@@ -71,10 +82,13 @@ def test_output_is_brought_to_the_unit_range() -> None:
 
 
 def test_labels_of_both_brats_years_and_plain_masks() -> None:
-    labels = np.array([0, 1, 2, 3, 4])
-    np.testing.assert_array_equal(
-        encode(labels, PromptSpec(), "seg"), np.array([0, 1, 0.5, 1, 1], np.float32)
-    )
+    for labels, values in (
+        ([0, 1, 2, 4], [0, 1, 0.5, 1]),
+        ([0, 1, 2, 3], [0, 1, 0.5, 1]),
+        ([0, 1], [0, 1]),
+    ):
+        made = encode(np.array(labels), PromptSpec(), "seg")
+        np.testing.assert_array_equal(made, np.array(values, np.float32))
 
 
 def test_labels_stored_as_floats_are_labels() -> None:
@@ -187,3 +201,21 @@ def test_maps_are_written_with_labels_that_the_model_reads_back() -> None:
     assert binary.drawn_labels == (1, 2)
     with pytest.raises(UnknownLabels):
         encode(np.array([2]), binary, "seg")
+
+
+def test_codes_of_a_file_go_before_the_labels_of_a_model() -> None:
+    """A DICOM SEG says what its segments are, whatever numbers the model was trained on."""
+    data = np.zeros((4, 4, 4), np.uint16)
+    data[0, 0, 0], data[1, 1, 1] = 1, 2
+    scan = Volume(np.ones((4, 4, 4), np.float32), np.eye(4))
+    drawn = Volume(data, np.eye(4), name="BraTS-PED/seg.dcm", coded=True)
+    ped = with_labels(PromptSpec(), SCHEMES["brats-ped"])
+
+    def values(prompt: Prompt) -> list[float]:
+        found = encoded(Request(images={"t1": Scan(scan)}, prompt=prompt), ped)
+        assert found is not None
+        return [float(found.data[0, 0, 0]), float(found.data[1, 1, 1])]
+
+    assert values(Prompt(drawn)) == [1, 0.5]
+    assert values(Prompt(drawn, labels={"tumour": (2,), "oedema": (1,)})) == [0.5, 1]
+    assert values(Prompt(replace(drawn, coded=False))) == [1, 1], "the model's own"

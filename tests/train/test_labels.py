@@ -66,7 +66,7 @@ def test_an_evaluation_reads_the_scheme_that_was_named(phantom_case: Path, tmp_p
 
 def test_a_resection_cavity_is_no_tumour(phantom_case: Path, tmp_path: Path) -> None:
     case = relabelled(phantom_case, tmp_path / "d" / "BraTS-GLI-00005-100", AFTER_TREATMENT)
-    with pytest.raises(UnknownLabels, match="BraTS-GLI-00005-100.*mean different things"):
+    with pytest.raises(UnknownLabels, match=r"BraTS-GLI-00005-100.*mean different things"):
         evaluated(case.parent)
     without = relabelled(phantom_case, tmp_path / "e" / case.name, {4: 3, 2: 2})
     assert (
