@@ -94,6 +94,9 @@ def command(
     from tlp_train.tables import (
         evaluation_csv,
         evaluation_markdown,
+        patient_head,
+        patient_rows,
+        patient_text,
         weak_head,
         weak_rows,
         weak_text,
@@ -135,6 +138,8 @@ def command(
     if json_path != "-":
         for group in GROUPS if verbose else GROUPS[:3]:
             output.table(_table(result, group))
+        if result.patients:
+            output.table(table(patient_head(), patient_rows(result), title=patient_text()))
         if result.weak:
             output.table(table(weak_head(), weak_rows(result), title=f"apart: {weak_text(result)}"))
     if result.seen:

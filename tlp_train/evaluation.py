@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tlp_runtime.synthesis.prepare import prepare_published
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_runtime.values.intensity import background, limits, require_numbers, scale
+from tlp_runtime.values.prompt import ENHANCING as ENHANCING_LABELS
 from tlp_runtime.values.prompt import (
     NO_LABELS,
     Labels,
@@ -32,6 +33,7 @@ from tlp_runtime.values.prompt import (
 from tlp_train.metrics import (
     COLUMNS,
     ENHANCING,
+    NORMAL_QUANTILE,
     WEAK,
     Float,
     LinearFit,
@@ -41,6 +43,7 @@ from tlp_train.metrics import (
     best_factor,
     to_unit64,
 )
+from tlp_train.patients import CALLED, LEAST, Patients
 from tlp_train.prompt_uses import PromptUse, prompted
 from tlp_train.statistics import CONFIDENCE, FEW_CASES, Statistic
 
@@ -133,6 +136,8 @@ class Evaluation:
         Image, then metric key, to its statistic over all cases.
     cases
         By name.
+    patients
+        By image, over the cases with a core; none where no label tells enhancement apart.
     """
 
     model: str
@@ -142,6 +147,7 @@ class Evaluation:
     images: tuple[str, ...]
     summary: Mapping[str, Mapping[str, Statistic]]
     cases: Mapping[str, CaseMeans]
+    patients: Mapping[str, Patients] = field(default_factory=dict)
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -193,7 +199,14 @@ class Evaluation:
             )
             for result in results
         }
-        return cls(**origin, images=images, summary=summary, cases=cases)
+        patients = {image: _patients([r.images[image] for r in results]) for image in images}
+        return cls(
+            **origin,
+            images=images,
+            summary=summary,
+            cases=cases,
+            patients={image: found for image, found in patients.items() if found is not None},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -209,6 +222,9 @@ class Evaluation:
                 "enhancing_above": ENHANCING,
                 "enhancement_fit": "ratio of medians over normal brain",
                 "weak_below": WEAK,
+                "enhancing_voxel_above_quantile_of_normal_brain": NORMAL_QUANTILE,
+                "called_enhancing_above_share_of_core": CALLED,
+                "patients_at_least_of_each": LEAST,
                 "truth_intensity": asdict(PUBLISHED),
             },
             "images": list(self.images),
@@ -217,6 +233,7 @@ class Evaluation:
                 for image, row in self.summary.items()
             },
             "cases": {name: asdict(case) for name, case in self.cases.items()},
+            "patients": {image: asdict(found) for image, found in self.patients.items()},
         }
 
     @classmethod
@@ -248,9 +265,16 @@ class Evaluation:
                     for image, row in data["summary"].items()
                 },
                 cases={name: _case(value) for name, value in data["cases"].items()},
+                patients={image: Patients(**value) for image, value in data["patients"].items()},
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: is not an evaluation as JSON ({error!r}).") from error
+
+
+def _patients(rows: Sequence[Values]) -> Patients | None:
+    keys = [f"patient.{name}_ml" for name in ("labelled", "made", "core")]
+    held = [[row[key][0] for key in keys] for row in rows if keys[0] in row]
+    return Patients.of(*zip(*held, strict=True)) if held else None
 
 
 def _case(data: Mapping[str, Any]) -> CaseMeans:
@@ -377,12 +401,19 @@ def evaluation_slices(
     exact = tensors[PROMPT_NAME]
     tensors[PROMPT_NAME] = prompted(exact, use, spec.prompt, name)
     around = background(volumes[OUTPUT_NAME].data)
+    marks = ENHANCING_LABELS.get(with_labels(spec.prompt, labels).scheme)
+    enhancing = None
+    if "seg" in volumes and marks is not None:
+        drawn = _cropped(volumes["seg"], prepared.reference, spec)[published]
+        enhancing = np.isin(rounded(drawn), marks)
     truth = Truth(
         t1ce=unit(OUTPUT_NAME),
         t1=unit("t1"),
         brain=raw[OUTPUT_NAME][published] != around,
         core=exact == spec.prompt.tumour_value,
         oedema=exact == spec.prompt.oedema_value,
+        enhancing=enhancing,
+        voxel_ml=prepared.reference.grid.voxel_ml,
     )
     rescaling = _rescaling(raw[OUTPUT_NAME], spec, volumes[OUTPUT_NAME].name)
     return EvaluationSlices(truth, tensors, unit(spec.inputs[0]), rescaling)

@@ -18,6 +18,9 @@ DATA_RANGE = 255
 ENHANCING = 0.2
 """Enhancing: brighter than the T1 at its level by this share of normal brain's median T1ce."""
 
+NORMAL_QUANTILE = 0.99
+"""A voxel of the core enhances at patient level where it is above this share of normal brain."""
+
 WEAK = 0.5
 """Where T1 and T1ce correlate less over normal brain, their difference is not uptake alone."""
 
@@ -81,7 +84,11 @@ class Truth:
     brain
         Voxels whose T1ce is not background: BraTS volumes are skull-stripped.
     core, oedema
-        The labelled tumour (labels 1, 3, 4) and oedema (label 2).
+        The labelled tumour and oedema.
+    enhancing
+        The labelled enhancing part; None where labels do not tell it apart.
+    voxel_ml
+        Volume of a voxel.
     """
 
     t1ce: Float
@@ -89,6 +96,8 @@ class Truth:
     brain: Mask
     core: Mask
     oedema: Mask
+    enhancing: Mask | None = None
+    voxel_ml: float = 0.001
 
     @property
     def normal(self) -> Mask:
@@ -223,6 +232,15 @@ def enhancement_metrics(truth: Truth, image: Float) -> Values:
     a, b = true > ENHANCING, made > ENHANCING
     if a.any() or b.any():
         _add(values, "enhancement.dice", 2 * float((a & b).sum()) / float(a.sum() + b.sum()))
+    if truth.enhancing is not None:
+        above = float(np.quantile(((truth.t1ce - plain) / level)[normal], NORMAL_QUANTILE))
+        volumes = {
+            "core": core.sum(),
+            "labelled": truth.enhancing.sum(),
+            "made": (made > above).sum(),
+        }
+        for name, count in volumes.items():
+            _add(values, f"patient.{name}_ml", float(count) * truth.voxel_ml)
     return values
 
 
@@ -257,13 +275,13 @@ def _add(values: Values, key: str, value: float | None) -> None:
 class Column:
     """How a metric is shown: its title, unit and digits, and what of two values is better.
 
-    ``zero``: the one nearer to 0, whatever its sign.
+    ``zero``: the one nearer to 0, whatever its sign; ``none``: neither.
     """
 
     key: str
     title: str
     digits: int
-    better: Literal["higher", "lower", "zero"]
+    better: Literal["higher", "lower", "zero", "none"]
 
 
 @dataclass(frozen=True)
@@ -306,6 +324,15 @@ GROUPS: tuple[ColumnGroup, ...] = (
         ),
     ),
     ColumnGroup(
+        "enhancing volume inside the core",
+        "cases",
+        (
+            Column("patient.core_ml", "core ml", 1, "none"),
+            Column("patient.labelled_ml", "labelled ml", 1, "none"),
+            Column("patient.made_ml", "synthesized ml", 1, "none"),
+        ),
+    ),
+    ColumnGroup(
         "published, inside the tumour core",
         "slices",
         (
@@ -336,6 +363,6 @@ GROUPS: tuple[ColumnGroup, ...] = (
 )
 """Every metric there is, in the order of reports."""
 
-ENHANCEMENT = GROUPS[2]
+ENHANCEMENT, VOLUMES = GROUPS[2:4]
 
 COLUMNS: tuple[Column, ...] = tuple(column for group in GROUPS for column in group.columns)

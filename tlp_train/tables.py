@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from tlp_train.comparison import Comparison
 from tlp_train.evaluation import SYNTHESIS, Evaluation
-from tlp_train.metrics import COLUMNS, ENHANCEMENT, GROUPS, WEAK, Column, ColumnGroup
+from tlp_train.metrics import COLUMNS, ENHANCEMENT, GROUPS, VOLUMES, WEAK, Column, ColumnGroup
+from tlp_train.patients import LEAST
 from tlp_train.statistics import Statistic
 
 Rows = list[list[str]]
@@ -39,8 +40,8 @@ def group_rows(evaluation: Evaluation, group: ColumnGroup) -> Rows:
 
 def group_head(group: ColumnGroup) -> list[str]:
     """Column titles; an arrow says which way is better."""
-    arrows = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
-    return ["", *(f"{c.title} {arrows[c.better]}" for c in group.columns)]
+    arrows = {"higher": "↑", "lower": "↓", "zero": "→ 0", "none": ""}
+    return ["", *(f"{c.title} {arrows[c.better]}".rstrip() for c in group.columns)]
 
 
 def seen_text(evaluation: Evaluation) -> str:
@@ -81,6 +82,29 @@ def weak_text(evaluation: Evaluation) -> str:
     )
 
 
+def patient_head() -> list[str]:
+    """Titles of :func:`patient_rows`."""
+    return ["", "enhancing", "others", "sensitivity ↑", "specificity ↑", "AUC ↑", "R² ↑"]
+
+
+def patient_rows(evaluation: Evaluation) -> Rows:
+    """A row an image; empty where no case has an enhancing label that could be told apart."""
+    rows = []
+    for image, found in evaluation.patients.items():
+        figures = (found.sensitivity, found.specificity, found.auc, found.r_squared)
+        cells = ["none" if value is None else f"{value:.2f}" for value in figures]
+        rows.append([image, str(found.enhancing), str(found.others), *cells])
+    return rows
+
+
+def patient_text() -> str:
+    """What :func:`patient_rows` are."""
+    return (
+        "does the image enhance in patients whose tumour does, and in no others? No figure below "
+        f"{LEAST} of each"
+    )
+
+
 def evaluation_markdown(evaluation: Evaluation) -> str:
     """Every group as a table, under a line that says what was evaluated."""
     parts = [
@@ -96,6 +120,9 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
         if group is ENHANCEMENT and evaluation.weak:
             parts.append(f"Apart: {weak_text(evaluation)}.")
             parts.append(markdown_table(weak_head(), weak_rows(evaluation)))
+        if group is VOLUMES and evaluation.patients:
+            parts.append(f"Patients: {patient_text()}.")
+            parts.append(markdown_table(patient_head(), patient_rows(evaluation)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -135,7 +162,7 @@ def comparison_rows(comparison: Comparison) -> Rows:
             if found.interval is not None:
                 low, high = found.interval
                 interval = f"{low:+.{digits}f} to {high:+.{digits}f}"
-            gain = found.sign if column.better == "higher" else -found.sign
+            gain = {"higher": found.sign, "none": 0}.get(column.better, -found.sign)
             better = {1: "second", -1: "first", 0: ""}[gain]
             rows.append(
                 [

@@ -46,6 +46,7 @@ from tlp_train.metrics import (
     to_levels,
     to_unit64,
 )
+from tlp_train.patients import Patients
 from tlp_train.tables import comparison_rows, evaluation_csv, evaluation_markdown, group_rows
 
 
@@ -207,6 +208,41 @@ def test_an_invented_blob_is_measured_in_full_however_little_t1_and_t1ce_correla
     assert seen["least squares"] < 0.3
 
 
+def test_volumes_at_patient_level_have_a_threshold_of_the_cases_own(
+    truth: Truth, image: np.ndarray
+) -> None:
+    marked = replace(truth, enhancing=truth.core & (np.arange(12) < 4)[:, None, None], voxel_ml=0.5)
+    values = all_metrics(marked, image)
+    normal = truth.normal
+    level = np.median(truth.t1ce[normal])
+    plain, fitted = (level / np.median(v[normal]) * v for v in (truth.t1, image))
+    above = np.quantile((truth.t1ce - plain)[normal], 0.99)
+    made = ((fitted - plain > above) & truth.core).sum()
+    assert values["patient.core_ml"] == [0.5 * truth.core.sum()]
+    assert values["patient.labelled_ml"] == [0.5 * (truth.core[:4]).sum()]
+    assert values["patient.made_ml"] == pytest.approx([0.5 * made])
+    assert all_metrics(marked, truth.t1)["patient.made_ml"] == [0.0], "a T1 enhances nowhere"
+
+
+def test_patients_are_counted_with_and_without_enhancement() -> None:
+    labelled = [5.0] * 10 + [0.0] * 10
+    made = [5.0, 4, 3, 3, 3, 3, 3, 3, 0.4, 0.2] + [0.1] * 8 + [3.5, 0.6]
+    found = Patients.of(labelled, made, [10.0] * 20)
+    assert (found.enhancing, found.others) == (10, 10)
+    assert found.sensitivity == pytest.approx(0.8), "above a twentieth of the core"
+    assert found.specificity == pytest.approx(0.8)
+    pairs = [(a > b) + 0.5 * (a == b) for a in made[:10] for b in made[10:]]
+    assert found.auc == pytest.approx(np.mean(pairs))
+    assert found.r_squared == pytest.approx(np.corrcoef(labelled, made)[0, 1] ** 2)
+
+
+@pytest.mark.parametrize("counts", [(9, 20), (20, 9), (0, 30)])
+def test_few_patients_give_no_figure(counts: tuple[int, int]) -> None:
+    labelled = [1.0] * counts[0] + [0.0] * counts[1]
+    found = Patients.of(labelled, labelled, [2.0] * len(labelled))
+    assert found == Patients(*counts, None, None, None, None)
+
+
 def test_an_image_without_signal_enhances_nowhere(truth: Truth) -> None:
     black = all_metrics(truth, np.zeros_like(truth.t1))
     assert all(np.isfinite(value).all() for value in map(np.array, black.values()))
@@ -221,7 +257,8 @@ def test_cases_without_a_label_have_no_metric_of_it(truth: Truth, image: np.ndar
 
 
 def test_every_metric_has_a_column(truth: Truth, image: np.ndarray) -> None:
-    assert set(all_metrics(truth, image)) == {column.key for column in COLUMNS}
+    marked = replace(truth, enhancing=truth.core)
+    assert set(all_metrics(marked, image)) == {column.key for column in COLUMNS}
 
 
 def test_best_factor_is_the_least_squares_one(truth: Truth, image: np.ndarray) -> None:

@@ -44,6 +44,17 @@ enhancing. ``brats2024-gli``, after treatment: 4 is the resection cavity, which 
 ``brats-ped``: 1 enhancing, 2 not enhancing, 3 cystic, 4 oedema. ``binary``: 1 tumour.
 """
 
+ENHANCING: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        "": (3, 4),
+        "brats2021": (4,),
+        "brats2023": (3,),
+        "brats2024-gli": (3,),
+        "brats-ped": (1,),
+    }
+)
+"""Labels of enhancing tumour by scheme; the others do not tell it apart. Empty: nobody said one."""
+
 _READ_DIFFERENTLY: tuple[tuple[re.Pattern[str], frozenset[int], tuple[str, ...]], ...] = (
     (re.compile(r"brats[-_]?ped", re.IGNORECASE), frozenset(), ("brats-ped",)),
     (re.compile(r"brats[-_]?gli", re.IGNORECASE), frozenset({4}), ("brats2024-gli", "brats2021")),
@@ -146,7 +157,9 @@ def with_labels(spec: PromptSpec, labels: Labels) -> PromptSpec:
     return replace(
         spec,
         scheme=next((name for name, one in SCHEMES.items() if dict(labels) == one), "given"),
-        **{f"{name}_labels": tuple(labels.get(name, ())) for name in CLASSES},
+        tumour_labels=tuple(labels.get("tumour", ())),
+        oedema_labels=tuple(labels.get("oedema", ())),
+        background_labels=tuple(labels.get("background", ())),
     )
 
 
