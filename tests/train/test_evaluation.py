@@ -204,7 +204,7 @@ def test_an_invented_blob_is_measured_in_full_however_little_t1_and_t1ce_correla
     assert noisy_truth.correlation < 0.5
     seen = hallucination(noisy_truth)
     assert seen is not None
-    assert seen["ratio of medians"] == pytest.approx(0.5, abs=0.02)
+    assert seen["ratio of medians"] == pytest.approx(0.5, abs=0.05)
     assert seen["least squares"] < 0.3
 
 
