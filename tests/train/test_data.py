@@ -68,10 +68,10 @@ def _touch(root: Path, *files: str) -> None:
 def test_layouts_of_other_data_sets_are_found(tmp_path: Path) -> None:
     """BraTS 2018 in folders of grades; UCSF-PDGM; UPENN-GBM with its segmentations elsewhere."""
     brats, ucsf, upenn = (tmp_path / name for name in ("brats", "ucsf", "upenn"))
-    for grade, case in (("HGG", "Brats18_2013_10_1"), ("LGG", "Brats18_TCIA01_131_1")):
+    for grade, brats_case in (("HGG", "Brats18_2013_10_1"), ("LGG", "Brats18_TCIA01_131_1")):
         _touch(
-            brats / grade / case,
-            *(f"{case}_{e}.nii.gz" for e in ("t1", "t2", "t1ce", "seg", "flair")),
+            brats / grade / brats_case,
+            *(f"{brats_case}_{e}.nii.gz" for e in ("t1", "t2", "t1ce", "seg", "flair")),
         )
     assert [case.name for case in find_cases(brats, ("t1", "t1ce", "seg"))] == [
         "Brats18_2013_10_1", "Brats18_TCIA01_131_1",
