@@ -120,7 +120,7 @@ Not for diagnosis.</p>
 <strong>{report.gain_db:+.2f} dB</strong> on {cases} unseen phantom cases.</p>
 {_html_table(report.rows()[0], report.rows()[1:])}
 <p>Slice and core: the published protocol, slices 27 to 126 of every case, 8-bit, mean ± s.d. over
-slices; the core is labels 1 and 4. Enhancement: T1ce minus the fitted T1 inside the core, in
+slices; the core is labels 1 and 4. Enhancement: T1ce minus the T1 at its level inside the core, in
 shares of normal brain's T1ce, mean ± s.d. over cases. About half of the phantom's lesions look
 like a tumour on T1 but take up no contrast agent: without the prompt, no network could know
 which.</p>

@@ -6,6 +6,9 @@ The phantom knows its gain (how many times as bright the T1ce shows what no cont
 and its enhancement map. Noise and bias field of the T1 pair are raised until T1 and T1ce correlate
 by r over normal brain, as they do in real cases (0.18 to 0.81). Every fit then estimates the gain
 there; its enhancement, T1ce minus the fitted T1, is held against the phantom's.
+
+With `--data` a model that hallucinates on purpose is measured on BraTS cases too: the T1, with a
+blob of half of normal brain's median at the mirrored core.
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from tlp_runtime.bench import environment
-from tlp_train.metrics import LinearFit
+from tlp_runtime.io.brats import find_cases
+from tlp_runtime.spec.model import ModelSpec
+from tlp_train.evaluation import evaluation_slices, needed_arrays, read_case
+from tlp_train.metrics import LinearFit, Truth
 from tlp_train.phantom import PhantomCase, make_case
 from tlp_train.phantom.imaging import Scanner
 from tlp_train.tables import markdown_table
@@ -127,9 +133,47 @@ def errors(case: PhantomCase) -> dict[str, dict[str, float]]:
         made = ((t1ce - line(t1))[core]) / level
         found[name] = {
             "gain": line.gain / case.gain,
+            "fit": float(np.abs(line(t1) - case.gain * t1)[core].mean()) / level,
             "bias": float(np.mean(made - true)),
             "mae": float(np.abs(made - true).mean()),
         }
+    return found
+
+
+def hallucination(truth: Truth) -> dict[str, float] | None:
+    """What two measures see of a blob that is half as bright as normal brain, in a copied T1.
+
+    It lies at the mirrored core, where nothing enhances. None without a core.
+    """
+    normal, where = truth.normal, truth.mirrored_core
+    if not where.any():
+        return None
+    made = truth.t1 + 0.5 * float(np.median(truth.t1[normal])) * where
+    level = float(np.median(truth.t1ce[normal]))
+
+    def seen(fit: Callable[[Float, Float], LinearFit]) -> float:
+        with_blob, without = (
+            fit(image[normal], truth.t1ce[normal])(image)[where].mean()
+            for image in (made, truth.t1)
+        )
+        return float(with_blob - without) / level
+
+    return {
+        "r": truth.correlation or float("nan"),
+        "least squares": seen(LinearFit.of),
+        "ratio of medians": seen(LinearFit.of_medians),
+    }
+
+
+def hallucinations(data: Path) -> dict[str, dict[str, float]]:
+    """Of every case of a folder with a core."""
+    spec = ModelSpec(inputs=("t1",))
+    found = {}
+    for case in find_cases(data, needed_arrays(spec)):
+        slices = evaluation_slices(read_case(case, spec), spec, "none", case.name)
+        seen = hallucination(slices.truth)
+        if seen is not None:
+            found[case.name] = seen
     return found
 
 
@@ -138,6 +182,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=12)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--data", type=Path, help="BraTS cases for the hallucinating model")
     options = parser.parse_args()
 
     indices = [n for n in range(10 * options.cases) if (make_case(7, n).seg == 4).any()]
@@ -155,13 +200,14 @@ def main() -> None:
                 name: {
                     key: [float(v) for v in np.quantile([row[name][key] for row in rows], (0.5,))]
                     + [float(np.mean([row[name][key] for row in rows]))]
-                    for key in ("gain", "bias", "mae")
+                    for key in ("fit", "gain", "bias", "mae")
                 }
                 for name in FITS
             },
         }
         print(wanted, f"r {np.median(reached):.2f}", flush=True)
     for key, title in (
+        ("fit", "error of the fitted T1 inside the core, share of normal brain"),
         ("mae", "error of the enhancement inside the core, share of normal brain"),
         ("bias", "the same with its sign"),
         ("gain", "gain over the true one"),
@@ -173,6 +219,16 @@ def main() -> None:
         ]
         head = ["mean over cases", *(f"r {level['r']:.2f}" for level in found.values())]
         print(markdown_table(head, rows_))
+    invented = hallucinations(options.data) if options.data is not None else {}
+    if invented:
+        print("\na blob of 0.5 that is not there, as it is measured\n")
+        columns = ("r", "least squares", "ratio of medians")
+        print(
+            markdown_table(
+                ["case", *columns],
+                [[name, *(f"{row[c]:.2f}" for c in columns)] for name, row in invented.items()],
+            )
+        )
     if options.json is not None:
         record = {
             "date": date.today().isoformat(),
@@ -180,6 +236,7 @@ def main() -> None:
             "cases": indices,
             "figures_are": ["median", "mean"],
             "correlations": found,
+            "hallucination": invented,
         }
         options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if options.figure is not None:

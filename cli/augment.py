@@ -26,9 +26,7 @@ RECORD = "augment.json"
 @verb
 def command(
     *,
-    asked: Annotated[
-        Request, Pick(only=("t1", "t2", "prompt", "prompt_labels", "allow_empty_prompt"))
-    ],
+    asked: Annotated[Request, Pick(only=("t1", "t2", "prompt", "labels", "allow_empty_prompt"))],
     out: Annotated[Path, typer.Option("--out", help="Folder for syntheses and prompts.")],
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help="Folder of prompts, NIfTI label maps.")

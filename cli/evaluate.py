@@ -10,6 +10,7 @@ import typer
 from rich.console import RenderableType
 
 from tlp_runtime.engines.choice import EngineChoice
+from tlp_runtime.synthesis.request import Prompt
 from tlp_runtime.warnings import SEEN_IN_TRAINING
 
 from .console import (
@@ -24,7 +25,7 @@ from .console import (
     write_json,
 )
 from .model import ModelOption, choose_model, open_engine
-from .options import verb
+from .options import Pick, verb
 
 if TYPE_CHECKING:
     from tlp_train.evaluation import Evaluation
@@ -60,6 +61,7 @@ def command(
             "mirrored: a wrong prompt.",
         ),
     ] = PromptUse.none,
+    told: Annotated[Prompt, Pick(only=("labels",))],
     split: Annotated[
         Path | None, typer.Option("--split", help="A run's split.json: its test cases only.")
     ] = None,
@@ -89,7 +91,16 @@ def command(
     from tlp_train.evaluation import evaluate, needed_arrays, select_cases
     from tlp_train.metrics import GROUPS
     from tlp_train.split import Split
-    from tlp_train.tables import evaluation_csv, evaluation_markdown
+    from tlp_train.tables import (
+        evaluation_csv,
+        evaluation_markdown,
+        patient_head,
+        patient_rows,
+        patient_text,
+        weak_head,
+        weak_rows,
+        weak_text,
+    )
 
     json_file = Path(json_path) if json_path not in (None, "-") else None
     files = [path for path in (json_file, csv_path, markdown_path) if path is not None]
@@ -116,6 +127,7 @@ def command(
             model=bundle.name,
             data=str(data),
             training_voxels=bundle.manifest.training_voxels,
+            labels=told.labels,
             on_case=lambda _: bar.advance(task),
         )
     write_json(json_path, result.to_dict(), overwrite=overwrite)
@@ -126,6 +138,10 @@ def command(
     if json_path != "-":
         for group in GROUPS if verbose else GROUPS[:3]:
             output.table(_table(result, group))
+        if result.patients:
+            output.table(table(patient_head(), patient_rows(result), title=patient_text()))
+        if result.weak:
+            output.table(table(weak_head(), weak_rows(result), title=f"apart: {weak_text(result)}"))
     if result.seen:
         output.warn(
             SEEN_IN_TRAINING.warning(

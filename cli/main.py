@@ -71,7 +71,7 @@ app.command("import", cls=Verb)(import_weights.command)
 app.command("export", cls=Verb)(export.command)
 app.command("build", cls=Verb)(build.command)
 app.command("verify", cls=Verb)(verify.command)
-# Words without an option: `--prompt-labels tumour=1,4 oedema=2`.
+# Words without an option: `--labels tumour=1,4 oedema=2`.
 app.command("infer", cls=Verb, context_settings={"allow_extra_args": True})(infer.command)
 app.command("view", cls=Verb)(view.command)
 app.command("serve", cls=Verb)(serve.command)

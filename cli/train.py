@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlp_runtime.errors import SpecError, UsageError
-from tlp_runtime.spec.model import IntensitySpec, ModelSpec, NetworkSpec
+from tlp_runtime.spec.model import IntensitySpec, ModelSpec, NetworkSpec, PromptSpec
+from tlp_runtime.synthesis.request import Prompt
+from tlp_runtime.values.prompt import Labels, label_texts, labels_of, with_labels
 from tlp_train.config import CHANGEABLE, TrainConfig
 from tlp_train.config import preset as preset_of
 from tlp_train.launchers import is_first_process
@@ -73,6 +75,7 @@ def command(
         ),
     ] = None,
     split: SplitOptions,
+    told: Annotated[Prompt, Pick(only=("labels",))],
     intensity: Annotated[dict[str, Any], IntensitySpec, Pick(changes=True)],
     cache: Annotated[
         Path | None,
@@ -150,7 +153,7 @@ def command(
                 given = {
                     **changes, **network, **intensity, "inputs": inputs and inputs.names,
                     "preset": preset and preset.value, "data": data, "out": out, "from": weights,
-                    "split": split.split,
+                    "split": split.split, "labels": _texts(told.labels),
                 }  # fmt: skip
                 part = reopen(resume, {k: v for k, v in given.items() if v is not None})
                 _say_what_resumes(part, output)
@@ -161,6 +164,7 @@ def command(
                     output.default("preset", preset.value, "default")
                 parts = network, intensity
                 config = _configure(output, preset, inputs, changes, parts, origin)
+                config = replace(config, spec=_labelled(config.spec, told.labels))
                 part = Part(_create(data or _phantom(output), config, out, split, origin))
             else:
                 part = Part(join_run(out))
@@ -253,6 +257,15 @@ def _spec(
     if intensity:
         spec = replace(spec, intensity=IntensitySpec(**{"rule": "percentile-crop", **intensity}))
     return replace(spec, inputs=inputs)
+
+
+def _labelled(spec: ModelSpec, labels: Labels) -> ModelSpec:
+    return replace(spec, prompt=with_labels(spec.prompt, labels))
+
+
+def _texts(labels: Labels) -> list[str] | None:
+    """As a run's own labels are shown; None where none are given."""
+    return label_texts(labels_of(with_labels(PromptSpec(), labels))) if labels else None
 
 
 def _create(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 OPTIONS = (
-    "t1", "t2", "t1_series", "t2_series", "prompt", "prompt_labels", "allow_incomplete",
+    "t1", "t2", "t1_series", "t2_series", "prompt", "labels", "allow_incomplete",
     "ignore_frame_of_reference",
 )  # fmt: skip
 

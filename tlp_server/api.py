@@ -228,8 +228,8 @@ async def put_prompt(
     request: HttpRequest,
     service: Served,
     session_id: str,
-    prompt_labels: Annotated[
-        list[str] | None, Query(max_length=8, description=described(Prompt, "prompt_labels"))
+    labels: Annotated[
+        list[str] | None, Query(max_length=8, description=described(Prompt, "labels"))
     ] = None,
 ) -> Revision:
     """Replace the mask by a NIfTI label map on the scan's grid, in any axis order."""
@@ -237,8 +237,8 @@ async def put_prompt(
     content = await request.body()
 
     def take() -> int:
-        labels = parse_volume(content, "the prompt", limit=service.settings.max_volume)
-        return session.case.replace_mask(labels, parse_labels(prompt_labels or ()))
+        drawn = parse_volume(content, "the prompt", limit=service.settings.max_volume)
+        return session.case.replace_mask(drawn, parse_labels(labels or ()))
 
     async with session.strokes:
         return Revision(revision=await asyncio.to_thread(take))

@@ -58,7 +58,7 @@ _STATUS: tuple[tuple[type[TLPError], int], ...] = (
     (MemoryExhausted, 503),
 )
 
-PARAMETERS = ("prompt_labels",)
+PARAMETERS = ("labels",)
 """Options that a client of the API can set, as query parameters of that name."""
 
 GIVEN = ("t1", "t2", "prompt")

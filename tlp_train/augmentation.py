@@ -89,6 +89,7 @@ def _labels(
 ) -> Volume:
     """Prompt values as a label map on the original's grid, in the model's own labels."""
     data = np.zeros(values.shape, np.uint8)
-    data[values == code.oedema_value] = code.oedema_labels[0]
-    data[values == code.tumour_value] = code.tumour_labels[0]
+    tumour, oedema = code.drawn_labels
+    data[values == code.oedema_value] = oedema
+    data[values == code.tumour_value] = tumour
     return replace(oriented, data=data).restored_to(original)

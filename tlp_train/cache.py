@@ -30,11 +30,11 @@ from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import IntensitySpec, ModelSpec, PromptSpec
 from tlp_runtime.values import checks
 from tlp_runtime.values.intensity import limits, require_numbers, scale_between
-from tlp_runtime.values.prompt import encode
+from tlp_runtime.values.prompt import encode, rounded
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 RECORD = "case.json"
 
 _ELSEWHERE = ChooseAnother("cache", "folder", "for the decoded slices")
@@ -47,7 +47,7 @@ class CachedCase:
     ``arrays`` are (Z, H, W) raw voxels; ``limits`` and ``brightness`` are of each image inside the
     in-plane crop of the whole volume: the values that ``intensity`` makes the ends of its range,
     and the percentiles of the scaled brain; ``first_slice`` is the z of index 0; ``voxels`` has the
-    hash of each whole volume.
+    hash of each whole volume, ``labels`` those of the whole segmentation.
     """
 
     name: str
@@ -57,6 +57,7 @@ class CachedCase:
     brightness: Mapping[str, tuple[float, ...]]
     intensity: IntensitySpec
     voxels: Mapping[str, str]
+    labels: tuple[int, ...]
 
     def __len__(self) -> int:
         return int(next(iter(self.arrays.values())).shape[0])
@@ -141,6 +142,8 @@ def _open_case(case: CaseFiles, spec: ModelSpec, folder: Path) -> CachedCase:
         cached = _load(case.name, place, identity, spec)
         if cached is None:
             raise InputError(f"{case.name}: its files changed while they were being read.")
+    if "seg" in case.files:  # it may have been cached for a model of other labels
+        encode(np.array(cached.labels), spec.prompt, os.fspath(case.files["seg"]))
     return cached
 
 
@@ -177,6 +180,7 @@ def _load(
             key: tuple(map(float, values)) for key, values in record.pop("brightness").items()
         }
         hashes, sources = record.pop("voxels"), record["sources"]
+        labels = tuple(map(int, record.pop("labels")))
         # They are of more arrays if another model's inputs were cached.
         voxels = {key: str(hashes[key]) for key in identity["sources"]}
         record["sources"] = {key: sources[key] for key in identity["sources"]}
@@ -189,7 +193,7 @@ def _load(
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return CachedCase(
-        name, spec.crop.slices[0], arrays, between, brightness, spec.intensity, voxels
+        name, spec.crop.slices[0], arrays, between, brightness, spec.intensity, voxels, labels
     )
 
 
@@ -198,7 +202,7 @@ def _decode(case: CaseFiles, spec: ModelSpec) -> tuple[dict[str, NDArray[Any]], 
     volumes = {name: read_volume(path) for name, path in case.files.items()}
     reference = next(iter(volumes.values()))
     arrays: dict[str, NDArray[Any]] = {}
-    record: dict[str, dict[str, Any]] = {"limits": {}, "brightness": {}, "voxels": {}}
+    record: dict[str, Any] = {"limits": {}, "brightness": {}, "voxels": {}, "labels": []}
     start, stop = spec.crop.slices
     for name, volume in volumes.items():
         require_same_grid(reference, volume)
@@ -211,7 +215,8 @@ def _decode(case: CaseFiles, spec: ModelSpec) -> tuple[dict[str, NDArray[Any]], 
         slices = crop_slices(oriented, spec.crop)
         require_numbers(slices, volume.name)
         if name == "seg":
-            encode(slices, spec.prompt, volume.name)
+            encode(volume.data, spec.prompt, volume.name)
+            record["labels"] = np.unique(rounded(volume.data)).astype(int).tolist()
         else:
             between = limits(slices, spec.intensity, volume.name)
             record["limits"][name] = between

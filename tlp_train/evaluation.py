@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,20 @@ from tlp_runtime.synthesis.prepare import prepare_published
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_runtime.values.intensity import background, limits, require_numbers, scale
+from tlp_runtime.values.prompt import ENHANCING as ENHANCING_LABELS
+from tlp_runtime.values.prompt import (
+    NO_LABELS,
+    Labels,
+    encode,
+    require_one_scheme,
+    rounded,
+    with_labels,
+)
 from tlp_train.metrics import (
     COLUMNS,
     ENHANCING,
+    NORMAL_QUANTILE,
+    WEAK,
     Float,
     LinearFit,
     Truth,
@@ -32,6 +43,7 @@ from tlp_train.metrics import (
     best_factor,
     to_unit64,
 )
+from tlp_train.patients import CALLED, LEAST, Patients
 from tlp_train.prompt_uses import PromptUse, prompted
 from tlp_train.statistics import CONFIDENCE, FEW_CASES, Statistic
 
@@ -68,11 +80,18 @@ class CaseVoxels:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case: for each image (the synthesis and the reference rows) its metrics' values."""
+    """One case: for each image (the synthesis and the reference rows) its metrics' values.
+
+    Parameters
+    ----------
+    correlation
+        Of T1 and T1ce over normal brain; None where one is constant.
+    """
 
     name: str
     images: Mapping[str, Values]
     voxels: CaseVoxels
+    correlation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,11 +112,14 @@ class CaseMeans:
         Image, then metric key, to the mean.
     seen
         Whether the model was trained or chosen on this case; None where its bundle does not say.
+    correlation
+        Of T1 and T1ce over normal brain; None where one is constant.
     """
 
     images: Mapping[str, Mapping[str, CaseMean]]
     voxels: CaseVoxels
     seen: bool | None = None
+    correlation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +136,8 @@ class Evaluation:
         Image, then metric key, to its statistic over all cases.
     cases
         By name.
+    patients
+        By image, over the cases with a core; none where no label tells enhancement apart.
     """
 
     model: str
@@ -123,11 +147,22 @@ class Evaluation:
     images: tuple[str, ...]
     summary: Mapping[str, Mapping[str, Statistic]]
     cases: Mapping[str, CaseMeans]
+    patients: Mapping[str, Patients] = field(default_factory=dict)
 
     @property
     def seen(self) -> tuple[str, ...]:
         """The cases that the model was trained or chosen on."""
         return tuple(name for name, case in self.cases.items() if case.seen)
+
+    @property
+    def weak(self) -> tuple[str, ...]:
+        """The cases with a core whose T1 and T1ce correlate weakly over normal brain."""
+        return tuple(
+            name
+            for name, case in self.cases.items()
+            if (case.correlation is None or case.correlation < WEAK)
+            and "enhancement.mae" in case.images[SYNTHESIS]
+        )
 
     @classmethod
     def of(
@@ -160,10 +195,18 @@ class Evaluation:
                 },
                 result.voxels,
                 _was_seen(result.voxels, known) if known else None,
+                result.correlation,
             )
             for result in results
         }
-        return cls(**origin, images=images, summary=summary, cases=cases)
+        patients = {image: _patients([r.images[image] for r in results]) for image in images}
+        return cls(
+            **origin,
+            images=images,
+            summary=summary,
+            cases=cases,
+            patients={image: found for image, found in patients.items() if found is not None},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -177,6 +220,11 @@ class Evaluation:
                 "confidence": CONFIDENCE,
                 "interval": f"Student's t up to {FEW_CASES} cases, then BCa bootstrap of cases",
                 "enhancing_above": ENHANCING,
+                "enhancement_fit": "ratio of medians over normal brain",
+                "weak_below": WEAK,
+                "enhancing_voxel_above_quantile_of_normal_brain": NORMAL_QUANTILE,
+                "called_enhancing_above_share_of_core": CALLED,
+                "patients_at_least_of_each": LEAST,
                 "truth_intensity": asdict(PUBLISHED),
             },
             "images": list(self.images),
@@ -185,6 +233,7 @@ class Evaluation:
                 for image, row in self.summary.items()
             },
             "cases": {name: asdict(case) for name, case in self.cases.items()},
+            "patients": {image: asdict(found) for image, found in self.patients.items()},
         }
 
     @classmethod
@@ -216,9 +265,16 @@ class Evaluation:
                     for image, row in data["summary"].items()
                 },
                 cases={name: _case(value) for name, value in data["cases"].items()},
+                patients={image: Patients(**value) for image, value in data["patients"].items()},
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: is not an evaluation as JSON ({error!r}).") from error
+
+
+def _patients(rows: Sequence[Values]) -> Patients | None:
+    keys = [f"patient.{name}_ml" for name in ("labelled", "made", "core")]
+    held = [[row[key][0] for key in keys] for row in rows if keys[0] in row]
+    return Patients.of(*zip(*held, strict=True)) if held else None
 
 
 def _case(data: Mapping[str, Any]) -> CaseMeans:
@@ -226,7 +282,7 @@ def _case(data: Mapping[str, Any]) -> CaseMeans:
         image: {key: CaseMean(**value) for key, value in row.items()}
         for image, row in data["images"].items()
     }
-    return CaseMeans(images, CaseVoxels(**data["voxels"]), data["seen"])
+    return CaseMeans(images, CaseVoxels(**data["voxels"]), data["seen"], data["correlation"])
 
 
 def _was_seen(voxels: CaseVoxels, known: Collection[str]) -> bool:
@@ -247,6 +303,7 @@ def evaluate(
     model: str,
     data: str,
     training_voxels: Collection[str] = (),
+    labels: Labels = NO_LABELS,
     on_case: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Run every case's published slices and compare them with its T1ce.
@@ -261,15 +318,27 @@ def evaluate(
         For the record.
     training_voxels
         Hashes of the volumes the model was trained and chosen on; empty if they are not known.
+    labels
+        What labels of segmentations mean, if not as the model's.
 
     Raises
     ------
     InputError
         A case that cannot be read or does not suit the model.
+    UnknownLabels
+        Labels without a meaning, or that schemes read differently.
     """
+    code = with_labels(synthesizer.spec.prompt, labels)
+    found: set[int] = set()
+    for case in cases:
+        if "seg" in case.files:
+            drawn = read_volume(case.files["seg"])
+            encode(drawn.data, code, drawn.name)
+            found.update(np.unique(rounded(drawn.data)).astype(int).tolist())
+    require_one_scheme(found, data, code)
     results = []
     for case in cases:
-        results.append(_evaluate_case(synthesizer, case, prompt))
+        results.append(_evaluate_case(synthesizer, case, prompt, labels))
         if on_case is not None:
             on_case(case.name)
     return Evaluation.of(
@@ -308,11 +377,15 @@ class EvaluationSlices:
 
 
 def evaluation_slices(
-    volumes: Mapping[str, Volume], spec: ModelSpec, use: PromptUse, name: str
+    volumes: Mapping[str, Volume],
+    spec: ModelSpec,
+    use: PromptUse,
+    name: str,
+    labels: Labels = NO_LABELS,
 ) -> EvaluationSlices:
     """What a synthesis of a case is made from and held against; ``name`` is the case's."""
     images = {array: volumes[array] for array in spec.inputs}
-    prompt = Prompt(volumes.get("seg"))
+    prompt = Prompt(volumes.get("seg"), labels)
     prepared = prepare_published(Request(images=images, prompt=prompt), spec)
     published = slice(*spec.crop.slices)
 
@@ -328,12 +401,19 @@ def evaluation_slices(
     exact = tensors[PROMPT_NAME]
     tensors[PROMPT_NAME] = prompted(exact, use, spec.prompt, name)
     around = background(volumes[OUTPUT_NAME].data)
+    marks = ENHANCING_LABELS.get(with_labels(spec.prompt, labels).scheme)
+    enhancing = None
+    if "seg" in volumes and marks is not None:
+        drawn = _cropped(volumes["seg"], prepared.reference, spec)[published]
+        enhancing = np.isin(rounded(drawn), marks)
     truth = Truth(
         t1ce=unit(OUTPUT_NAME),
         t1=unit("t1"),
         brain=raw[OUTPUT_NAME][published] != around,
         core=exact == spec.prompt.tumour_value,
         oedema=exact == spec.prompt.oedema_value,
+        enhancing=enhancing,
+        voxel_ml=prepared.reference.grid.voxel_ml,
     )
     rescaling = _rescaling(raw[OUTPUT_NAME], spec, volumes[OUTPUT_NAME].name)
     return EvaluationSlices(truth, tensors, unit(spec.inputs[0]), rescaling)
@@ -347,10 +427,12 @@ def _rescaling(t1ce: NDArray[Any], spec: ModelSpec, name: str) -> LinearFit:
     return LinearFit((model_high - model_low) / (high - low), (model_low - low) / (high - low))
 
 
-def _evaluate_case(synthesizer: Synthesizer, case: CaseFiles, use: PromptUse) -> CaseResult:
+def _evaluate_case(
+    synthesizer: Synthesizer, case: CaseFiles, use: PromptUse, labels: Labels
+) -> CaseResult:
     spec = synthesizer.spec
     volumes = read_case(case, spec)
-    slices = evaluation_slices(volumes, spec, use, case.name)
+    slices = evaluation_slices(volumes, spec, use, case.name, labels)
     truth, given, first = slices.truth, slices.given, spec.inputs[0]
     images: dict[str, Float] = {
         SYNTHESIS: slices.rescaling(to_unit64(synthesizer.run_slices(slices.tensors))),
@@ -362,6 +444,7 @@ def _evaluate_case(synthesizer: Synthesizer, case: CaseFiles, use: PromptUse) ->
         case.name,
         {name: all_metrics(truth, image) for name, image in images.items()},
         CaseVoxels(hashes.pop(OUTPUT_NAME), hashes),
+        truth.correlation,
     )
 
 

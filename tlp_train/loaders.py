@@ -17,6 +17,7 @@ from tlp_runtime.errors import InputError, SetOption, UsageError
 from tlp_runtime.io.brats import find_cases
 from tlp_runtime.spec.model import BrightnessSpec, ModelSpec
 from tlp_runtime.values.checks import BRIGHTNESS_PERCENTILES
+from tlp_runtime.values.prompt import require_one_scheme
 from tlp_train.cache import CachedCase, open_cases
 from tlp_train.data import EpochSampler, SampleId, SliceDataset
 from tlp_train.module import Batch
@@ -86,7 +87,11 @@ class SliceData(L.LightningDataModule):
                 f"{self.run.data}: {len(absent)} cases of the run's split.json are not there: "
                 f"{', '.join(absent)}. Put them back, or start a new run."
             )
-        return open_cases([files[name] for name in wanted], self.config.spec, self.cache, on_case)
+        cases = [files[name] for name in wanted]
+        opened = open_cases(cases, self.config.spec, self.cache, on_case)
+        labels = {label for case in opened for label in case.labels}
+        require_one_scheme(labels, f"{self.run.data}", self.config.spec.prompt)
+        return opened
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None

@@ -16,7 +16,13 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 DATA_RANGE = 255
 ENHANCING = 0.2
-"""Enhancing: brighter than the fitted T1 by this share of normal brain's median T1ce."""
+"""Enhancing: brighter than the T1 at its level by this share of normal brain's median T1ce."""
+
+NORMAL_QUANTILE = 0.99
+"""A voxel of the core enhances at patient level where it is above this share of normal brain."""
+
+WEAK = 0.5
+"""Where T1 and T1ce correlate less over normal brain, their difference is not uptake alone."""
 
 Float = NDArray[np.float64]
 Levels = NDArray[np.uint8]
@@ -39,17 +45,23 @@ def to_levels(unit: Float) -> Levels:
 
 @dataclass(frozen=True)
 class LinearFit:
-    """``gain * x + offset``, least squares."""
+    """``gain * x + offset``."""
 
     gain: float
     offset: float
 
     @classmethod
     def of(cls, x: Float, y: Float) -> LinearFit:
-        """From ``x`` to ``y``; a constant ``x`` gives the mean of ``y``."""
+        """Least squares from ``x`` to ``y``; a constant ``x`` gives the mean of ``y``."""
         spread = float(x.var())
         gain = float(((x - x.mean()) * (y - y.mean())).mean()) / spread if spread > 0 else 0.0
         return cls(gain, float(y.mean()) - gain * float(x.mean()))
+
+    @classmethod
+    def of_medians(cls, x: Float, y: Float) -> LinearFit:
+        """The ratio of medians, without an offset; a gain of 0 where ``x`` has no signal."""
+        level = float(np.median(x))
+        return cls(float(np.median(y)) / level if level > 0 else 0.0, 0.0)
 
     def __call__(self, x: Float) -> Float:
         return self.gain * x + self.offset
@@ -72,7 +84,11 @@ class Truth:
     brain
         Voxels whose T1ce is not background: BraTS volumes are skull-stripped.
     core, oedema
-        The labelled tumour (labels 1, 3, 4) and oedema (label 2).
+        The labelled tumour and oedema.
+    enhancing
+        The labelled enhancing part; None where labels do not tell it apart.
+    voxel_ml
+        Volume of a voxel.
     """
 
     t1ce: Float
@@ -80,11 +96,21 @@ class Truth:
     brain: Mask
     core: Mask
     oedema: Mask
+    enhancing: Mask | None = None
+    voxel_ml: float = 0.001
 
     @property
     def normal(self) -> Mask:
         """Brain outside every label."""
         return self.brain & ~self.core & ~self.oedema
+
+    @property
+    def correlation(self) -> float | None:
+        """Of T1 and T1ce over normal brain; None where one of them is constant."""
+        x, y = self.t1[self.normal], self.t1ce[self.normal]
+        if len(x) < 2 or min(float(x.std()), float(y.std())) <= 0:
+            return None
+        return float(np.corrcoef(x, y)[0, 1])
 
     @property
     def mirrored_core(self) -> Mask:
@@ -176,10 +202,12 @@ def through_plane(error: Float, brain: Mask) -> float | None:
 
 
 def enhancement_metrics(truth: Truth, image: Float) -> Values:
-    """The uptake of contrast agent itself: T1ce minus the T1 that was fitted to it.
+    """The uptake of contrast agent itself: T1ce minus the T1 that was brought to its level.
 
-    T1 and image are fitted to the T1ce over normal brain, so that the lesion has no say in the
-    level; differences are in shares of normal brain's median T1ce. Inside the core: mean absolute
+    T1 and image are brought to the T1ce by the ratio of medians over normal brain, so that the
+    lesion has no say in the level; a least-squares fit would shrink what it fits by how little
+    both correlate (docs/adr/0028-enhancement-by-medians.md). Differences are in shares of normal
+    brain's median T1ce. Inside the core: mean absolute
     error, Pearson correlation, Dice of the voxels that enhance by more than :data:`ENHANCING`,
     and PSNR of the fitted image. At the mirrored core: the mean enhancement the image shows beyond
     the true one, 0 for a model that a wrong prompt cannot mislead.
@@ -189,8 +217,8 @@ def enhancement_metrics(truth: Truth, image: Float) -> Values:
     if not normal.any():
         return values
     level = float(np.median(truth.t1ce[normal]))
-    plain = LinearFit.of(truth.t1[normal], truth.t1ce[normal])(truth.t1)
-    fitted = LinearFit.of(image[normal], truth.t1ce[normal])(image)
+    plain = LinearFit.of_medians(truth.t1[normal], truth.t1ce[normal])(truth.t1)
+    fitted = LinearFit.of_medians(image[normal], truth.t1ce[normal])(image)
     if mirrored.any() and level > 0:
         beyond = (fitted - truth.t1ce)[mirrored].mean() / level
         _add(values, "mirror.false_enhancement", beyond)
@@ -204,6 +232,15 @@ def enhancement_metrics(truth: Truth, image: Float) -> Values:
     a, b = true > ENHANCING, made > ENHANCING
     if a.any() or b.any():
         _add(values, "enhancement.dice", 2 * float((a & b).sum()) / float(a.sum() + b.sum()))
+    if truth.enhancing is not None:
+        above = float(np.quantile(((truth.t1ce - plain) / level)[normal], NORMAL_QUANTILE))
+        volumes = {
+            "core": core.sum(),
+            "labelled": truth.enhancing.sum(),
+            "made": (made > above).sum(),
+        }
+        for name, count in volumes.items():
+            _add(values, f"patient.{name}_ml", float(count) * truth.voxel_ml)
     return values
 
 
@@ -238,13 +275,13 @@ def _add(values: Values, key: str, value: float | None) -> None:
 class Column:
     """How a metric is shown: its title, unit and digits, and what of two values is better.
 
-    ``zero``: the one nearer to 0, whatever its sign.
+    ``zero``: the one nearer to 0, whatever its sign; ``none``: neither.
     """
 
     key: str
     title: str
     digits: int
-    better: Literal["higher", "lower", "zero"]
+    better: Literal["higher", "lower", "zero", "none"]
 
 
 @dataclass(frozen=True)
@@ -276,7 +313,7 @@ GROUPS: tuple[ColumnGroup, ...] = (
         ),
     ),
     ColumnGroup(
-        "enhancement of the tumour core, normal brain fitted",
+        "enhancement of the tumour core, at normal brain's level",
         "cases",
         (
             Column("enhancement.psnr_db", "PSNR dB", 2, "higher"),
@@ -284,6 +321,15 @@ GROUPS: tuple[ColumnGroup, ...] = (
             Column("enhancement.correlation", "correlation", 3, "higher"),
             Column("enhancement.dice", f"Dice > {ENHANCING:g}", 3, "higher"),
             Column("mirror.false_enhancement", "false, mirrored", 3, "zero"),
+        ),
+    ),
+    ColumnGroup(
+        "enhancing volume inside the core",
+        "cases",
+        (
+            Column("patient.core_ml", "core ml", 1, "none"),
+            Column("patient.labelled_ml", "labelled ml", 1, "none"),
+            Column("patient.made_ml", "synthesized ml", 1, "none"),
         ),
     ),
     ColumnGroup(
@@ -316,5 +362,7 @@ GROUPS: tuple[ColumnGroup, ...] = (
     ),
 )
 """Every metric there is, in the order of reports."""
+
+ENHANCEMENT, VOLUMES = GROUPS[2:4]
 
 COLUMNS: tuple[Column, ...] = tuple(column for group in GROUPS for column in group.columns)

@@ -18,6 +18,7 @@ import torch
 from tlp_runtime.bench.machine import environment as machine
 from tlp_runtime.errors import ModelMissing, RunTask, SetOption, UsageError
 from tlp_runtime.files.atomic import atomic_file
+from tlp_runtime.values.prompt import label_texts, labels_of
 from tlp_train.config import CHANGEABLE, TrainConfig
 from tlp_train.runs import Run, Session, now
 
@@ -177,6 +178,7 @@ def _own(run: Run) -> dict[str, Any]:
     spec = config.spec
     parts = {**asdict(spec.network), **asdict(spec.intensity), "levels": spec.network.levels}
     values |= parts | {"inputs": spec.inputs, "data": str(run.data)}
+    values["labels"] = label_texts(labels_of(spec.prompt))
     return {name: _plain(value) for name, value in values.items()}
 
 

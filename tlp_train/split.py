@@ -19,7 +19,7 @@ _VISITS = (
     re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+"),  # BraTS 2023 and later: BraTS-GLI-00005-101
     re.compile(r"(Brats1[78]_.+)_\d+"),
     re.compile(r"(UPENN-GBM-\d+)_\d+"),
-    re.compile(r"(UCSF-PDGM-\d+)_FU.*"),
+    re.compile(r"(UCSF-PDGM-\d+)(?:_FU[^_]*)?(?:_nifti)?"),
     re.compile(r"(sub-[^_]+)_ses-.+"),  # BIDS
 )
 """Names of cases that are visits of a patient; the group is the patient."""

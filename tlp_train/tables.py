@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from tlp_train.comparison import Comparison
 from tlp_train.evaluation import SYNTHESIS, Evaluation
-from tlp_train.metrics import COLUMNS, GROUPS, Column, ColumnGroup
+from tlp_train.metrics import COLUMNS, ENHANCEMENT, GROUPS, VOLUMES, WEAK, Column, ColumnGroup
+from tlp_train.patients import LEAST
 from tlp_train.statistics import Statistic
 
 Rows = list[list[str]]
@@ -39,8 +40,8 @@ def group_rows(evaluation: Evaluation, group: ColumnGroup) -> Rows:
 
 def group_head(group: ColumnGroup) -> list[str]:
     """Column titles; an arrow says which way is better."""
-    arrows = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
-    return ["", *(f"{c.title} {arrows[c.better]}" for c in group.columns)]
+    arrows = {"higher": "↑", "lower": "↓", "zero": "→ 0", "none": ""}
+    return ["", *(f"{c.title} {arrows[c.better]}".rstrip() for c in group.columns)]
 
 
 def seen_text(evaluation: Evaluation) -> str:
@@ -50,6 +51,57 @@ def seen_text(evaluation: Evaluation) -> str:
     return (
         f"* the model was trained or chosen on {len(evaluation.seen)} of these "
         f"{len(evaluation.cases)} cases: no measure of new ones"
+    )
+
+
+def weak_rows(evaluation: Evaluation) -> Rows:
+    """A row per case whose T1 and T1ce correlate weakly: the synthesis's enhancement there."""
+    columns = ENHANCEMENT.columns
+    rows = []
+    for name in evaluation.weak:
+        case = evaluation.cases[name]
+        held = case.images[SYNTHESIS]
+        r = "none" if case.correlation is None else f"{case.correlation:.2f}"
+        cells = [f"{held[c.key].mean:.{c.digits}f}" if c.key in held else "none" for c in columns]
+        rows.append([name, r, *cells])
+    return rows
+
+
+def weak_head() -> list[str]:
+    """Titles of :func:`weak_rows`."""
+    return ["case", "r", *group_head(ENHANCEMENT)[1:]]
+
+
+def weak_text(evaluation: Evaluation) -> str:
+    """What :func:`weak_rows` are; empty where there are none."""
+    if not evaluation.weak:
+        return ""
+    return (
+        f"{len(evaluation.weak)} of {len(evaluation.cases)} cases, whose T1 and T1ce correlate by "
+        f"less than {WEAK:g} over normal brain: their difference holds more than uptake"
+    )
+
+
+def patient_head() -> list[str]:
+    """Titles of :func:`patient_rows`."""
+    return ["", "enhancing", "others", "sensitivity ↑", "specificity ↑", "AUC ↑", "R² ↑"]
+
+
+def patient_rows(evaluation: Evaluation) -> Rows:
+    """A row an image; empty where no case has an enhancing label that could be told apart."""
+    rows = []
+    for image, found in evaluation.patients.items():
+        figures = (found.sensitivity, found.specificity, found.auc, found.r_squared)
+        cells = ["none" if value is None else f"{value:.2f}" for value in figures]
+        rows.append([image, str(found.enhancing), str(found.others), *cells])
+    return rows
+
+
+def patient_text() -> str:
+    """What :func:`patient_rows` are."""
+    return (
+        "does the image enhance in patients whose tumour does, and in no others? No figure below "
+        f"{LEAST} of each"
     )
 
 
@@ -65,6 +117,12 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     for group in GROUPS:
         parts.append(f"## {group.title} (over {group.unit})")
         parts.append(markdown_table(group_head(group), group_rows(evaluation, group)))
+        if group is ENHANCEMENT and evaluation.weak:
+            parts.append(f"Apart: {weak_text(evaluation)}.")
+            parts.append(markdown_table(weak_head(), weak_rows(evaluation)))
+        if group is VOLUMES and evaluation.patients:
+            parts.append(f"Patients: {patient_text()}.")
+            parts.append(markdown_table(patient_head(), patient_rows(evaluation)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,13 +130,14 @@ def evaluation_csv(evaluation: Evaluation) -> str:
     """A row a case and image: each metric's mean; empty where the case has none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    origin = ["case", "image", "prompt", "model", "seen_in_training"]
+    origin = ["case", "image", "prompt", "model", "seen_in_training", "t1_correlation"]
     writer.writerow([*origin, *(column.key for column in COLUMNS)])
     for name, case in evaluation.cases.items():
         seen = {None: "", True: "yes", False: "no"}[case.seen]
+        r = "" if case.correlation is None else f"{case.correlation:.4g}"
         for image, means in case.images.items():
             values = [f"{means[c.key].mean:.9g}" if c.key in means else "" for c in COLUMNS]
-            writer.writerow([name, image, evaluation.prompt, evaluation.model, seen, *values])
+            writer.writerow([name, image, evaluation.prompt, evaluation.model, seen, r, *values])
     return text.getvalue()
 
 
@@ -103,7 +162,7 @@ def comparison_rows(comparison: Comparison) -> Rows:
             if found.interval is not None:
                 low, high = found.interval
                 interval = f"{low:+.{digits}f} to {high:+.{digits}f}"
-            gain = found.sign if column.better == "higher" else -found.sign
+            gain = {"higher": found.sign, "none": 0}.get(column.better, -found.sign)
             better = {1: "second", -1: "first", 0: ""}[gain]
             rows.append(
                 [

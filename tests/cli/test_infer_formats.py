@@ -56,9 +56,7 @@ def test_resample_brings_the_prompt_over(tiny: TinyModel, case: dict[str, Path])
     np.testing.assert_array_equal(image_of(plain)[0], image_of(brought)[0])
 
 
-@pytest.mark.documents(
-    "Prompt", "a label map with other numbers", "`--prompt-labels tumour=7 oedema=9`"
-)
+@pytest.mark.documents("Prompt", "a label map with other numbers", "`--labels tumour=7 oedema=9`")
 def test_label_meanings_and_shapes_are_options(tiny: TinyModel, case: dict[str, Path]) -> None:
     data, image = image_of(case["seg"])
     save(
@@ -67,8 +65,8 @@ def test_label_meanings_and_shapes_are_options(tiny: TinyModel, case: dict[str, 
     arguments = ["infer", "--t1", str(case["t1"]), "--model", str(tiny.bundle.path), "-q", "--out"]
     outs = [case["t1"].with_name(f"{n}.nii.gz") for n in range(3)]
     prompted = [*arguments, str(outs[0]), "--prompt", str(case["seg"])]
-    assert main([*prompted, "--prompt-labels", "tumour=7", "oedema=9"]) == 0
-    assert main([*arguments, str(outs[1]), "--prompt-labels", "tumour=7 oedema=9",
+    assert main([*prompted, "--labels", "tumour=7", "oedema=9"]) == 0
+    assert main([*arguments, str(outs[1]), "--labels", "tumour=7 oedema=9",
                  "--prompt", str(case["seg"])]) == 0  # fmt: skip
     np.testing.assert_array_equal(image_of(outs[0])[0], image_of(outs[1])[0])
     shapes = [

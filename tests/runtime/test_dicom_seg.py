@@ -97,13 +97,13 @@ def test_a_segmentation_s_coded_segments_are_tumour_and_oedema(tmp_path: Path) -
 @pytest.mark.documents(
     "DICOM",
     "a SEG with other segments",
-    "exit 3, listing them; `--prompt-labels` explains their numbers",
+    "exit 3, listing them; `--labels` explains their numbers",
 )
 def test_segments_of_other_kinds_are_refused_unless_their_numbers_are_explained(
     tmp_path: Path,
 ) -> None:
     path = segmentation(tmp_path / "seg.dcm", LIVER, OEDEMA)
-    with pytest.raises(ContentError, match=r"segment 1 'Liver'.*1 'Liver'; 2 'Edema'.*prompt_la"):
+    with pytest.raises(ContentError, match=r"segment 1 'Liver'.*'Liver'; 2 'Edema'.*Set labels"):
         read_labels(path, Scan(head()), by_number=False)
     assert set(np.unique(read_labels(path, Scan(head()), by_number=True).data)) == {0, 1, 2}
     single = segmentation(tmp_path / "one.dcm", LIVER)

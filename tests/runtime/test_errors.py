@@ -119,7 +119,7 @@ def test_every_option_and_task_of_a_fix_exists_on_the_command_line() -> None:
         for _, call in calls(name)
         if call.args
     }
-    assert {"overwrite", "out", "batch", "engine", "prompt_labels", "memory_mib"} <= options
+    assert {"overwrite", "out", "batch", "engine", "labels", "memory_mib"} <= options
     for option in options:
         wanted = fixes.NEGATIVE.get(option, fixes.flag(option).split()[0])
         assert wanted in flags, option
@@ -179,10 +179,10 @@ def test_every_option_and_task_of_a_fix_exists_on_the_command_line() -> None:
             "Whoever runs the server can set batch to a smaller number.",
         ),
         (
-            SetOption("prompt_labels", "tumour=7"),
-            "Set prompt_labels to tumour=7.",
-            "Use --prompt-labels tumour=7.",
-            "Send the query parameter prompt_labels=tumour=7.",
+            SetOption("labels", "tumour=7"),
+            "Set labels to tumour=7.",
+            "Use --labels tumour=7.",
+            "Send the query parameter labels=tumour=7.",
         ),
         (
             SetOption("memory_mib", "more"),

@@ -133,7 +133,7 @@ def test_masks_are_accepted_on_the_served_grid_alone(http: httpx.Client, tmp_pat
     np.testing.assert_array_equal(
         mask.reoriented("LPS").data, Volume(labels // 3, t1.affine).reoriented("LPS").data
     )
-    meaning = {"prompt_labels": ["oedema=3"]}
+    meaning = {"labels": ["oedema=3"]}
     assert http.put(f"{page.path}/prompt", content=file.read_bytes(), params=meaning).is_success
     assert fetched(http, f"{page.path}/images/prompt").data.max() == 2
 

@@ -58,6 +58,64 @@ def test_both_brats_layouts_are_read(data: Path) -> None:
     assert new[0].files["seg"].name.endswith("-SEG.nii.gz")
 
 
+def _touch(root: Path, *files: str) -> None:
+    for name in files:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_layouts_of_other_data_sets_are_found(tmp_path: Path) -> None:
+    """BraTS 2018 in folders of grades; UCSF-PDGM; UPENN-GBM with its segmentations elsewhere."""
+    brats, ucsf, upenn = (tmp_path / name for name in ("brats", "ucsf", "upenn"))
+    for grade, brats_case in (("HGG", "Brats18_2013_10_1"), ("LGG", "Brats18_TCIA01_131_1")):
+        _touch(
+            brats / grade / brats_case,
+            *(f"{brats_case}_{e}.nii.gz" for e in ("t1", "t2", "t1ce", "seg", "flair")),
+        )
+    assert [case.name for case in find_cases(brats, ("t1", "t1ce", "seg"))] == [
+        "Brats18_2013_10_1", "Brats18_TCIA01_131_1",
+    ]  # fmt: skip
+
+    endings = ("T1", "T1_bias", "T1c", "T1c_bias", "T2", "FLAIR", "brain_segmentation",
+               "tumor_segmentation")  # fmt: skip
+    _touch(ucsf / "UCSF-PDGM-0004_nifti", *(f"UCSF-PDGM-0004_{e}.nii.gz" for e in endings))
+    (case,) = find_cases(ucsf, ("t1", "t2", "t1ce", "seg"))
+    assert {name: path.name for name, path in case.files.items()} == {
+        "t1": "UCSF-PDGM-0004_T1.nii.gz",
+        "t2": "UCSF-PDGM-0004_T2.nii.gz",
+        "t1ce": "UCSF-PDGM-0004_T1c.nii.gz",
+        "seg": "UCSF-PDGM-0004_tumor_segmentation.nii.gz",
+    }
+    assert split.patient_of(case.name) == "UCSF-PDGM-0004"
+
+    for name in ("UPENN-GBM-00001_11", "UPENN-GBM-00002_11"):
+        images = upenn / "images_structural" / name
+        _touch(images, *(f"{name}_{ending}.nii.gz" for ending in ("T1", "T1GD", "T2", "FLAIR")))
+        _touch(upenn / "automated_segm", f"{name}_automated_approx_segm.nii.gz")
+    _touch(upenn / "images_segm", "UPENN-GBM-00002_11_segm.nii.gz")
+    found = find_cases(upenn, ("t1", "t1ce", "seg"))
+    assert [case.files["seg"].name for case in found] == [
+        "UPENN-GBM-00001_11_automated_approx_segm.nii.gz",
+        "UPENN-GBM-00002_11_segm.nii.gz",
+    ]
+
+
+def test_two_cases_of_one_name_are_refused(tmp_path: Path) -> None:
+    for grade in ("HGG", "LGG"):
+        _touch(tmp_path / grade / "case", "case_t1.nii.gz")
+    with pytest.raises(InputError, match="two folders are called case"):
+        find_cases(tmp_path, ("t1",))
+
+
+def test_what_lies_too_deep_or_in_a_case_is_no_case(tmp_path: Path) -> None:
+    _touch(tmp_path / "a" / "b" / "c" / "d", "d_t1.nii.gz")
+    with pytest.raises(InputMissing, match="no case found"):
+        find_cases(tmp_path, ("t1",))
+    _touch(tmp_path / "case", "case_t1.nii.gz", "old/case_t1.nii.gz")
+    assert [case.name for case in find_cases(tmp_path, ("t1",))] == ["case"]
+
+
 def test_every_incomplete_case_is_named_with_what_it_lacks(data: Path) -> None:
     first, second = sorted(data.iterdir())
     (first / f"{first.name}_t1.nii.gz").unlink()

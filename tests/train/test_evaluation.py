@@ -13,6 +13,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import uniform_filter
 
+from benchmarks.enhancement import hallucination
 from tests.fakes.engine import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.errors import InputError, InputMissing
@@ -45,6 +46,7 @@ from tlp_train.metrics import (
     to_levels,
     to_unit64,
 )
+from tlp_train.patients import Patients
 from tlp_train.tables import comparison_rows, evaluation_csv, evaluation_markdown, group_rows
 
 
@@ -150,8 +152,11 @@ def test_brain_metrics_do_not_depend_on_level_and_contrast(truth: Truth, image: 
     ]
     assert values["brain.ssim"] == pytest.approx([np.concatenate(inner).mean()], abs=2e-3)
     other = all_metrics(truth, 0.5 * image + 0.2)
-    for key in ("brain.psnr_db", "brain.ssim", "enhancement.mae", "enhancement.dice"):
+    for key in ("brain.psnr_db", "brain.ssim"):
         assert other[key] == pytest.approx(values[key])
+    darker = all_metrics(truth, 0.5 * image)
+    for key in ("enhancement.mae", "enhancement.dice", "mirror.false_enhancement"):
+        assert darker[key] == pytest.approx(values[key])
     assert other["slice.psnr_db"] != pytest.approx(values["slice.psnr_db"])
 
 
@@ -159,7 +164,7 @@ def test_enhancement_metrics_equal_their_formulas(truth: Truth, image: np.ndarra
     values = all_metrics(truth, image)
     normal = truth.brain & ~(truth.core | truth.oedema)
     level = np.median(truth.t1ce[normal])
-    plain, fitted = (_fit(v, truth.t1ce, normal) for v in (truth.t1, image))
+    plain, fitted = (level / np.median(v[normal]) * v for v in (truth.t1, image))
     true, made = ((v - plain)[truth.core] / level for v in (truth.t1ce, fitted))
     assert values["enhancement.mae"] == pytest.approx([np.mean(np.abs(true - made))])
     assert values["enhancement.correlation"] == pytest.approx([np.corrcoef(true, made)[0, 1]])
@@ -186,6 +191,64 @@ def test_a_perfect_synthesis_and_a_copied_t1(truth: Truth) -> None:
     assert "enhancement.correlation" not in copied, "a T1 shows no enhancement that could vary"
 
 
+def test_an_invented_blob_is_measured_in_full_however_little_t1_and_t1ce_correlate(
+    truth: Truth,
+) -> None:
+    """A least-squares fit shrinks it by their correlation, and so hides what a model invents."""
+    rng = np.random.default_rng(5)
+    noisy = np.where(
+        truth.brain, np.clip(truth.t1 + 0.1 * rng.standard_normal(truth.t1.shape), 0, 1), 0
+    )
+    noisy_truth = replace(truth, t1=noisy)
+    assert noisy_truth.correlation is not None
+    assert noisy_truth.correlation < 0.5
+    seen = hallucination(noisy_truth)
+    assert seen is not None
+    assert seen["ratio of medians"] == pytest.approx(0.5, abs=0.05)
+    assert seen["least squares"] < 0.3
+
+
+def test_volumes_at_patient_level_have_a_threshold_of_the_cases_own(
+    truth: Truth, image: np.ndarray
+) -> None:
+    marked = replace(truth, enhancing=truth.core & (np.arange(12) < 4)[:, None, None], voxel_ml=0.5)
+    values = all_metrics(marked, image)
+    normal = truth.normal
+    level = np.median(truth.t1ce[normal])
+    plain, fitted = (level / np.median(v[normal]) * v for v in (truth.t1, image))
+    above = np.quantile((truth.t1ce - plain)[normal], 0.99)
+    made = ((fitted - plain > above) & truth.core).sum()
+    assert values["patient.core_ml"] == [0.5 * truth.core.sum()]
+    assert values["patient.labelled_ml"] == [0.5 * (truth.core[:4]).sum()]
+    assert values["patient.made_ml"] == pytest.approx([0.5 * made])
+    assert all_metrics(marked, truth.t1)["patient.made_ml"] == [0.0], "a T1 enhances nowhere"
+
+
+def test_patients_are_counted_with_and_without_enhancement() -> None:
+    labelled = [5.0] * 10 + [0.0] * 10
+    made = [5.0, 4, 3, 3, 3, 3, 3, 3, 0.4, 0.2] + [0.1] * 8 + [3.5, 0.6]
+    found = Patients.of(labelled, made, [10.0] * 20)
+    assert (found.enhancing, found.others) == (10, 10)
+    assert found.sensitivity == pytest.approx(0.8), "above a twentieth of the core"
+    assert found.specificity == pytest.approx(0.8)
+    pairs = [(a > b) + 0.5 * (a == b) for a in made[:10] for b in made[10:]]
+    assert found.auc == pytest.approx(np.mean(pairs))
+    assert found.r_squared == pytest.approx(np.corrcoef(labelled, made)[0, 1] ** 2)
+
+
+@pytest.mark.parametrize("counts", [(9, 20), (20, 9), (0, 30)])
+def test_few_patients_give_no_figure(counts: tuple[int, int]) -> None:
+    labelled = [1.0] * counts[0] + [0.0] * counts[1]
+    found = Patients.of(labelled, labelled, [2.0] * len(labelled))
+    assert found == Patients(*counts, None, None, None, None)
+
+
+def test_an_image_without_signal_enhances_nowhere(truth: Truth) -> None:
+    black = all_metrics(truth, np.zeros_like(truth.t1))
+    assert all(np.isfinite(value).all() for value in map(np.array, black.values()))
+    assert black["enhancement.dice"] == [0.0]
+
+
 def test_cases_without_a_label_have_no_metric_of_it(truth: Truth, image: np.ndarray) -> None:
     bare = replace(truth, core=np.zeros_like(truth.core), oedema=np.zeros_like(truth.oedema))
     keys = set(all_metrics(bare, image))
@@ -194,7 +257,8 @@ def test_cases_without_a_label_have_no_metric_of_it(truth: Truth, image: np.ndar
 
 
 def test_every_metric_has_a_column(truth: Truth, image: np.ndarray) -> None:
-    assert set(all_metrics(truth, image)) == {column.key for column in COLUMNS}
+    marked = replace(truth, enhancing=truth.core)
+    assert set(all_metrics(marked, image)) == {column.key for column in COLUMNS}
 
 
 def test_best_factor_is_the_least_squares_one(truth: Truth, image: np.ndarray) -> None:
@@ -355,6 +419,20 @@ def test_an_evaluation_survives_json_and_tables_hold_every_value(
     text = evaluation_markdown(result)
     assert all(f"## {group.title}" in text for group in GROUPS)
     assert f"{mean:.3f}" in text
+
+
+def test_cases_whose_t1_tells_little_of_the_t1ce_are_listed_apart(phantom_case: Path) -> None:
+    spec = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
+    result = _evaluation(phantom_case, spec, "none")
+    (case,) = result.cases.values()
+    assert case.correlation is not None
+    assert case.correlation > 0.7
+    assert not result.weak
+    assert "Apart" not in evaluation_markdown(result)
+    weak = replace(result, cases={phantom_case.name: replace(case, correlation=0.31)})
+    assert weak.weak == (phantom_case.name,)
+    assert f"| {phantom_case.name} | 0.31 |" in evaluation_markdown(weak)
+    assert "less than 0.5" in evaluation_markdown(weak)
 
 
 def test_comparison_pairs_the_cases(phantom_dir: Path) -> None:

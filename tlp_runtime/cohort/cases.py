@@ -251,18 +251,19 @@ def folder_cases(folder: Path, *, prompts: bool, make: MakeRequest = Request) ->
         Names that are not distinct.
     """
     cases = []
-    for name, found in case_folders(folder.absolute()):
+    for one in case_folders(folder.absolute()):
+        name, found = one.name, one.found
         several = [key for key in (*MODALITIES, "seg") if len(found[key]) > 1]
         images = {key: found[key][0] for key in MODALITIES if len(found[key]) == 1}
         request: Request | InputError
         if several:
             files = ", ".join(path.name for key in several for path in found[key])
             request = InputError(
-                f"{name}: {folder / name}: several files for {', '.join(several)}: {files}."
+                f"{name}: {one.path}: several files for {', '.join(several)}: {files}."
             )
         elif not images:
             expected = " or ".join(f"{end}.nii.gz" for key in MODALITIES for end in SUFFIXES[key])
-            request = InputError(f"{name}: {folder / name}: neither T1 nor T2 (…{expected}).")
+            request = InputError(f"{name}: {one.path}: neither T1 nor T2 (…{expected}).")
         else:
             seg = found["seg"][0] if prompts and len(found["seg"]) == 1 else None
             request = make(images=images, prompt=Prompt(seg))

@@ -51,6 +51,8 @@ class Volume:
         What is doubtful about the file it was read from.
     frame_of_reference
         UID of the DICOM frame of reference; None where the file names none.
+    coded
+        Of labels: 1 is tumour and 2 is oedema by codes in the file, whatever a model's labels are.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class Volume:
     origin: Origin | None = field(default=None, repr=False, compare=False)
     warnings: tuple[TLPWarning, ...] = field(default=(), repr=False, compare=False)
     frame_of_reference: str | None = field(default=None, repr=False, compare=False)
+    coded: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         try:

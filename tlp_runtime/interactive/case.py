@@ -153,8 +153,7 @@ class InteractiveCase:
                         return self._as_file(data, image), self._drawn()
 
     def _drawn(self) -> Volume:
-        code = self._spec.prompt
-        labels = [0, *code.tumour_labels[:1], *code.oedema_labels[:1]]
+        labels = [0, *self._spec.prompt.drawn_labels]
         return self._as_file(np.array(labels, np.uint8)[self.mask], PROMPT_NAME)
 
     def _as_file(self, data: NDArray[Any], name: str) -> Volume:

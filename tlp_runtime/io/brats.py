@@ -1,22 +1,34 @@
-"""The BraTS folder layout: one folder per case, one NIfTI per modality."""
+"""Layouts of data sets with one folder per case and one NIfTI per modality, as BraTS has them.
+
+Folders may lie in others (BraTS 2018: ``HGG``, ``LGG``). UCSF-PDGM and UPENN-GBM have other names,
+and UPENN-GBM keeps segmentations in folders of their own.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from tlp_runtime.errors import InputError, InputMissing
 from tlp_runtime.files.atomic import entries
 
-SUFFIXES: Mapping[str, tuple[str, str]] = {
+SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "t1": ("_t1", "-t1n"),
     "t2": ("_t2", "-t2w"),
-    "t1ce": ("_t1ce", "-t1c"),
-    "seg": ("_seg", "-seg"),
+    "t1ce": ("_t1ce", "-t1c", "_t1c", "_t1gd"),
+    "seg": ("_seg", "-seg", "_tumor_segmentation", "_segm", "_automated_approx_segm"),
 }
-"""File name endings of each array, BraTS 2021 and BraTS 2023, matched whatever their case."""
+"""File name endings of each array, matched whatever their case.
+
+Of BraTS to 2021, BraTS from 2023, UCSF-PDGM and UPENN-GBM. Of two segmentations that lie elsewhere,
+the earlier ending is taken: one that a reader corrected.
+"""
+
+_DEPTH = 3
+"""Folders down to a case's own."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +39,23 @@ class CaseFiles:
     files: Mapping[str, Path]
 
 
-def find_cases(data: Path, arrays: Iterable[str], optional: Iterable[str] = ()) -> list[CaseFiles]:
-    """Every case folder below ``data``, sorted by name.
+@dataclass(frozen=True)
+class CaseFolder:
+    """A folder with files of a case, the files of each array."""
 
-    A folder is a case when it holds at least one file with a BraTS ending.
+    path: Path
+    found: Mapping[str, list[Path]]
+
+    @property
+    def name(self) -> str:
+        """The case."""
+        return self.path.name
+
+
+def find_cases(data: Path, arrays: Iterable[str], optional: Iterable[str] = ()) -> list[CaseFiles]:
+    """Every case below ``data``, sorted by name.
+
+    A folder is a case when it holds at least one file of an ending of :data:`SUFFIXES`.
 
     Parameters
     ----------
@@ -48,7 +73,8 @@ def find_cases(data: Path, arrays: Iterable[str], optional: Iterable[str] = ()) 
     """
     arrays, optional = list(arrays), list(optional)
     cases, problems = [], []
-    for case, found in case_folders(data):
+    for folder in case_folders(data):
+        case, found = folder.name, folder.found
         bad = [
             f"{name} has {len(found[name])} files ({', '.join(p.name for p in found[name])})"
             if found[name]
@@ -72,27 +98,73 @@ def find_cases(data: Path, arrays: Iterable[str], optional: Iterable[str] = ()) 
     return cases
 
 
-def case_folders(data: Path) -> list[tuple[str, Mapping[str, list[Path]]]]:
-    """Every folder of ``data`` with a file of a BraTS ending: its name, the files of each array.
+def case_folders(data: Path) -> list[CaseFolder]:
+    """Every folder below ``data`` with a case's files, sorted by name.
 
     Raises
     ------
     InputMissing
         ``data`` is not a folder or holds no such folder.
+    InputError
+        Two of one name.
     """
     if not data.is_dir():
         raise InputMissing(f"{data}: is not a folder, expected one with BraTS case folders.")
-    cases: list[tuple[str, Mapping[str, list[Path]]]] = []
-    for folder in (path for path in entries(data) if path.is_dir()):
-        found = {name: _matching(folder, endings) for name, endings in SUFFIXES.items()}
-        if not folder.name.startswith(".") and any(found.values()):
-            cases.append((folder.name, found))
+    every = list(_folders(data, _DEPTH))
+    elsewhere = [folder for folder in every if _of_other_cases(folder)]
+    cases = sorted((one for one in every if one not in elsewhere), key=lambda one: one.name)
     if not cases:
         raise InputMissing(
             f"{data}: no case found. Expected folders such as BraTS2021_00000 holding "
-            "BraTS2021_00000_t1.nii.gz, _t2, _t1ce and _seg (or the 2023 names)."
+            "BraTS2021_00000_t1.nii.gz, _t2, _t1ce and _seg (or the names of BraTS 2023, UCSF-PDGM "
+            "or UPENN-GBM)."
         )
-    return cases
+    for one, other in pairwise(cases):
+        if one.name == other.name:
+            raise InputError(
+                f"{data}: two folders are called {one.name}: {one.path} and {other.path}. Give one "
+                "another name, or move it away."
+            )
+    masks = _masks(elsewhere)
+    return [
+        replace(one, found={**one.found, "seg": masks[one.name]})
+        if not one.found["seg"] and one.name in masks
+        else one
+        for one in cases
+    ]
+
+
+def _folders(data: Path, depth: int) -> Iterator[CaseFolder]:
+    """Folders with files of cases; what lies in one of them is not looked at."""
+    for folder in (path for path in entries(data) if path.is_dir()):
+        if folder.name.startswith("."):
+            continue
+        found = {name: _matching(folder, endings) for name, endings in SUFFIXES.items()}
+        if any(found.values()):
+            yield CaseFolder(folder, found)
+        elif depth > 1:
+            yield from _folders(folder, depth - 1)
+
+
+def _of_other_cases(folder: CaseFolder) -> bool:
+    """Whether a folder holds nothing but segmentations, of cases with other names."""
+    images = any(files for name, files in folder.found.items() if name != "seg")
+    return not images and not any(p.name.startswith(folder.name) for p in folder.found["seg"])
+
+
+def _masks(folders: Iterable[CaseFolder]) -> dict[str, list[Path]]:
+    """Segmentations by the case that their names begin with, one each where an ending decides."""
+    ranked: dict[str, dict[int, list[Path]]] = {}
+    endings = SUFFIXES["seg"]
+    pattern = re.compile(
+        rf"(.+?)({'|'.join(map(re.escape, endings))})\.nii(?:\.gz)?", re.IGNORECASE
+    )
+    for path in (path for folder in folders for path in folder.found["seg"]):
+        match = pattern.fullmatch(path.name)
+        if match is not None:
+            rank = endings.index(match[2].lower())
+            ranked.setdefault(match[1], {}).setdefault(rank, []).append(path)
+    return {case: held[min(held)] for case, held in ranked.items()}
 
 
 def _matching(folder: Path, endings: tuple[str, ...]) -> list[Path]:

@@ -81,4 +81,5 @@ def read_labels(path: Path, scan: Scan, *, by_number: bool) -> Volume:
             )
         file = images[0]
     grid = scan.volume.grid
-    return read_segmentation(file, PromptSpec(), grid, scan.series, by_number=by_number)
+    found = read_segmentation(file, PromptSpec(), grid, scan.series, by_number=by_number)
+    return replace(found, coded=not by_number)

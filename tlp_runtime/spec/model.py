@@ -6,6 +6,7 @@ about a model is ever guessed from its tensors.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ from tlp_runtime.spec.reader import Contract, build, read_schema
 from tlp_runtime.warnings import SPEC_NEWER, Warn
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 2
+SCHEMA_MINOR = 3
 
 MODALITIES = ("t1", "t2")
 PROMPT_NAME = "prompt"
@@ -233,20 +234,41 @@ class BrightnessSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSpec:
-    """How a label map becomes the prompt; 0 is always background and no prompt is all zeros."""
+    """How a label map becomes the prompt; 0 is always background and no prompt is all zeros.
+
+    Parameters
+    ----------
+    background_labels
+        Labels besides 0 that mark nothing.
+    scheme
+        The published scheme whose labels these are, or ``given``; empty where nobody said it.
+    """
 
     tumour_value: float = 1.0
     oedema_value: float = 0.5
     tumour_labels: tuple[int, ...] = (1, 3, 4)
     oedema_labels: tuple[int, ...] = (2,)
+    background_labels: tuple[int, ...] = ()
+    scheme: str = ""
 
     def __post_init__(self) -> None:
-        labels = self.tumour_labels + self.oedema_labels
+        labels = self.tumour_labels + self.oedema_labels + self.background_labels
         _require(
             len(set(labels)) == len(labels) and 0 not in labels,
-            f"prompt labels tumour={self.tumour_labels} oedema={self.oedema_labels} overlap or "
-            "claim the background",
+            f"prompt labels tumour={self.tumour_labels} oedema={self.oedema_labels} "
+            f"background={self.background_labels} overlap or claim 0",
         )
+
+    @property
+    def drawn_labels(self) -> tuple[int, int]:
+        """What tumour and oedema are in the maps that are written here.
+
+        The model's first labels; of a class that it has none of, a number that means nothing to it.
+        """
+        known = {*self.tumour_labels, *self.oedema_labels, *self.background_labels}
+        free = (number for number in itertools.count(1) if number not in known)
+        tumour = self.tumour_labels[0] if self.tumour_labels else next(free)
+        return tumour, self.oedema_labels[0] if self.oedema_labels else next(free)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,6 +393,8 @@ class ModelSpec:
             body.setdefault("brightness", ())
             if isinstance(body.get("intensity"), Mapping):
                 body["intensity"] = {"percentiles": None, **body["intensity"]}
+        if minor < 3 and isinstance(body.get("prompt"), Mapping):
+            body["prompt"] = {"background_labels": (), "scheme": "", **body["prompt"]}
         extra: list[str] = []
         spec = build(cls, body, _CONTRACT, extra)
         if extra and minor <= SCHEMA_MINOR:

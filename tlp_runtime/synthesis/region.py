@@ -15,7 +15,7 @@ from tlp_runtime.geometry.resample import filled, resampled_labels
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.spec.model import PromptSpec
 from tlp_runtime.synthesis.request import Request
-from tlp_runtime.values.prompt import encode, with_labels
+from tlp_runtime.values.prompt import coded, encode, with_labels
 from tlp_runtime.warnings import EMPTY_PROMPT, PROMPT_CHANGED, Warn
 
 CHANGED_SHARE, CHANGED_ML = 0.2, 0.5
@@ -75,7 +75,8 @@ def encoded(request: Request, code: PromptSpec) -> Volume | None:
     labels = request.volumes.get("prompt")
     if labels is None:
         return None
-    meaning = with_labels(code, request.prompt.labels)
+    given = request.prompt.labels
+    meaning = coded(code) if labels.coded and not given else with_labels(code, given)
     return replace(labels, data=encode(labels.data, meaning, labels.name))
 
 

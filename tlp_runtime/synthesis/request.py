@@ -29,7 +29,8 @@ class Prompt(OptionGroup):
     source
         Region drawn by a radiologist: a label map, NIfTI or DICOM SEG.
     labels
-        What the map's labels mean, if not as in BraTS, such as tumour=1,4 oedema=2.
+        What labels mean, where it is not as in BraTS 2021 and 2023, or not clear: brats2021,
+        brats2023, brats2024-gli, brats-ped, binary, or numbers, such as tumour=1,4 oedema=2.
     shapes
         Spheres and boxes, in addition to the map or alone.
     allow_empty
@@ -49,8 +50,8 @@ class Prompt(OptionGroup):
         join=parse_labels,
         forms=[
             Form(
-                name="prompt_labels",
-                metavar="tumour=N[,N…] oedema=N[,N…]",
+                name="labels",
+                metavar="SCHEME|tumour=N[,N…] oedema=N[,N…]",
                 repeated=True,
             )
         ],

@@ -16,7 +16,8 @@ from tlp_runtime.geometry.boxes import box_of
 from tlp_runtime.spec.model import PromptSpec
 from tlp_runtime.values.intensity import require_numbers
 
-CLASSES = ("tumour", "oedema")
+CLASSES = ("tumour", "oedema", "background")
+"""What a label can mean; background is named where a scheme has a label that is no region here."""
 
 WHOLE = 1e-3
 """How far a label may be from a whole number."""
@@ -26,6 +27,46 @@ Labels = Mapping[str, Sequence[int]]
 
 NO_LABELS: Labels = MappingProxyType({})
 """Labels mean what the model's specification says."""
+
+SCHEMES: Mapping[str, Labels] = MappingProxyType(
+    {
+        "brats2021": {"tumour": (1, 4), "oedema": (2,)},
+        "brats2023": {"tumour": (1, 3), "oedema": (2,)},
+        "brats2024-gli": {"tumour": (1, 3), "oedema": (2,), "background": (4,)},
+        "brats-ped": {"tumour": (1, 2, 3), "oedema": (4,)},
+        "binary": {"tumour": (1,)},
+    }
+)
+"""Published schemes by name.
+
+``brats2021``: 1 necrotic core, 2 oedema, 4 enhancing tumour. ``brats2023``: the same with 3 for
+enhancing. ``brats2024-gli``, after treatment: 4 is the resection cavity, which is no tumour.
+``brats-ped``: 1 enhancing, 2 not enhancing, 3 cystic, 4 oedema. ``binary``: 1 tumour.
+"""
+
+ENHANCING: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        "": (3, 4),
+        "brats2021": (4,),
+        "brats2023": (3,),
+        "brats2024-gli": (3,),
+        "brats-ped": (1,),
+    }
+)
+"""Labels of enhancing tumour by scheme; the others do not tell it apart. Empty: nobody said one."""
+
+_READ_DIFFERENTLY: tuple[tuple[re.Pattern[str], frozenset[int], tuple[str, ...]], ...] = (
+    (re.compile(r"brats[-_]?ped", re.IGNORECASE), frozenset(), ("brats-ped",)),
+    (re.compile(r"brats[-_]?gli", re.IGNORECASE), frozenset({4}), ("brats2024-gli", "brats2021")),
+    (re.compile(""), frozenset({1, 2, 3, 4}), ("brats2024-gli", "brats-ped")),
+)
+"""Names and labels that several schemes read differently, and these schemes."""
+
+_MEANING_OF_4 = {
+    "brats2021": "if 4 is enhancing tumour",
+    "brats2024-gli": "if 4 is a resection cavity",
+    "brats-ped": "if 4 is oedema",
+}
 
 
 def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.float32]:
@@ -39,27 +80,58 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
     ContentError
         A value that is not a whole number.
     UnknownLabels
-        A label that ``spec`` does not know.
+        A label that ``spec`` does not know, or labels as of :func:`require_one_scheme`.
     """
     require_numbers(labels, name)
     labels = rounded(labels)
     box = box_of(labels != 0)
     within = labels[box]  # all the rest is background, usually nearly everything
-    known = {0, *spec.tumour_labels, *spec.oedema_labels}
-    unknown = [value for value in np.unique(within).tolist() if value not in known]
-    if unknown:
+    known = {0, *spec.tumour_labels, *spec.oedema_labels, *spec.background_labels}
+    found = np.unique(within).tolist()
+    unknown = [value for value in found if value not in known]
+    if not unknown:
+        require_one_scheme(found, name, spec)
+    else:
         shown = ", ".join(f"{value:g}" for value in unknown[:8])
         raise UnknownLabels(
             f"{name}: labels {shown}{', …' if len(unknown) > 8 else ''} have no meaning here. "
             f"Expected 0 background, {_list(spec.tumour_labels)} tumour, "
             f"{_list(spec.oedema_labels)} oedema",
-            fix=SetOption("prompt_labels", "tumour=1,3 oedema=2", "or what is true of this map"),
+            fix=SetOption("labels", "tumour=1,3 oedema=2", "or what is true of this map"),
         )
     order: Literal["C", "F"] = "F" if labels.flags.f_contiguous else "C"
     prompt = np.zeros(labels.shape, dtype=np.float32, order=order)
     prompt[box][np.isin(within, spec.oedema_labels)] = spec.oedema_value
     prompt[box][np.isin(within, spec.tumour_labels)] = spec.tumour_value
     return prompt
+
+
+def require_one_scheme(found: Iterable[float], name: str, spec: PromptSpec) -> None:
+    """Refuse labels that published schemes read differently, unless their scheme was named.
+
+    Parameters
+    ----------
+    found
+        Labels of a map, or of all maps of a data set.
+    name
+        Of the map with its folders, or of the data set.
+
+    Raises
+    ------
+    UnknownLabels
+        Schemes differ. The fixes are the candidates.
+    """
+    if spec.scheme:
+        return
+    there = {int(value) for value in found}
+    for pattern, labels, candidates in _READ_DIFFERENTLY:
+        if there - {0} and labels <= there and pattern.search(name):
+            listed = ", ".join(str(n) for n in sorted(there - {0}))
+            raise UnknownLabels(
+                f"{name}: labels {listed} mean different things in different data sets, and "
+                "nothing says which this is",
+                fix=tuple(SetOption("labels", one, _MEANING_OF_4[one]) for one in candidates),
+            )
 
 
 def rounded(labels: NDArray[Any]) -> NDArray[Any]:
@@ -84,8 +156,28 @@ def with_labels(spec: PromptSpec, labels: Labels) -> PromptSpec:
         return spec
     return replace(
         spec,
+        scheme=next((name for name, one in SCHEMES.items() if dict(labels) == one), "given"),
         tumour_labels=tuple(labels.get("tumour", ())),
         oedema_labels=tuple(labels.get("oedema", ())),
+        background_labels=tuple(labels.get("background", ())),
+    )
+
+
+def labels_of(spec: PromptSpec) -> Labels:
+    """What :func:`with_labels` made ``spec`` of, in the order of :data:`CLASSES`."""
+    numbers = {name: getattr(spec, f"{name}_labels") for name in CLASSES}
+    return {name: held for name, held in numbers.items() if held} if spec.scheme else NO_LABELS
+
+
+def coded(spec: PromptSpec) -> PromptSpec:
+    """``spec`` for labels whose meaning a file's own codes gave, in the numbers of BraTS 2021."""
+    usual = PromptSpec()
+    return replace(
+        spec,
+        scheme="coded",
+        tumour_labels=usual.tumour_labels,
+        oedema_labels=usual.oedema_labels,
+        background_labels=(),
     )
 
 
@@ -103,19 +195,25 @@ def require_labels(labels: Labels) -> None:
 
 
 def parse_labels(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Labels of assignments such as ``tumour=1,4`` and ``oedema=2``, several in a text or one each.
+    """Labels by the name of a scheme, or of assignments such as ``tumour=1,4`` and ``oedema=2``.
+
+    Assignments are several in a text or one each.
 
     Raises
     ------
     UsageError
-        An assignment of another form, or a class named twice.
+        A text of another form, a class named twice, or a scheme that is not alone.
     """
+    words = [word for text in texts for word in text.split()]
+    if len(words) == 1 and words[0].lower() in SCHEMES:
+        return {name: tuple(numbers) for name, numbers in SCHEMES[words[0].lower()].items()}
     labels: dict[str, tuple[int, ...]] = {}
-    for text in (word for words in texts for word in words.split()):
+    for text in words:
         match = re.fullmatch(rf"({'|'.join(CLASSES)})=(\d+(?:,\d+)*)", text)
         if match is None or match[1] in labels:
             raise UsageError(
-                f"labels {text!r}: expected tumour=N[,N…] or oedema=N[,N…], each once."
+                f"labels {text!r}: expected one of {', '.join(SCHEMES)} alone, or "
+                f"{', '.join(f'{name}=N[,N…]' for name in CLASSES)}, each once."
             )
         labels[match[1]] = tuple(int(n) for n in match[2].split(","))
     return labels

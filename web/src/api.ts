@@ -162,7 +162,7 @@ export class Api {
   /** `meaning` says what the file's numbers mean, if not as in BraTS: "tumour=1,3 oedema=2". */
   putPrompt(id: string, file: Blob, meaning: string): Promise<{ revision: number }> {
     const headers = { "Content-Type": "application/octet-stream" };
-    const query = meaning ? `?prompt_labels=${encodeURIComponent(meaning)}` : "";
+    const query = meaning ? `?labels=${encodeURIComponent(meaning)}` : "";
     return this.json("PUT", `api/sessions/${id}/prompt${query}`, { body: file, headers });
   }
 

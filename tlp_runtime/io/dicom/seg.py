@@ -350,5 +350,5 @@ def _label(path: Path, segments: Mapping[int, Any], number: int, code: PromptSpe
     raise ContentError(
         f"{path}: segment {number} {text(segments[number], 'SegmentLabel')!r} is coded as "
         f"{meaning}, neither tumour nor oedema. Segments: {every}",
-        fix=SetOption("prompt_labels", "tumour=… oedema=…", "to say by number what they are"),
+        fix=SetOption("labels", "tumour=… oedema=…", "to say by number what they are"),
     )
