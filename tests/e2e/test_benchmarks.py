@@ -21,7 +21,7 @@ pytestmark = pytest.mark.proof
 
 def measured(name: str, *arguments: str | Path, record: Path) -> dict[str, Any]:
     """Run ``python -m benchmarks.NAME`` and read its ``--json``."""
-    argv = [sys.executable, "-m", f"benchmarks.{name}", *map(os.fspath, arguments)]
+    argv = [sys.executable, "-m", f"benchmarks.{name}", *(os.fspath(one) for one in arguments)]
     done = subprocess.run(
         [*argv, "--json", os.fspath(record)], cwd=ROOT, capture_output=True, text=True, check=False
     )
