@@ -28,7 +28,7 @@ from tlp_runtime import Volume
 from tlp_runtime.bench.machine import environment
 from tlp_runtime.geometry.grid import Grid
 from tlp_runtime.geometry.resample import resampled
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.values.alignment import Alignment, alignment
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from tlp_runtime.bench import environment
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.spec.model import ModelSpec
 from tlp_train.evaluation import evaluation_slices, needed_arrays, read_case
 from tlp_train.metrics import LinearFit, Truth

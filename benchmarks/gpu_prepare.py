@@ -39,7 +39,7 @@ from tlp_runtime.engines.builds import build_engine
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.files.atomic import is_temporary
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.models.bundle import MANIFEST, Bundle
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
 from tlp_runtime.warnings import WarningLog

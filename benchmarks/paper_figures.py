@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.io.brats import CaseFiles, find_cases
+from tlp_runtime.io.case_files import CaseFiles
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_train.evaluation import evaluation_slices, needed_arrays, read_case, select_cases
 from tlp_train.metrics import LinearFit, best_factor, to_unit64

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.io.nifti import read_volume
 from tlp_train.evaluation import (
     SYNTHESIS,

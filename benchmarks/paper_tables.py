@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.paper_report import write_report
 from benchmarks.paper_results import MODELS, Model
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_train.runs import LAST, Run
 from tlp_train.split import seeded
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_train.cache import open_cases
 from tlp_train.callbacks import read_metrics
 from tlp_train.config import TrainConfig, preset

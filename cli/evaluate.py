@@ -10,6 +10,7 @@ import typer
 from rich.console import RenderableType
 
 from tlp_runtime.engines.choice import EngineChoice
+from tlp_runtime.io.datasets import DataOptions
 from tlp_runtime.synthesis.request import Prompt
 from tlp_runtime.warnings import SEEN_IN_TRAINING
 
@@ -24,6 +25,7 @@ from .console import (
     table,
     write_json,
 )
+from .datasets import choose_segmentations, say_brought
 from .model import ModelOption, choose_model, open_engine
 from .options import Pick, verb
 
@@ -50,7 +52,16 @@ class PromptUse(StrEnum):
 @verb
 def command(
     *,
-    data: Annotated[Path, typer.Option("--data", help="Folder of BraTS cases.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            metavar="DIR|CSV",
+            help="Folder of cases, BIDS dataset or CSV table, as tlp train takes them.",
+            rich_help_panel=DataOptions.TITLE,
+        ),
+    ],
+    layout: DataOptions,
     model: ModelOption = None,
     prompt: Annotated[
         PromptUse,
@@ -86,7 +97,7 @@ def command(
     output = begin(quiet, verbose)
     require("train", "skimage", "scipy")
     from tlp_runtime.files.atomic import require_writable, write_text
-    from tlp_runtime.io.brats import find_cases
+    from tlp_runtime.io.datasets import find_cases
     from tlp_runtime.synthesis.synthesizer import Synthesizer
     from tlp_train.evaluation import evaluate, needed_arrays, select_cases
     from tlp_train.metrics import GROUPS
@@ -107,7 +118,14 @@ def command(
     for path in files:
         require_writable(path, overwrite=overwrite)
     selected, bundle = choose_model(output, model, None, choice)
-    cases = find_cases(data, needed_arrays(bundle.spec, prompt.value), ("seg",))
+    segmentations = choose_segmentations(output, data, layout)
+    cases = find_cases(
+        data,
+        needed_arrays(bundle.spec, prompt.value),
+        ("seg",),
+        segmentations=segmentations,
+        warn=output.warn,
+    )
     without = sum("seg" not in case.files for case in cases)
     if without:
         output.note(f"{without} cases have no segmentation: their measures of tumours are left out")
@@ -130,6 +148,7 @@ def command(
             labels=told.labels,
             on_case=lambda _: bar.advance(task),
         )
+    say_brought(output, result.brought)
     write_json(json_path, result.to_dict(), overwrite=overwrite)
     if csv_path is not None:
         write_text(csv_path, evaluation_csv(result), overwrite=overwrite)
@@ -154,11 +173,12 @@ def command(
         )
     elif not bundle.manifest.training_voxels:
         output.note("whether the model was trained on these cases is not known: it has no hashes")
+    where = () if layout.segmentations is None else ("--segmentations", layout.segmentations)
     other = "seg" if prompt is PromptUse.none else "none"
     output.done(
         f"an evaluation of {len(cases)} cases"
         + (f" in {', '.join(map(str, files))}" if files else ""),
-        command_line("tlp", "evaluate", "--data", data, "--prompt", other),
+        command_line("tlp", "evaluate", "--data", data, *where, "--prompt", other),
     )
 
 

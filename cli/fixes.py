@@ -19,6 +19,7 @@ from tlp_runtime.errors import (
     TLPError,
     joined,
 )
+from tlp_runtime.io.datasets import DataOptions
 from tlp_runtime.options import OptionGroup, options_of
 from tlp_runtime.spec.model import IntensitySpec, NetworkSpec
 from tlp_runtime.synthesis.request import Prompt, Request
@@ -32,7 +33,8 @@ from .options import flag as flag_of
 
 GROUPS: tuple[type[OptionGroup], ...] = (
     Request, Prompt, EngineChoice, SaveOptions, CohortOptions, BenchOptions, SweepOptions,
-    EngineOptions, ExportOptions, SplitOptions, TrainConfig, NetworkSpec, IntensitySpec, Settings,
+    EngineOptions, ExportOptions, DataOptions, SplitOptions, TrainConfig, NetworkSpec,
+    IntensitySpec, Settings,
 )  # fmt: skip
 """Every group of options that a verb has."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlp_runtime.errors import SpecError, UsageError
+from tlp_runtime.io.datasets import DataOptions
 from tlp_runtime.spec.model import IntensitySpec, ModelSpec, NetworkSpec, PromptSpec
 from tlp_runtime.synthesis.request import Prompt
 from tlp_runtime.values.prompt import Labels, label_texts, labels_of, with_labels
@@ -22,6 +23,7 @@ from tlp_train.split import SplitOptions
 from tlp_train.stopping import StopRequests, TrainingStopped, seconds_of
 
 from .console import Output, Quiet, Verbose, begin, command_line, error_console, require
+from .datasets import choose_segmentations, say_brought
 from .options import Pick, verb
 from .phantom import generate
 
@@ -61,8 +63,9 @@ def command(
         Path | None,
         typer.Option(
             "--data",
-            metavar="DIR",
-            help="Folder of BraTS cases; by default the built-in phantom.",
+            metavar="DIR|CSV",
+            help="Folder of cases (BraTS, UCSF-PDGM, UPENN-GBM), BIDS dataset, or CSV table with "
+            "the columns case, t1, t2, t1ce and seg; by default the built-in phantom.",
             rich_help_panel=SplitOptions.TITLE,
         ),
     ] = None,
@@ -74,6 +77,7 @@ def command(
             rich_help_panel=SplitOptions.TITLE,
         ),
     ] = None,
+    layout: DataOptions,
     split: SplitOptions,
     told: Annotated[Prompt, Pick(only=("labels",))],
     intensity: Annotated[dict[str, Any], IntensitySpec, Pick(changes=True)],
@@ -153,7 +157,8 @@ def command(
                 given = {
                     **changes, **network, **intensity, "inputs": inputs and inputs.names,
                     "preset": preset and preset.value, "data": data, "out": out, "from": weights,
-                    "split": split.split, "labels": _texts(told.labels),
+                    "segmentations": layout.segmentations, "split": split.split,
+                    "labels": _texts(told.labels),
                 }  # fmt: skip
                 part = reopen(resume, {k: v for k, v in given.items() if v is not None})
                 _say_what_resumes(part, output)
@@ -165,7 +170,9 @@ def command(
                 parts = network, intensity
                 config = _configure(output, preset, inputs, changes, parts, origin)
                 config = replace(config, spec=_labelled(config.spec, told.labels))
-                part = Part(_create(data or _phantom(output), config, out, split, origin))
+                segmentations = choose_segmentations(output, data, layout)
+                found = data or _phantom(output)
+                part = Part(_create(output, found, segmentations, config, out, split, origin))
             else:
                 part = Part(join_run(out))
             run = part.run
@@ -269,16 +276,20 @@ def _texts(labels: Labels) -> list[str] | None:
 
 
 def _create(
+    output: Output,
     data: Path,
+    segmentations: Path | None,
     config: TrainConfig,
     out: Path | None,
     split: SplitOptions,
     origin: Checkpoint | None,
 ) -> Run:
-    from tlp_runtime.io.brats import find_cases
+    from tlp_runtime.io.datasets import find_cases
     from tlp_train.runs import Run
 
-    names = [case.name for case in find_cases(data, (*config.spec.inputs, "t1ce", "seg"))]
+    arrays = (*config.spec.inputs, "t1ce", "seg")
+    cases = find_cases(data, arrays, segmentations=segmentations, warn=output.warn)
+    names = [case.name for case in cases]
     return Run.create(
         out,
         config,
@@ -286,6 +297,7 @@ def _create(
         split.parts(names, config.seed),
         weights=None if origin is None else origin.path,
         begun_from=() if origin is None else origin.as_ancestor(),
+        segmentations=segmentations,
     )
 
 
@@ -332,6 +344,7 @@ def _fit(part: Part, cache: Path | None, requests: StopRequests, output: Output)
             requests=requests,
             progress=on_terminal,
             on_case=read,
+            on_brought=lambda names: say_brought(output, names),
             on_epoch=say,
         )
 

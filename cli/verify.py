@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import RenderableType
 
+from tlp_runtime.io.datasets import DataOptions
+
 from .console import (
     JsonPath,
     Overwrite,
@@ -19,6 +21,8 @@ from .console import (
     table,
     write_json,
 )
+from .datasets import choose_segmentations
+from .options import verb
 
 if TYPE_CHECKING:
     from tlp_export.verify import Parity
@@ -26,7 +30,9 @@ if TYPE_CHECKING:
     from tlp_train.checkpoint import Checkpoint
 
 
+@verb
 def command(
+    *,
     bundle: Annotated[str, typer.Argument(help="Bundle folder or registered name.")],
     reference: Annotated[
         Path | None,
@@ -35,8 +41,15 @@ def command(
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="BraTS cases to compare on besides.")
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="DIR|CSV",
+            help="Cases to compare on too, as tlp train takes them.",
+            rich_help_panel=DataOptions.TITLE,
+        ),
     ] = None,
+    layout: DataOptions,
     json_path: JsonPath = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -52,7 +65,7 @@ def command(
     require("export", "torch", "onnx", "onnxscript")
     from tlp_export.verify import agreement, bounds_of, check_alone, check_parity
     from tlp_runtime.errors import ModelMismatch, UsageError
-    from tlp_runtime.io.brats import find_cases
+    from tlp_runtime.io.datasets import find_cases
     from tlp_runtime.models.choice import find_bundle
     from tlp_train.checkpoint import load_checkpoint
 
@@ -67,7 +80,12 @@ def command(
             f"{checkpoint.path}: SHA-256 {checkpoint.sha256[:16]}…, but {opened.name} was made of "
             f"{recorded}. Give the checkpoint it was exported from."
         )
-    cases = [] if data is None else find_cases(data, opened.spec.inputs, ("seg",))
+    segmentations = choose_segmentations(output, data, layout)
+    cases = []
+    if data is not None:
+        cases = find_cases(
+            data, opened.spec.inputs, ("seg",), segmentations=segmentations, warn=output.warn
+        )
     if checkpoint is None:
         if cases:
             raise UsageError("--data needs the checkpoint to compare with: give --reference.")

@@ -16,7 +16,7 @@ import torch
 
 from tests.fakes.engine import TINY_NETWORK
 from tlp_export import export
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import models
 from tlp_runtime.spec.model import ModelSpec

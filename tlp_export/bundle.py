@@ -30,7 +30,7 @@ from tlp_export.verify import Parity, check_parity
 from tlp_runtime.errors import ParityError, SetOption
 from tlp_runtime.files.atomic import atomic_folder, require_folder, write_text
 from tlp_runtime.files.hashes import sha256
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.models.bundle import ENGINES, MANIFEST, Bundle
 from tlp_runtime.models.contents import foreign_in_bundle
 from tlp_runtime.models.manifest import (
@@ -153,7 +153,9 @@ def _calibration(spec: ModelSpec, options: ExportOptions, on_stage: OnStage) -> 
     on_stage("reading calibration slices")
     cases = []
     if options.calibration is not None:
-        cases = find_cases(options.calibration, (*spec.inputs, "seg"))
+        cases = find_cases(
+            options.calibration, (*spec.inputs, "seg"), segmentations=options.segmentations
+        )
     return calibration_slices(spec, cases)
 
 

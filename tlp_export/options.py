@@ -54,7 +54,9 @@ class ExportOptions(OptionGroup):
     largest
         Take slices of any size up to height x width; by default of the crop's size only.
     calibration
-        Folder of BraTS cases that int8 takes its ranges from; by default the phantom.
+        Cases that int8 takes its ranges from, as training takes them; by default the phantom.
+    segmentations
+        Folder of the segmentations of these cases, where they do not lie with the images.
     min_psnr_db
         Refuse an int8 graph whose PSNR to the checkpoint is lower, in dB; by default 45.
     exclude
@@ -71,7 +73,8 @@ class ExportOptions(OptionGroup):
     largest: tuple[int, int] | None = option(
         None, name="max_size", metavar="HxW", parse=_height_and_width
     )
-    calibration: Path | None = option(None, metavar="DIR")
+    calibration: Path | None = option(None, metavar="DIR|CSV")
+    segmentations: Path | None = option(None, metavar="DIR")
     min_psnr_db: float | None = option(None, name="min_psnr", metavar="DB")
     exclude: tuple[str, ...] = option((), metavar="NAME")
     training_hashes: bool = option(True)
@@ -86,6 +89,7 @@ class ExportOptions(OptionGroup):
             )
         only_int8 = {
             "calibration": self.calibration is not None,
+            "segmentations": self.segmentations is not None,
             "min_psnr_db": self.min_psnr_db is not None,
             "exclude": bool(self.exclude),
         }

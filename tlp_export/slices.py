@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tlp_runtime.geometry.volume import Volume
-from tlp_runtime.io.brats import CaseFiles
+from tlp_runtime.io.case_files import CaseFiles
+from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
 from tlp_runtime.synthesis.prepare import PreparedCase, prepare_published
+from tlp_runtime.synthesis.published import on_published_grid
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_train.phantom import PhantomCase, make_case
 
@@ -60,9 +62,11 @@ def real_slices(case: CaseFiles, spec: ModelSpec, count: int) -> Tensors:
     InputError
         A file of it cannot be read or used.
     """
-    images = {name: case.files[name] for name in spec.inputs}
-    request = Request(images=images, prompt=Prompt(case.files.get("seg")))
-    return _chosen(prepare_published(request, spec), count)
+    volumes = {name: read_volume(path) for name, path in case.files.items()}
+    published = on_published_grid(volumes, spec, case.name)
+    images = {name: published.volumes[name] for name in spec.inputs}
+    request = Request(images=images, prompt=Prompt(published.volumes.get("seg")))
+    return _chosen(prepare_published(request, spec, published.own), count)
 
 
 def calibration_slices(

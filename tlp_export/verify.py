@@ -46,7 +46,7 @@ from tlp_runtime.engines.openvino import (
     openvino_core,
     require_openvino,
 )
-from tlp_runtime.io.brats import CaseFiles
+from tlp_runtime.io.case_files import CaseFiles
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec

@@ -3,7 +3,8 @@
 One folder a case: the raw voxels of the training slices of each array (``.npy``, in the file's own
 type) and ``case.json``, with the volume's minimum and maximum inside the crop. The folder gets
 its name by renaming when it is whole; a folder that does not match its sources, its spec or its
-own sizes is made anew.
+own sizes is made anew. A case on another grid than the model's is brought to it first
+(:mod:`tlp_runtime.synthesis.published`).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import ChooseAnother, ContentError, InputError, OutputError, TLPError
+from tlp_runtime.errors import ChooseAnother, InputError, OutputError, TLPError
 from tlp_runtime.files.atomic import atomic_folder, entries, make_folder, require_folder
-from tlp_runtime.geometry.crop import crop_slices, require_model_grid
-from tlp_runtime.geometry.volume import require_same_grid
-from tlp_runtime.io.brats import SUFFIXES, CaseFiles
+from tlp_runtime.geometry.crop import crop_slices
+from tlp_runtime.io.case_files import ARRAYS, CaseFiles
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import IntensitySpec, ModelSpec, PromptSpec
+from tlp_runtime.synthesis.published import on_published_grid
 from tlp_runtime.values import checks
 from tlp_runtime.values.intensity import limits, require_numbers, scale_between
 from tlp_runtime.values.prompt import encode, rounded
@@ -47,7 +48,9 @@ class CachedCase:
     ``arrays`` are (Z, H, W) raw voxels; ``limits`` and ``brightness`` are of each image inside the
     in-plane crop of the whole volume: the values that ``intensity`` makes the ends of its range,
     and the percentiles of the scaled brain; ``first_slice`` is the z of index 0; ``voxels`` has the
-    hash of each whole volume, ``labels`` those of the whole segmentation.
+    hash of each whole volume, ``labels`` those of the whole segmentation. Of a case that was
+    ``brought`` to the model's grid, slices are counted from the first of its placement, and limits
+    of what was interpolated are of the scan's own voxels.
     """
 
     name: str
@@ -58,6 +61,7 @@ class CachedCase:
     intensity: IntensitySpec
     voxels: Mapping[str, str]
     labels: tuple[int, ...]
+    brought: bool = False
 
     def __len__(self) -> int:
         return int(next(iter(self.arrays.values())).shape[0])
@@ -149,7 +153,7 @@ def _open_case(case: CaseFiles, spec: ModelSpec, folder: Path) -> CachedCase:
 
 def _foreign(folder: Path) -> Iterator[Path]:
     """What a folder holds besides a cached case; arrays without our record are somebody's own."""
-    ours = {RECORD, *(f"{name}.npy" for name in SUFFIXES)} if (folder / RECORD).is_file() else ()
+    ours = {RECORD, *(f"{name}.npy" for name in ARRAYS)} if (folder / RECORD).is_file() else ()
     for path in entries(folder):
         if path.name not in ours or not path.is_file():
             yield path
@@ -181,6 +185,10 @@ def _load(
         }
         hashes, sources = record.pop("voxels"), record["sources"]
         labels = tuple(map(int, record.pop("labels")))
+        placed = record.pop("brought", None)
+        if placed is not None and placed["reference"] != spec.inputs[0]:
+            return None  # it was placed by the brain of another model's input
+        first = spec.crop.slices[0] if placed is None else int(placed["first_slice"])
         # They are of more arrays if another model's inputs were cached.
         voxels = {key: str(hashes[key]) for key in identity["sources"]}
         record["sources"] = {key: sources[key] for key in identity["sources"]}
@@ -193,36 +201,32 @@ def _load(
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return CachedCase(
-        name, spec.crop.slices[0], arrays, between, brightness, spec.intensity, voxels, labels
-    )
+        name, first, arrays, between, brightness, spec.intensity, voxels, labels,
+        brought=placed is not None,
+    )  # fmt: skip
 
 
 def _decode(case: CaseFiles, spec: ModelSpec) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The training slices of every array, and what is kept of the whole volumes."""
-    volumes = {name: read_volume(path) for name, path in case.files.items()}
-    reference = next(iter(volumes.values()))
+    sources = {name: read_volume(path) for name, path in case.files.items()}
+    published = on_published_grid(sources, spec, case.name)
     arrays: dict[str, NDArray[Any]] = {}
     record: dict[str, Any] = {"limits": {}, "brightness": {}, "voxels": {}, "labels": []}
-    start, stop = spec.crop.slices
-    for name, volume in volumes.items():
-        require_same_grid(reference, volume)
-        oriented = volume.reoriented(spec.crop.orientation)
-        require_model_grid(volume, spec.crop)
-        if oriented.shape[2] < stop:
-            raise ContentError(
-                f"{volume.name}: {oriented.shape[2]} axial slices, training needs at least {stop}."
-            )
-        slices = crop_slices(oriented, spec.crop)
+    start, stop = published.slices
+    if published.brought:
+        record["brought"] = {"reference": spec.inputs[0], "first_slice": start}
+    for name, volume in published.volumes.items():
+        slices = crop_slices(volume.reoriented(spec.crop.orientation), spec.crop)
         require_numbers(slices, volume.name)
         if name == "seg":
-            encode(volume.data, spec.prompt, volume.name)
-            record["labels"] = np.unique(rounded(volume.data)).astype(int).tolist()
+            encode(sources[name].data, spec.prompt, volume.name)
+            record["labels"] = np.unique(rounded(sources[name].data)).astype(int).tolist()
         else:
-            between = limits(slices, spec.intensity, volume.name)
+            between = limits(published.own.get(name, slices), spec.intensity, volume.name)
             record["limits"][name] = between
             thinned = slices[::2, ::2, ::2]
             scaled = scale_between(thinned, between, spec.intensity)
             record["brightness"][name] = checks.brightness(scaled, thinned != 0)
-        record["voxels"][name] = volume.voxels_sha256()
+        record["voxels"][name] = sources[name].voxels_sha256()
         arrays[name] = np.ascontiguousarray(slices[start:stop])
     return arrays, record

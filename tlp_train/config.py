@@ -17,7 +17,7 @@ SCHEMA_MAJOR = 1
 SCHEMA_MINOR = 0
 _CONTRACT = Contract(what="training configuration", error=SpecError)
 
-CHANGEABLE = ("data", "workers", "devices", "nodes", "accumulate", "epochs")
+CHANGEABLE = ("data", "segmentations", "workers", "devices", "nodes", "accumulate", "epochs")
 """Options of a run that may change when it is resumed; all others stay what they were."""
 
 _LEAST = {

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import ContentError, InputError, InputMissing, RunTask
+from tlp_runtime.errors import InputError, InputMissing, RunTask
 from tlp_runtime.geometry.crop import crop_slices
-from tlp_runtime.geometry.volume import Volume, require_same_grid
-from tlp_runtime.io.brats import CaseFiles
+from tlp_runtime.geometry.volume import Volume
+from tlp_runtime.io.case_files import CaseFiles
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, IntensitySpec, ModelSpec
 from tlp_runtime.synthesis.prepare import prepare_published
+from tlp_runtime.synthesis.published import on_published_grid
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_runtime.values.intensity import background, limits, require_numbers, scale
@@ -86,12 +87,15 @@ class CaseResult:
     ----------
     correlation
         Of T1 and T1ce over normal brain; None where one is constant.
+    brought
+        Whether it was brought to the model's grid.
     """
 
     name: str
     images: Mapping[str, Values]
     voxels: CaseVoxels
     correlation: float | None = None
+    brought: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,15 @@ class CaseMeans:
         Whether the model was trained or chosen on this case; None where its bundle does not say.
     correlation
         Of T1 and T1ce over normal brain; None where one is constant.
+    brought
+        Whether it was brought to the model's grid.
     """
 
     images: Mapping[str, Mapping[str, CaseMean]]
     voxels: CaseVoxels
     seen: bool | None = None
     correlation: float | None = None
+    brought: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,11 @@ class Evaluation:
     def seen(self) -> tuple[str, ...]:
         """The cases that the model was trained or chosen on."""
         return tuple(name for name, case in self.cases.items() if case.seen)
+
+    @property
+    def brought(self) -> tuple[str, ...]:
+        """The cases that were brought to the model's grid."""
+        return tuple(name for name, case in self.cases.items() if case.brought)
 
     @property
     def weak(self) -> tuple[str, ...]:
@@ -196,6 +208,7 @@ class Evaluation:
                 result.voxels,
                 _was_seen(result.voxels, known) if known else None,
                 result.correlation,
+                result.brought,
             )
             for result in results
         }
@@ -282,7 +295,10 @@ def _case(data: Mapping[str, Any]) -> CaseMeans:
         image: {key: CaseMean(**value) for key, value in row.items()}
         for image, row in data["images"].items()
     }
-    return CaseMeans(images, CaseVoxels(**data["voxels"]), data["seen"], data["correlation"])
+    return CaseMeans(
+        images, CaseVoxels(**data["voxels"]), data["seen"], data["correlation"],
+        data.get("brought", False),
+    )  # fmt: skip
 
 
 def _was_seen(voxels: CaseVoxels, known: Collection[str]) -> bool:
@@ -355,7 +371,7 @@ def read_case(case: CaseFiles, spec: ModelSpec) -> dict[str, Volume]:
 
 @dataclass(frozen=True)
 class EvaluationSlices:
-    """The published slices of a case, (Z, H, W).
+    """The published slices of a case, (Z, H, W); all with brain of one brought to the grid.
 
     Parameters
     ----------
@@ -367,13 +383,16 @@ class EvaluationSlices:
         Unit values of the first input in the published scale.
     rescaling
         From a synthesis's unit values to the published scale of the true T1ce; for a model of that
-        scale nothing is changed.
+        scale nothing is changed, unless the T1ce was interpolated.
+    brought
+        Whether the case was brought to the model's grid.
     """
 
     truth: Truth
     tensors: Mapping[str, NDArray[np.float32]]
     given: Float
     rescaling: LinearFit
+    brought: bool = False
 
 
 def evaluation_slices(
@@ -384,15 +403,13 @@ def evaluation_slices(
     labels: Labels = NO_LABELS,
 ) -> EvaluationSlices:
     """What a synthesis of a case is made from and held against; ``name`` is the case's."""
+    case = on_published_grid(volumes, spec, name)
+    volumes, published = case.volumes, slice(*case.slices)
     images = {array: volumes[array] for array in spec.inputs}
     prompt = Prompt(volumes.get("seg"), labels)
-    prepared = prepare_published(Request(images=images, prompt=prompt), spec)
-    published = slice(*spec.crop.slices)
+    prepared = prepare_published(Request(images=images, prompt=prompt), spec, case.own)
 
-    raw = {
-        array: _cropped(volumes[array], prepared.reference, spec)
-        for array in needed_arrays(spec, "none")
-    }
+    raw = {array: _cropped(volumes[array], spec) for array in needed_arrays(spec, "none")}
 
     def unit(array: str) -> Float:
         return to_unit64(scale(raw[array], PUBLISHED, volumes[array].name)[published])
@@ -404,7 +421,7 @@ def evaluation_slices(
     marks = ENHANCING_LABELS.get(with_labels(spec.prompt, labels).scheme)
     enhancing = None
     if "seg" in volumes and marks is not None:
-        drawn = _cropped(volumes["seg"], prepared.reference, spec)[published]
+        drawn = _cropped(volumes["seg"], spec)[published]
         enhancing = np.isin(rounded(drawn), marks)
     truth = Truth(
         t1ce=unit(OUTPUT_NAME),
@@ -415,15 +432,17 @@ def evaluation_slices(
         enhancing=enhancing,
         voxel_ml=prepared.reference.grid.voxel_ml,
     )
-    rescaling = _rescaling(raw[OUTPUT_NAME], spec, volumes[OUTPUT_NAME].name)
-    return EvaluationSlices(truth, tensors, unit(spec.inputs[0]), rescaling)
+    own = case.own.get(OUTPUT_NAME, raw[OUTPUT_NAME])
+    rescaling = _rescaling(raw[OUTPUT_NAME], own, spec, volumes[OUTPUT_NAME].name)
+    return EvaluationSlices(truth, tensors, unit(spec.inputs[0]), rescaling, case.brought)
 
 
-def _rescaling(t1ce: NDArray[Any], spec: ModelSpec, name: str) -> LinearFit:
-    if spec.intensity == PUBLISHED:
+def _rescaling(t1ce: NDArray[Any], own: NDArray[Any], spec: ModelSpec, name: str) -> LinearFit:
+    """From the scale that a model was trained to give, of the scan's ``own`` voxels."""
+    if spec.intensity == PUBLISHED and own is t1ce:
         return LinearFit(1.0, 0.0)
     low, high = limits(t1ce, PUBLISHED, name)
-    model_low, model_high = limits(t1ce, spec.intensity, name)
+    model_low, model_high = limits(own, spec.intensity, name)
     return LinearFit((model_high - model_low) / (high - low), (model_low - low) / (high - low))
 
 
@@ -445,20 +464,14 @@ def _evaluate_case(
         {name: all_metrics(truth, image) for name, image in images.items()},
         CaseVoxels(hashes.pop(OUTPUT_NAME), hashes),
         truth.correlation,
+        slices.brought,
     )
 
 
-def _cropped(volume: Volume, reference: Volume, spec: ModelSpec) -> NDArray[Any]:
+def _cropped(volume: Volume, spec: ModelSpec) -> NDArray[Any]:
     """Raw voxels of the crop, (Z, H, W), finite."""
-    require_same_grid(reference, volume)
     require_numbers(volume.data, volume.name)
-    oriented = volume.reoriented(spec.crop.orientation)
-    if oriented.shape[2] < spec.crop.slices[1]:
-        raise ContentError(
-            f"{volume.name}: {oriented.shape[2]} axial slices; the published protocol evaluates "
-            f"slices {spec.crop.slices[0]} to {spec.crop.slices[1] - 1}."
-        )
-    return crop_slices(oriented, spec.crop)
+    return crop_slices(volume.reoriented(spec.crop.orientation), spec.crop)
 
 
 def select_cases(

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from tlp_runtime.errors import InputError, SetOption, UsageError
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.spec.model import BrightnessSpec, ModelSpec
 from tlp_runtime.values.checks import BRIGHTNESS_PERCENTILES
 from tlp_runtime.values.prompt import require_one_scheme
@@ -37,17 +37,26 @@ class SliceData(L.LightningDataModule):
         opened.
     """
 
-    def __init__(self, run: Run, cache: Path, on_case: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        cache: Path,
+        on_case: Callable[[str], None] | None = None,
+        on_brought: Callable[[list[str]], None] | None = None,
+    ) -> None:
         super().__init__()
         self.run = run
         self.config = run.config
         self.cache = cache
         self.on_case = on_case
+        self.on_brought = on_brought
         self.voxels: dict[str, dict[str, str]] = {}
         self._batches_used = 0
 
     def prepare_data(self) -> None:
-        self._open(self.on_case)
+        brought = [case.name for case in self._open(self.on_case) if case.brought]
+        if brought and self.on_brought is not None:
+            self.on_brought(brought)
 
     def setup(self, stage: str) -> None:
         self._require_one_configuration()
@@ -79,7 +88,9 @@ class SliceData(L.LightningDataModule):
     def _open(self, on_case: Callable[[str], None] | None) -> list[CachedCase]:
         split = self.run.split
         arrays = (*self.config.spec.inputs, "t1ce", "seg")
-        files = {case.name: case for case in find_cases(self.run.data, arrays)}
+        drawn = self.run.segmentations
+        found = find_cases(self.run.data, arrays, segmentations=drawn)
+        files = {case.name: case for case in found}
         wanted = split.train + split.validation
         absent = [name for name in wanted if name not in files]
         if absent:

@@ -22,6 +22,9 @@ from tlp_runtime.values.prompt import label_texts, labels_of
 from tlp_train.config import CHANGEABLE, TrainConfig
 from tlp_train.runs import Run, Session, now
 
+_PLACES = ("data", "segmentations")
+"""Changes that are not of the configuration."""
+
 _INEXACT = ("devices", "nodes", "accumulate")
 """Changes after which sums are made in another order."""
 
@@ -102,10 +105,15 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> Part:
     if from_best:
         with atomic_file(run.last, overwrite=True) as temporary:
             shutil.copyfile(run.best, temporary)
-    config = _changed(run.config, {k: v for k, v in changed.items() if k != "data"})
+    config = _changed(run.config, {k: v for k, v in changed.items() if k not in _PLACES})
     data = Path(changed["data"]).resolve() if "data" in changed else run.data
+    drawn = run.segmentations
+    if "segmentations" in changed:
+        drawn = Path(changed["segmentations"]).resolve()
+    elif drawn is not None and drawn.is_relative_to(run.data):
+        drawn = data / drawn.relative_to(run.data)
     words = {name: f"{_shown(own[name])} -> {_shown(value)}" for name, value in changed.items()}
-    changed_run = replace(run, config=config, data=data)
+    changed_run = replace(run, config=config, data=data, segmentations=drawn)
     return Part(changed_run, run.last.is_file(), words, from_best)
 
 
@@ -127,7 +135,7 @@ def begun_session(run: Run, before: TrainConfig | None, *, epoch: int, step: int
             for name, old, new in (
                 (name, getattr(before, name), getattr(run.config, name))
                 for name in CHANGEABLE
-                if name != "data"
+                if name not in _PLACES
             )
             if old != new
         }
@@ -178,6 +186,7 @@ def _own(run: Run) -> dict[str, Any]:
     spec = config.spec
     parts = {**asdict(spec.network), **asdict(spec.intensity), "levels": spec.network.levels}
     values |= parts | {"inputs": spec.inputs, "data": str(run.data)}
+    values["segmentations"] = run.segmentations
     values["labels"] = label_texts(labels_of(spec.prompt))
     return {name: _plain(value) for name, value in values.items()}
 

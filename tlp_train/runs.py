@@ -55,7 +55,7 @@ _OURS = re.compile(
 """What a run without a checkpoint may hold, and may lose when it is begun again."""
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 0
+SCHEMA_MINOR = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +97,7 @@ class _Record:
     begun_from: tuple[Ancestor, ...] = ()
     weights: str = ""
     sessions: tuple[Session, ...] = ()
+    segmentations: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ class Run:
         The checkpoints it was fine-tuned from, the first first.
     weights
         The file its first weights come from; empty for new ones.
+    segmentations
+        Their folder, where they do not lie with the images of ``data``.
     """
 
     folder: Path
@@ -122,6 +125,7 @@ class Run:
     begun_from: tuple[Ancestor, ...] = ()
     weights: str = ""
     sessions: tuple[Session, ...] = ()
+    segmentations: Path | None = None
 
     @property
     def last(self) -> Path:
@@ -153,6 +157,7 @@ class Run:
         *,
         begun_from: tuple[Ancestor, ...] = (),
         weights: Path | None = None,
+        segmentations: Path | None = None,
     ) -> Run:
         """Make and register a run; ``folder`` None takes a new one under ``TLP_HOME``.
 
@@ -171,6 +176,7 @@ class Run:
         run = cls(
             folder, config, data.resolve(), split, "running",
             begun_from=begun_from, weights="" if weights is None else str(weights.resolve()),
+            segmentations=None if segmentations is None else segmentations.resolve(),
         )  # fmt: skip
         with run.held():
             for path in list(folder.iterdir()):
@@ -203,6 +209,7 @@ class Run:
         return cls(
             folder, record.config, Path(record.data), split, record.status, record.ended,
             record.begun_from, record.weights, record.sessions,
+            Path(record.segmentations) if record.segmentations else None,
         )  # fmt: skip
 
     def mark(self, status: Status, *, ended: str = "") -> Run:
@@ -225,6 +232,7 @@ class Run:
             begun_from=run.begun_from,
             weights=run.weights,
             sessions=run.sessions,
+            segmentations="" if run.segmentations is None else str(run.segmentations),
         )
         schema = {"major": SCHEMA_MAJOR, "minor": SCHEMA_MINOR}
         values = {"schema": schema, **asdict(record), "config": run.config.to_dict()}
@@ -286,7 +294,7 @@ def newest_finished() -> Run:
 
 
 def _read(file: Path) -> _Record:
-    """A run's record, of this version or the first."""
+    """A run's record, of this version or an older one."""
     contract = Contract(what=str(file), error=ModelDamaged)
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -297,7 +305,9 @@ def _read(file: Path) -> _Record:
     body: dict[str, Any] = dict(data)
     if "schema" in body:
         major, minor = read_schema(body, contract)
-        if (major, minor) != (SCHEMA_MAJOR, SCHEMA_MINOR):
+        if (major, minor) == (SCHEMA_MAJOR, 0):  # segmentations lay with the images
+            contract = replace(contract, defaults=True)
+        elif (major, minor) != (SCHEMA_MAJOR, SCHEMA_MINOR):
             contract.refuse(
                 f"schema {major}.{minor}, this version reads {SCHEMA_MAJOR}.{SCHEMA_MINOR}; "
                 "install a matching tlp-mri"

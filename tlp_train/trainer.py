@@ -62,6 +62,7 @@ def fit(
     requests: StopRequests | None = None,
     progress: bool = True,
     on_case: Callable[[str], None] | None = None,
+    on_brought: Callable[[list[str]], None] | None = None,
     on_epoch: Callable[[Mapping[str, str]], None] | None = None,
 ) -> Run:
     """Train ``run`` to its last epoch and mark it finished.
@@ -77,8 +78,9 @@ def fit(
         Signals and a time limit that end it early; None listens for signals.
     progress
         Show Lightning's progress bar.
-    on_case, on_epoch
-        Called with the name of each case that was opened, and each epoch's row of metrics.csv.
+    on_case, on_brought, on_epoch
+        Called with the name of each case that was opened, the names of those that were brought to
+        the model's grid, if any, and each epoch's row of metrics.csv.
 
     Raises
     ------
@@ -107,7 +109,7 @@ def fit(
         StopRequests() if requests is None else nullcontext(requests) as asked,
     ):
         module = _module(run)
-        data = SliceData(run, cache, on_case)
+        data = SliceData(run, cache, on_case, on_brought)
         callbacks: list[L.Callback] = [
             MetricsCsv(run.metrics, on_epoch),
             SampleImages(run.folder / SAMPLES),

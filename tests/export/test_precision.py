@@ -39,7 +39,7 @@ from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.select import choose
 from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.errors import EngineError, ParityError, UsageError
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import models
 from tlp_runtime.models.manifest import Precision

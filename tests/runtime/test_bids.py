@@ -131,7 +131,7 @@ def test_masks_and_regions_are_found_in_derivatives(raw: Path, tmp_path: Path) -
     ]
     assert [find_mask(folder, one, brain=False).path for one in (run1, run2)] == dsegs
     image(folder / "sub-01/anat/sub-01_dseg.nii.gz", labels=True)
-    with pytest.raises(InputError, match="2 files could be the prompt of sub-01"):
+    with pytest.raises(InputError, match="2 files could be the prompt or segmentation of sub-01"):
         find_mask(folder, first, brain=False)
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.cohorts import write_cases
 from tlp_runtime.cohort.cases import folder_cases, read_table
 from tlp_runtime.errors import InputError, InputMissing, InputUnreadable
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.warnings import COLUMNS_UNUSED, WarningLog
 
@@ -82,9 +82,12 @@ def test_tables_of_other_programs_are_read(tmp_path: Path, text: str, encoding: 
         ("case,t1\na,x\nb," + "y" * 140_000, "line 3 holds a cell of more than 131072 char"),
         ("case,t1\na,x\nb,y\0\n", "line 3 holds a NUL character"),
         ("a,scan.nii.gz\nb,other.nii.gz\n", "'scan.nii.gz'; expected 'case'"),
-        ("case,t1\na,x\nA,y\n", "'a' and 'A'"),
-        ("case,t1\na,x\nb,x\na,y\n", "must differ.*'a' and 'a'"),
-        ("case,t1\n../a,x\n.b,y\n,z\n", r"'../a', '.b', '' cannot name a file"),
+        ("case,t1\na,x\nA,y\n", r"'a' \(line 2\) and 'A' \(line 3\)"),
+        ("case,t1\na,x\nb,x\na,y\n", r"must differ.*'a' \(line 2\) and 'a' \(line 4\)"),
+        (
+            "case,t1\n../a,x\n.b,y\n,z\n",
+            r"'../a' \(line 2\), '.b' \(line 3\), '' \(line 4\) cannot name a file",
+        ),
     ],
 )
 def test_a_bad_table_is_refused_whole(tmp_path: Path, text: str, said: str) -> None:

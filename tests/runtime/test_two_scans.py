@@ -13,7 +13,7 @@ from tests.scans import DUAL, SMALL, rotation, scan
 from tlp_runtime import Volume
 from tlp_runtime.errors import InputDoubtful
 from tlp_runtime.geometry.resample import resampled
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.synthesis.prepare import prepare
 from tlp_runtime.synthesis.request import Request

@@ -15,7 +15,7 @@ import pytest
 
 from tests.fakes.engine import TINY_NETWORK
 from tlp_runtime.errors import InputError, InputMissing, OutputError, UsageError
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import ModelSpec
 from tlp_train import cache, split

@@ -18,7 +18,7 @@ from tests.fakes.engine import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.errors import InputError, InputMissing
 from tlp_runtime.geometry.crop import crop_slices
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.io.nifti import read_volume
 from tlp_runtime.spec.model import IntensitySpec, ModelSpec
 from tlp_runtime.values.intensity import scale

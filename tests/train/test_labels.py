@@ -15,7 +15,7 @@ from tlp_cli.main import main
 from tests.fakes.engine import TINY_NETWORK, FakeEngine
 from tlp_runtime import Synthesizer
 from tlp_runtime.errors import InputError, UnknownLabels
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.values.prompt import SCHEMES, with_labels
 from tlp_train.cache import open_cases

@@ -19,7 +19,7 @@ from tests.support import TinyModel, tiny_config
 from tests.train.runs import LONG, Killed, assert_equal_runs, killed_before, new_run, weights
 from tlp_export import export
 from tlp_runtime.errors import ModelMismatch, ModelMissing, UsageError
-from tlp_runtime.io.brats import find_cases
+from tlp_runtime.io.datasets import find_cases
 from tlp_train.cache import open_cases
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.module import SynthesisModule
@@ -183,7 +183,7 @@ def test_what_cannot_change_is_named(
     run = new_run(tmp_path / "run", phantom_dir)
     with pytest.raises(UsageError, match=named) as error:
         reopen(run.folder, given)
-    assert "data, workers, devices, nodes, accumulate, epochs" in str(error.value)
+    assert "data, segmentations, workers, devices, nodes, accumulate, epochs" in str(error.value)
 
 
 def test_options_that_are_the_run_s_own_are_no_change(tmp_path: Path, phantom_dir: Path) -> None:

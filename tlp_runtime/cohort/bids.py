@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from tlp_runtime.cohort.cases import CohortCase, MakeRequest, some
+from tlp_runtime.cohort.cases import CohortCase, MakeRequest
 from tlp_runtime.cohort.options import CohortOptions
 from tlp_runtime.errors import InputError, InputMissing
 from tlp_runtime.io.bids import BidsScan, find_mask, find_scans, start_derivatives
+from tlp_runtime.io.case_files import some
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.warnings import BRAIN_MASK_MISSING, PROMPT_MISSING, Warn
 

@@ -30,6 +30,13 @@ def on_lattice(grid: Grid, crop: CropSpec) -> bool:
     )
 
 
+def holds_crop(grid: Grid, crop: CropSpec) -> bool:
+    """Whether the published crop, and all of its slices, can be cut from a grid as it is."""
+    columns, rows, slices = grid.reoriented(crop.orientation).shape
+    inside = columns >= crop.columns[1] and rows >= crop.rows[1] and slices >= crop.slices[1]
+    return inside and on_lattice(grid, crop)
+
+
 def axes_ras(crop: CropSpec) -> NDArray[np.float64]:
     """(3, 3): the unit vectors of the model's axes in RAS, in columns."""
     axes = np.zeros((3, 3))

@@ -15,7 +15,7 @@ from typing import Any
 
 from tlp_runtime.errors import ChooseAnother, InputError, InputMissing, OutputError
 from tlp_runtime.files.atomic import make_folder, write_text
-from tlp_runtime.io.bids_images import Entities, images_of, masks_of, t2_of
+from tlp_runtime.io.bids_images import Entities, companion_of, images_of, masks_of
 
 VERSION = "1.10.0"
 DESCRIPTION_FILE = "dataset_description.json"
@@ -158,7 +158,7 @@ def _scans_of(root: Path, subject: Path) -> list[BidsScan]:
         plain = [image for image in found if image.plain]
         t2s = [image for image in images_of(folder, "T2w") if image.plain]
         for image in plain:
-            t2 = t2_of(image, plain, t2s)
+            t2 = companion_of(image, plain, t2s, "T2w")
             twice = "another T1w image of the subject has the same name"
             scans.append(
                 BidsScan(
@@ -172,6 +172,23 @@ def _scans_of(root: Path, subject: Path) -> list[BidsScan]:
                 )
             )
     return scans
+
+
+def t1ce_of(root: Path, scan: BidsScan) -> Path | str:
+    """The session's contrast-enhanced T1w that belongs to a scan.
+
+    It has the entity ``ce``, and is matched as a T2w is
+    (:func:`~tlp_runtime.io.bids_images.companion_of`).
+
+    Returns
+    -------
+    The file, or why there is none: empty where the session has no such image.
+    """
+    found = images_of(root / scan.folder, "T1w")
+    plain = [image for image in found if image.plain]
+    (own,) = (image for image in plain if image.path == scan.images["t1"])
+    enhanced = [image for image in found if image.enhanced]
+    return companion_of(own, plain, enhanced, "contrast-enhanced T1w")
 
 
 def find_mask(dataset: Path, scan: BidsScan, *, brain: bool) -> MaskMatch:
@@ -195,7 +212,7 @@ def find_mask(dataset: Path, scan: BidsScan, *, brain: bool) -> MaskMatch:
     ]
     found, passed_over = masks_of(scan.labels, scan.others, masks)
     if len(found) > 1:
-        what = "brain mask" if brain else "prompt"
+        what = "brain mask" if brain else "prompt or segmentation"
         raise InputError(
             f"{dataset / scan.folder}: {len(found)} files could be the {what} of {scan.entities} "
             f"({', '.join(path.name for path in found)}), expected one."

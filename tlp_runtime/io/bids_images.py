@@ -1,4 +1,4 @@
-"""Images in the ``anat`` folders of a BIDS dataset, and which T2w and masks belong to which T1w."""
+"""Images in the ``anat`` folders of a BIDS dataset, and which others belong to which T1w."""
 
 from __future__ import annotations
 
@@ -66,6 +66,12 @@ class BidsImage:
         return "ce" in self.entities and not {"desc", "space"} & set(self.entities)
 
     @property
+    def enhanced(self) -> bool:
+        """Whether it shows magnitudes as acquired with the contrast agent that it names."""
+        moved = re.search("_(desc|space)-", self.name) is not None
+        return "_ce-" in self.name and not moved and not self._part
+
+    @property
     def _part(self) -> bool:
         return any(f"_part-{part}_" in f"{self.name}_" for part in _PARTS)
 
@@ -119,36 +125,52 @@ def _image(path: Path) -> BidsImage:
     return BidsImage(path, name, entities)
 
 
-def t2_of(t1: BidsImage, t1s: Sequence[BidsImage], t2s: Sequence[BidsImage]) -> Path | str:
-    """The T2w of the same entities, else the session's only one unless it belongs to another T1w.
+def companion_of(
+    t1: BidsImage, t1s: Sequence[BidsImage], images: Sequence[BidsImage], kind: str
+) -> Path | str:
+    """The image of the same entities, else the session's only one unless it is another T1w's.
 
-    Runs are numbered for each suffix by itself, so that the only T2w of a session is right whatever
-    its run. It belongs to another T1w if another entity, such as ``acq``, is that T1w's alone.
+    ``ce``, which names a contrast agent, is not compared. Runs are numbered for each kind of image
+    by itself, so that the only image of a session is right whatever its run. It belongs to another
+    T1w if another entity, such as ``acq``, is that T1w's alone.
 
     Parameters
     ----------
-    t1s, t2s
-        The plain images of the session.
+    t1s
+        The plain T1w images of the session.
+    images
+        Its images of another kind: T2w, or T1w with a contrast agent.
+    kind
+        What these are called in messages.
 
     Returns
     -------
-    The file, or why there is none: empty where there is no T2w.
+    The file, or why there is none: empty where there is no such image.
     """
-    same = [t2.path for t2 in t2s if t2.entities == t1.entities]
+    same = [image for image in images if _without_agent(image.entities) == t1.entities]
+    if any(image.entities != same[0].entities for image in same):
+        return f"several {kind} images have its entities ({_names(same)})"
     if same:
-        return min(same, key=lambda path: path.suffix != ".gz")
-    wrong = [f"{t2.path.name}: {t2.problem}" for t2 in t2s if t2.problem]
-    if wrong or not t2s:
+        return min((image.path for image in same), key=lambda path: path.suffix != ".gz")
+    wrong = [f"{image.path.name}: {image.problem}" for image in images if image.problem]
+    if wrong or not images:
         return "; ".join(wrong)
-    if len(t2s) > 1:
-        names = ", ".join(t2.path.name for t2 in t2s)
-        return f"none of the session's T2w images has its entities ({names})"
-    (only,) = t2s
-    for key in only.entities.keys() - {"run"}:
+    if len(images) > 1:
+        return f"none of the session's {kind} images has its entities ({_names(images)})"
+    (only,) = images
+    for key in only.entities.keys() - {"run", "ce"}:
         value = only.entities[key]
         if t1.entities.get(key) != value and any(one.entities.get(key) == value for one in t1s):
             return f"{only.path.name} belongs to the T1w with {key}-{value}"
     return only.path
+
+
+def _without_agent(entities: Entities) -> Entities:
+    return {key: value for key, value in entities.items() if key != "ce"}
+
+
+def _names(images: Sequence[BidsImage]) -> str:
+    return ", ".join(image.path.name for image in images)
 
 
 def masks_of(

@@ -7,13 +7,14 @@ and UPENN-GBM keeps segmentations in folders of their own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from tlp_runtime.errors import InputError, InputMissing
 from tlp_runtime.files.atomic import entries
+from tlp_runtime.io.case_files import CaseFiles, require_complete
 
 SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "t1": ("_t1", "-t1n"),
@@ -32,14 +33,6 @@ _DEPTH = 3
 
 
 @dataclass(frozen=True)
-class CaseFiles:
-    """One case: its folder's name and the file of each array that was asked for."""
-
-    name: str
-    files: Mapping[str, Path]
-
-
-@dataclass(frozen=True)
 class CaseFolder:
     """A folder with files of a case, the files of each array."""
 
@@ -52,7 +45,13 @@ class CaseFolder:
         return self.path.name
 
 
-def find_cases(data: Path, arrays: Iterable[str], optional: Iterable[str] = ()) -> list[CaseFiles]:
+def brats_cases(
+    data: Path,
+    arrays: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    segmentations: Path | None = None,
+) -> list[CaseFiles]:
     """Every case below ``data``, sorted by name.
 
     A folder is a case when it holds at least one file of an ending of :data:`SUFFIXES`.
@@ -63,6 +62,9 @@ def find_cases(data: Path, arrays: Iterable[str], optional: Iterable[str] = ()) 
         The arrays each case must have, of ``t1``, ``t2``, ``t1ce`` and ``seg``.
     optional
         Those it may have; of two files of one, none is taken.
+    segmentations
+        Folder of the segmentations, in which a file's name is the case's and an ending, and which
+        may have folders of its own; by default they lie with the images.
 
     Raises
     ------
@@ -71,9 +73,8 @@ def find_cases(data: Path, arrays: Iterable[str], optional: Iterable[str] = ()) 
     InputError
         Cases with missing or several matching files; every one is named.
     """
-    arrays, optional = list(arrays), list(optional)
     cases, problems = [], []
-    for folder in case_folders(data):
+    for folder in case_folders(data, segmentations):
         case, found = folder.name, folder.found
         bad = [
             f"{name} has {len(found[name])} files ({', '.join(p.name for p in found[name])})"
@@ -83,23 +84,21 @@ def find_cases(data: Path, arrays: Iterable[str], optional: Iterable[str] = ()) 
             if len(found[name]) != 1
         ]
         if bad:
-            problems.append(f"  {case}: {'; '.join(bad)}")
+            problems.append(f"{case}: {'; '.join(bad)}")
         else:
             there = [name for name in optional if len(found[name]) == 1]
             cases.append(CaseFiles(case, {name: found[name][0] for name in (*arrays, *there)}))
-    if problems:
-        raise InputError(
-            f"{data}: {len(problems)} of {len(problems) + len(cases)} cases are not complete; "
-            "expected one file each of "
-            + ", ".join(arrays)
-            + ". Complete or move them away:\n"
-            + "\n".join(problems)
-        )
+    require_complete(data, problems, cases, arrays)
     return cases
 
 
-def case_folders(data: Path) -> list[CaseFolder]:
+def case_folders(data: Path, segmentations: Path | None = None) -> list[CaseFolder]:
     """Every folder below ``data`` with a case's files, sorted by name.
+
+    Parameters
+    ----------
+    segmentations
+        As of :func:`brats_cases`.
 
     Raises
     ------
@@ -125,6 +124,9 @@ def case_folders(data: Path) -> list[CaseFolder]:
                 f"{data}: two folders are called {one.name}: {one.path} and {other.path}. Give one "
                 "another name, or move it away."
             )
+    if segmentations is not None:
+        drawn = _masks((_folder(segmentations), *_folders(segmentations, _DEPTH)))
+        return [replace(one, found={**one.found, "seg": drawn.get(one.name, [])}) for one in cases]
     masks = _masks(elsewhere)
     return [
         replace(one, found={**one.found, "seg": masks[one.name]})
@@ -139,11 +141,16 @@ def _folders(data: Path, depth: int) -> Iterator[CaseFolder]:
     for folder in (path for path in entries(data) if path.is_dir()):
         if folder.name.startswith("."):
             continue
-        found = {name: _matching(folder, endings) for name, endings in SUFFIXES.items()}
-        if any(found.values()):
-            yield CaseFolder(folder, found)
+        one = _folder(folder)
+        if any(one.found.values()):
+            yield one
         elif depth > 1:
             yield from _folders(folder, depth - 1)
+
+
+def _folder(path: Path) -> CaseFolder:
+    found = {name: _matching(path, endings) for name, endings in SUFFIXES.items()}
+    return CaseFolder(path, found)
 
 
 def _of_other_cases(folder: CaseFolder) -> bool:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import GeometryError, ModelMismatch, SetOption
+from tlp_runtime.errors import ModelMismatch, SetOption
 from tlp_runtime.geometry.crop import require_model_grid
-from tlp_runtime.geometry.grid import Grid, difference
+from tlp_runtime.geometry.grid import Grid
 from tlp_runtime.geometry.placement import Extent, Placement, place, published, shared_part
-from tlp_runtime.geometry.resample import InsideSplines, filled, resampled, resampled_labels
+from tlp_runtime.geometry.resample import InsideSplines, filled
 from tlp_runtime.geometry.volume import Volume, require_one_space, require_same_grid
 from tlp_runtime.io.dicom.patient import patient_doubts
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
 from tlp_runtime.synthesis.clean import cleaned, in_model_axes
+from tlp_runtime.synthesis.placed import as_it_is, image_on, labels_on, require_overlap
 from tlp_runtime.synthesis.region import (
     Region,
     encoded,
@@ -171,10 +173,20 @@ def _check(images: Mapping[str, Volume], *, with_skull: bool, warn: Warn) -> Non
             check_alignment(reference, volume, warn)
 
 
-def prepare_published(request: Request, spec: ModelSpec) -> PreparedCase:
+def prepare_published(
+    request: Request,
+    spec: ModelSpec,
+    own: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+) -> PreparedCase:
     """As :func:`prepare`, by the published crop whatever lies outside it: for evaluation.
 
     Nothing is resampled and nothing is judged, so that there are no warnings.
+
+    Parameters
+    ----------
+    own
+        As of :class:`~tlp_runtime.synthesis.published.PublishedCase`, for a case that was brought
+        to the grid before.
 
     Raises
     ------
@@ -192,7 +204,7 @@ def prepare_published(request: Request, spec: ModelSpec) -> PreparedCase:
     require_model_grid(reference, spec.crop)
     images = {name: in_model_axes(volumes[name], spec) for name in spec.inputs}
     placement = published(images[spec.inputs[0]].grid, spec.crop)
-    tensors, held, within = _on(placement, images, spec, warn=None)
+    tensors, held, within = _on(placement, images, spec, own=own, warn=None)
     labels = encoded(request, spec.prompt)
     tensors[PROMPT_NAME] = _prompted(labels, request, reference, placement, spec)
     return PreparedCase(
@@ -236,9 +248,19 @@ def splines_back(prepared: PreparedCase) -> InsideSplines:
 
 
 def _on(
-    placement: Placement, images: Mapping[str, Volume], spec: ModelSpec, *, warn: Warn | None
+    placement: Placement,
+    images: Mapping[str, Volume],
+    spec: ModelSpec,
+    *,
+    own: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    warn: Warn | None,
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_], NDArray[np.bool_] | None]:
     """Bring images to the placement's grid and scale them.
+
+    Parameters
+    ----------
+    own
+        Of images that were interpolated before, the voxels their limits are taken from.
 
     Returns
     -------
@@ -250,17 +272,12 @@ def _on(
     brain = np.zeros(placement.grid.shape[2], dtype=np.bool_)
     inside = None
     for number, (name, volume) in enumerate(images.items()):
-        slices = _brought(volume, reference, placement)
+        slices = image_on(placement, volume, reference)
         held = slices != 0
-        if not held.any():
-            raise GeometryError(
-                f"{volume.name}: does not overlap the brain of {reference.name}. Do they share a "
-                "world frame?",
-                fix="Register one to the other first.",
-            )
+        require_overlap(held, volume, reference)
         # Of the scan's own voxels where it was interpolated: that must not move the level.
-        own = slices if _as_it_is(volume, reference, placement) else volume.data
-        between = limits(own, spec.intensity, volume.name)
+        measured = slices if as_it_is(placement, volume, reference) else volume.data
+        between = limits(own.get(name, measured), spec.intensity, volume.name)
         tensors[name] = scale_between(slices, between, spec.intensity)
         if spec.brightness and warn is not None:
             found = checks.brightness(tensors[name][::2, ::2, ::2], held[::2, ::2, ::2])
@@ -269,25 +286,6 @@ def _on(
         if placement.offset is None and volume is reference:
             inside = held
     return tensors, brain, inside
-
-
-def _brought(volume: Volume, reference: Volume, placement: Placement) -> NDArray[Any]:
-    """An image as (Z, Y, X) slices of the placement: cut where its voxels are, else linear."""
-    if not _as_it_is(volume, reference, placement):
-        return resampled(volume, placement.grid).transpose(2, 1, 0)
-    assert placement.offset is not None
-    offset, data = placement.offset, volume.data
-    here, there = shared_part(offset, placement.grid.shape, data.shape)
-    if data[here].shape == placement.grid.shape:
-        return data[here].transpose(2, 1, 0)
-    padded = np.zeros(placement.grid.shape, data.dtype)
-    padded[there] = data[here]
-    return padded.transpose(2, 1, 0)
-
-
-def _as_it_is(volume: Volume, reference: Volume, placement: Placement) -> bool:
-    """Whether the volume's voxels are those of the placement."""
-    return placement.offset is not None and difference(reference.grid, volume.grid) is None
 
 
 def _prompted(
@@ -301,12 +299,7 @@ def _prompted(
     columns, rows, slices = placement.grid.shape
     values = np.zeros((slices, rows, columns), np.float32)
     if labels is not None:
-        if _as_it_is(labels, reference, placement):
-            values = _brought(in_model_axes(labels, spec), reference, placement)
-        else:
-            values = resampled_labels(in_model_axes(labels, spec), placement.grid).transpose(
-                2, 1, 0
-            )
+        values = labels_on(placement, in_model_axes(labels, spec), reference)
     drawn = with_shapes(
         values.transpose(2, 1, 0), request, placement.grid, reference.grid, spec.prompt
     )
@@ -332,8 +325,4 @@ def label_sources(grid: Grid, prepared: PreparedCase, spec: ModelSpec) -> NDArra
     numbers = np.arange(1, count + 1, dtype=np.int32).reshape(grid.shape, order="F")
     oriented = in_model_axes(Volume(numbers, grid.affine, name="labels"), spec)
     placement = prepared.placement
-    if placement.offset is None:
-        taken = resampled_labels(oriented, placement.grid).transpose(2, 1, 0)
-    else:
-        taken = _brought(oriented, prepared.oriented, placement)
-    return np.ascontiguousarray(taken)
+    return np.ascontiguousarray(labels_on(placement, oriented, prepared.oriented))
