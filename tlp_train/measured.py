@@ -87,7 +87,7 @@ def measurement(evaluation: Evaluation) -> Measurement:
         )
         for group in SHOWN
     ]
-    if evaluation.patients:
+    if any(found.sensitivity is not None for found in evaluation.patients.values()):
         tables.append(
             MeasuredTable(
                 title=patient_text(),
