@@ -14,8 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tlp_runtime.files.markdown import markdown_table
 from tlp_train.statistics import Interval, SeededDifference, interval
-from tlp_train.tables import markdown_table
 
 CASES = (3, 5, 10, 20, 40)
 BELOW = 0.05

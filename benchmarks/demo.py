@@ -24,11 +24,13 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.demo_report import DemoReport, Slices, write_report
+from benchmarks.demo_report import DemoReport, Slices, as_text, write_report
 
 UNSEEN_SEED = 1000
 UNSEEN_CASES = 3
 MARKER = ".tlp-demo"
+USES = ("none", "seg", "mirrored")
+"""Of the prompt: without, the true one, a wrong one."""
 
 
 @dataclass
@@ -78,11 +80,11 @@ def main() -> None:
     run.tlp("infer", "--t1", t1, "--out", "no-prompt.nii.gz")
     run.tlp("infer", "--t1", t1, "--prompt", seg, "--out", "prompted.nii.gz",
             "--preview", "preview.png")  # fmt: skip
-    for use in ("none", "seg"):
-        run.tlp("evaluate", "--data", "unseen", "--prompt", use, "--json", f"{use}.json")
+    for use in USES:
+        run.tlp("evaluate", "--data", "unseen", "--prompt", use, "--card", "--json", f"{use}.json")
     run.tlp("bench", "--volumes", 1, "--slices", 10, "--json", "bench.json")
 
-    evaluations = {use: _json(folder / f"{use}.json") for use in ("none", "seg")}
+    evaluations = {use: _json(folder / f"{use}.json") for use in USES}
     (training,) = (folder / "home" / "runs").iterdir()
     report = DemoReport(
         evaluations=evaluations,
@@ -94,8 +96,13 @@ def main() -> None:
         seconds=time.perf_counter() - began,
     )
     write_report(folder / "report.html", report)
+    (folder / "demo.json").write_text(
+        json.dumps(report.record(), indent=1) + "\n", encoding="utf-8"
+    )
     print()
-    print(report.table())
+    print(as_text(report.first()))
+    print()
+    print(as_text(report.rows()))
     gain = report.gain_db
     print(f"\nthe prompt's gain inside the tumour core: {gain:+.2f} dB PSNR on unseen cases")
     print(f"{report.seconds / 60:.1f} minutes; open {folder / 'report.html'}")

@@ -62,13 +62,57 @@ class DemoReport:
         )
         return float(with_prompt - without)
 
+    def first(self) -> list[tuple[str, ...]]:
+        """The three numbers to look at first, and what they are held against."""
+        none, seg, mirrored = (
+            self.evaluations[use]["summary"]["synthesis"] for use in ("none", "seg", "mirrored")
+        )
+        learnt = self.evaluations["none"]["summary"]["t1 x learnt factor"]
+        error, overlap = "enhancement.mae", "enhancement.dice"
+        invented = "mirror.false_enhancement"
+        return [
+            ("look at first", "this model", "held against", "good"),
+            (
+                "1. how far its enhancement is from the true one: MAE in the tumour, prompted",
+                _figure(seg[error], 3),
+                f"{_figure(learnt[error], 3)} (T1 x learnt factor, no network)",
+                "far lower",
+            ),
+            (
+                "2. whether a reader would outline the same: Dice of what enhances, prompted",
+                _figure(seg[overlap], 3),
+                f"{_figure(none[overlap], 3)} (without the prompt)",
+                "near 1",
+            ),
+            (
+                "3. what it invents where a wrong prompt says so: false enhancement, mirrored",
+                _figure(mirrored[invented], 3),
+                f"{_figure(none[invented], 3)} (without the prompt)",
+                "as without",
+            ),
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """What was measured, for a file."""
+        return {
+            "seconds": self.seconds,
+            "commands": [{"command": c, "seconds": round(s, 1)} for c, s in self.commands],
+            "evaluations": {
+                use: {key: found[key] for key in ("prompt", "engine", "method", "summary")}
+                for use, found in self.evaluations.items()
+            },
+            "bench": dict(self.bench),
+        }
+
     def rows(self) -> list[tuple[str, ...]]:
-        """Metric, then its figure without the prompt, with it, and of the two reference rows."""
+        """Metric, then its figure without the prompt, with it, and of the reference rows."""
+        references = self.evaluations["none"]["summary"]
         images = {
-            "no prompt": self.evaluations["none"]["summary"]["synthesis"],
+            "no prompt": references["synthesis"],
             "prompted": self.evaluations["seg"]["summary"]["synthesis"],
-            "T1 copied": self.evaluations["none"]["summary"]["t1 copied"],
-            "T1 x best factor": self.evaluations["none"]["summary"]["t1 x best factor (oracle)"],
+            "T1 copied": references["t1 copied"],
+            "T1 x learnt factor": references["t1 x learnt factor"],
+            "T1 x best factor": references["t1 x best factor (oracle)"],
         }
         return [
             ("", *images),
@@ -78,14 +122,14 @@ class DemoReport:
             ),
         ]
 
-    def table(self) -> str:
-        """The rows as plain text."""
-        lines = self.rows()
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-            for line in lines
-        )
+
+def as_text(lines: Sequence[Sequence[str]]) -> str:
+    """A table as plain text."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )
 
 
 def _figure(statistic: Mapping[str, Any], digits: int) -> str:
@@ -118,6 +162,11 @@ table {{ border-collapse: collapse; }} td, th {{ padding: .3rem .8rem; text-alig
 Not for diagnosis.</p>
 <p class="gain">Prompting the tumour raises PSNR inside its core by
 <strong>{report.gain_db:+.2f} dB</strong> on {cases} unseen phantom cases.</p>
+<h2>Three numbers to look at first</h2>
+{_html_table(report.first()[0], report.first()[1:])}
+<p>In shares of normal brain's T1ce. The third says what the model does with a prompt that is wrong:
+it obeys, as it was trained to.</p>
+<h2>All of it</h2>
 {_html_table(report.rows()[0], report.rows()[1:])}
 <p>Slice and core: the published protocol, slices 27 to 126 of every case, 8-bit, mean ± s.d. over
 slices; the core is labels 1 and 4. Enhancement: T1ce minus the T1 at its level inside the core, in

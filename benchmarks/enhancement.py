@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from tlp_runtime.bench import environment
+from tlp_runtime.files.markdown import markdown_table
 from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.spec.model import ModelSpec
 from tlp_train.evaluation import evaluation_slices, needed_arrays, read_case
 from tlp_train.metrics import LinearFit, Truth
 from tlp_train.phantom import PhantomCase, make_case
 from tlp_train.phantom.imaging import Scanner
-from tlp_train.tables import markdown_table
 
 Float = NDArray[np.float64]
 Fit = Callable[[Float, Float, float], LinearFit]

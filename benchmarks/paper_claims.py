@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.paper_results import COLUMN, OURS, Results
+from tlp_runtime.files.markdown import markdown_table
 from tlp_train.evaluation import SYNTHESIS
 from tlp_train.statistics import SeededDifference
-from tlp_train.tables import markdown_table
 
 
 @dataclass(frozen=True)

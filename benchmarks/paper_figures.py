@@ -15,7 +15,8 @@ from tlp_runtime.io.case_files import CaseFiles
 from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_train.evaluation import evaluation_slices, needed_arrays, read_case, select_cases
-from tlp_train.metrics import LinearFit, best_factor, to_unit64
+from tlp_train.metrics import LinearFit, to_unit64
+from tlp_train.reference_rows import best_factor
 from tlp_train.runs import Run
 
 mpl.use("Agg")

@@ -22,7 +22,7 @@ from benchmarks.paper_results import (
     enhancing_cases,
 )
 from tlp_runtime.bench import environment
-from tlp_train.tables import markdown_table
+from tlp_runtime.files.markdown import markdown_table
 
 
 def table(results: Results, rows: Sequence[tuple[str, str]]) -> str:

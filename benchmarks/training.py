@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from tlp_runtime.files.markdown import markdown_table
 from tlp_runtime.io.datasets import find_cases
 from tlp_train.cache import open_cases
 from tlp_train.callbacks import read_metrics
@@ -35,7 +36,6 @@ from tlp_train.data import EpochSampler, SliceDataset
 from tlp_train.phantom import write_cohort
 from tlp_train.runs import Run
 from tlp_train.split import Split
-from tlp_train.tables import markdown_table
 from tlp_train.trainer import fit
 
 VARIANTS: dict[str, dict[str, Any]] = {

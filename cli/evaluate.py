@@ -84,22 +84,32 @@ def command(
     markdown_path: Annotated[
         Path | None, typer.Option("--markdown", help="Write every table as Markdown.")
     ] = None,
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card", help="Put the tables into the model's card and `tlp models show`, too."
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Compare syntheses with acquired T1ce images: published metrics, brain, and enhancement.
 
-    Two reference rows are printed too: the first input as it is, and scaled by its best factor.
+    Reference rows that hold no network are printed too: the first input as it is, times a factor
+    learnt from histograms, and times its best factor.
 
     Example: tlp evaluate --data phantom --prompt seg --json a.json
     """
     output = begin(quiet, verbose)
     require("train", "skimage", "scipy")
-    from tlp_runtime.files.atomic import require_writable, write_text
+    from tlp_runtime.files.atomic import require_folder, require_writable, write_text
     from tlp_runtime.io.datasets import find_cases
+    from tlp_runtime.models.contents import foreign_in_bundle
+    from tlp_runtime.models.manifest import MODEL_CARD
     from tlp_runtime.synthesis.synthesizer import Synthesizer
     from tlp_train.evaluation import evaluate, needed_arrays, select_cases
+    from tlp_train.measured import keep_evaluation
     from tlp_train.metrics import GROUPS
     from tlp_train.split import Split
     from tlp_train.tables import (
@@ -118,6 +128,8 @@ def command(
     for path in files:
         require_writable(path, overwrite=overwrite)
     selected, bundle = choose_model(output, model, None, choice)
+    if card:
+        require_folder(bundle.path, overwrite=True, foreign=foreign_in_bundle)
     segmentations = choose_segmentations(output, data, layout)
     cases = find_cases(
         data,
@@ -145,6 +157,7 @@ def command(
             model=bundle.name,
             data=str(data),
             training_voxels=bundle.manifest.training_voxels,
+            learnt=bundle.manifest.learnt_factor,
             labels=told.labels,
             on_case=lambda _: bar.advance(task),
         )
@@ -154,6 +167,9 @@ def command(
         write_text(csv_path, evaluation_csv(result), overwrite=overwrite)
     if markdown_path is not None:
         write_text(markdown_path, evaluation_markdown(result), overwrite=overwrite)
+    if card:
+        keep_evaluation(bundle, result)
+        output.note(f"the model's card has it: {bundle.path / MODEL_CARD}")
     if json_path != "-":
         for group in GROUPS if verbose else GROUPS[:3]:
             output.table(_table(result, group))

@@ -67,11 +67,14 @@ def show(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show what a model is: inputs, precision, hashes, provenance, engines, folder.
+    """Show what a model is: inputs, precision, hashes, provenance, engines, folder, and its worth.
+
+    Its worth is what `tlp evaluate --card` measured, reference rows and limits included.
 
     Example: tlp models show t1-demo-1a2b3c4d-fp32
     """
     from tlp_runtime.models.choice import default_name, find_bundle, models
+    from tlp_runtime.models.measured import read_measured
 
     output = begin(quiet, verbose)
     bundle, _ = find_bundle(name, None)
@@ -88,10 +91,18 @@ def show(
         "engines": _engines(bundle),
         "provenance": provenance,
     }
-    write_json(json_path, record, overwrite=overwrite)
+    measured = read_measured(bundle.path)
+    every = {**record, "measured": [asdict(one) for one in measured]}
+    write_json(json_path, every, overwrite=overwrite)
     if json_path == "-":
         return
     output.table(table(("what", "value"), _lines(record), left=("what", "value")))
+    for one in measured:
+        for shown in one.tables:
+            output.table(table(shown.head, shown.rows, title=f"{shown.title} · {one.title}"))
+        output.table("what this does not show:\n" + "\n".join(f"- {text}" for text in one.limits))
+    if not measured:
+        output.note("what it is worth was not measured yet; next: tlp evaluate --card")
 
 
 @app.command("default", cls=Verb)

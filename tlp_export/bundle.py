@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ from tlp_export.quantize import quantize
 from tlp_export.slices import PROOF_SLICE, Tensors, calibration_slices, proof_slice, run_module
 from tlp_export.verify import Parity, check_parity
 from tlp_runtime.errors import ParityError, SetOption
-from tlp_runtime.files.atomic import atomic_folder, require_folder, write_text
+from tlp_runtime.files.atomic import atomic_folder, link_or_copy, require_folder, write_text
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.models.bundle import ENGINES, MANIFEST, Bundle
@@ -48,6 +47,7 @@ from tlp_runtime.models.manifest import (
     ParityRecord,
     ProofRecord,
 )
+from tlp_runtime.models.measured import MEASURED, read_measured, with_measured
 from tlp_runtime.models.proof import Proof
 from tlp_runtime.models.registered import Registration, models, models_folder
 from tlp_runtime.spec.model import ModelSpec, SizeSpec
@@ -81,7 +81,7 @@ def make_bundle(
 ) -> Made:
     """Fold, trace, verify, write and register a bundle.
 
-    Engines of the bundle that is replaced are kept if its graph is the same.
+    Engines and measurements of the bundle that is replaced are kept if its graph is the same.
 
     Parameters
     ----------
@@ -128,11 +128,12 @@ def make_bundle(
         report = _report(spec, options, nodes, layers)
         write_text(temporary / SPEC, spec.to_json())
         write_text(temporary / PARITY, json.dumps(parity.to_dict(), indent=2) + "\n")
-        write_text(temporary / MODEL_CARD, model_card(checkpoint, options, parity))
+        _keep(folder, temporary)
+        card = model_card(checkpoint, options, parity)
+        write_text(temporary / MODEL_CARD, with_measured(card, read_measured(temporary)))
         _proof(generator).save(temporary / PROOF)
         manifest = _manifest(checkpoint, options, parity, report, temporary)
         write_text(temporary / MANIFEST, manifest.to_json())
-        _keep_engines(folder, temporary)
     registration = models().register(folder)
     return Made(registration, Bundle.open(folder), parity, report)
 
@@ -205,29 +206,22 @@ def _report(
     return GraphReport(before, after, nodes, folds, tuple(layers), options.exclude)
 
 
-def _keep_engines(replaced: Path, folder: Path) -> None:
-    """Take over the engines of the bundle that is about to be replaced, if its graph is equal.
+def _keep(replaced: Path, folder: Path) -> None:
+    """Take over engines and measurements of the bundle that is about to be replaced.
 
-    Engines of another graph could not be used.
+    Those of another graph could not be used, and would not be true.
     """
-    old = replaced / ENGINES
-    if not old.is_dir() or not (replaced / ONNX).is_file():
+    if not (replaced / ONNX).is_file() or sha256(replaced / ONNX) != sha256(folder / ONNX):
         return
-    if sha256(replaced / ONNX) == sha256(folder / ONNX):
+    if (replaced / MEASURED).is_file():
+        link_or_copy(replaced / MEASURED, folder / MEASURED)
+    if (replaced / ENGINES).is_dir():
         shutil.copytree(
-            old,
+            replaced / ENGINES,
             folder / ENGINES,
-            copy_function=_link,
+            copy_function=link_or_copy,
             ignore=shutil.ignore_patterns(".*"),
         )
-
-
-def _link(source: str, target: str) -> None:
-    """Link a file, or copy it where the file system has no links: engines are large."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def bundle_name(
@@ -291,7 +285,11 @@ def _manifest(
     return Manifest(
         graph_dtype=options.precision,
         compute_precision=options.precision,
-        files={name: sha256(folder / name) for name in (*FILES, PROOF)},
+        files={
+            name: sha256(folder / name)
+            for name in (*FILES, PROOF, MEASURED)
+            if name != MEASURED or (folder / name).is_file()
+        },
         parity=ParityRecord(bounds=parity.bounds, passed=parity.passed),
         graph=report,
         provenance=Origin(
@@ -315,4 +313,5 @@ def _manifest(
             torch_fp32_max_abs=proof.torch_fp32_max_abs, torch_fp32_rms=proof.torch_fp32_rms
         ),
         training_voxels=lineage.training_voxels if options.training_hashes else (),
+        learnt_factor=lineage.learnt_factor,
     )

@@ -65,7 +65,7 @@ diagnosis.**
 | checkpoint | SHA-256 {checkpoint.sha256} |
 | precision | {options.precision}; {agreement(parity)} |
 
-Volumes must be skull-stripped, 1 mm isotropic and hold the crop (rows {spec.crop.rows}, columns
-{spec.crop.columns} in {spec.crop.orientation} order); intensities are scaled by the rule
+Volumes must be skull-stripped. A scan with another grid than the model's (axial slices, 1 mm
+isotropic) is interpolated to it and back; intensities are scaled by the rule
 `{spec.intensity.rule}`.
 """

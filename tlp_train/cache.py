@@ -27,15 +27,17 @@ from tlp_runtime.files.atomic import atomic_folder, entries, make_folder, requir
 from tlp_runtime.geometry.crop import crop_slices
 from tlp_runtime.io.case_files import ARRAYS, CaseFiles
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.spec.model import IntensitySpec, ModelSpec, PromptSpec
+from tlp_runtime.spec.model import OUTPUT_NAME, IntensitySpec, ModelSpec, PromptSpec
 from tlp_runtime.synthesis.published import on_published_grid
 from tlp_runtime.values import checks
-from tlp_runtime.values.intensity import limits, require_numbers, scale_between
+from tlp_runtime.values.intensity import background, limits, require_numbers, scale_between
 from tlp_runtime.values.prompt import encode, rounded
+from tlp_train.metrics import to_unit64
+from tlp_train.reference_rows import PUBLISHED, Example
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 RECORD = "case.json"
 
 _ELSEWHERE = ChooseAnother("cache", "folder", "for the decoded slices")
@@ -47,10 +49,11 @@ class CachedCase:
 
     ``arrays`` are (Z, H, W) raw voxels; ``limits`` and ``brightness`` are of each image inside the
     in-plane crop of the whole volume: the values that ``intensity`` makes the ends of its range,
-    and the percentiles of the scaled brain; ``first_slice`` is the z of index 0; ``voxels`` has the
-    hash of each whole volume, ``labels`` those of the whole segmentation. Of a case that was
-    ``brought`` to the model's grid, slices are counted from the first of its placement, and limits
-    of what was interpolated are of the scan's own voxels.
+    and the percentiles of the scaled brain; ``examples`` says which factor is best for each image
+    but the T1ce; ``first_slice`` is the z of index 0; ``voxels`` has the hash of each whole volume,
+    ``labels`` those of the whole segmentation. Of a case that was ``brought`` to the model's grid,
+    slices are counted from the first of its placement, and limits of what was interpolated are of
+    the scan's own voxels.
     """
 
     name: str
@@ -58,6 +61,7 @@ class CachedCase:
     arrays: Mapping[str, NDArray[Any]]
     limits: Mapping[str, tuple[float, float]]
     brightness: Mapping[str, tuple[float, ...]]
+    examples: Mapping[str, Example]
     intensity: IntensitySpec
     voxels: Mapping[str, str]
     labels: tuple[int, ...]
@@ -183,6 +187,10 @@ def _load(
         brightness = {
             key: tuple(map(float, values)) for key, values in record.pop("brightness").items()
         }
+        examples = {
+            key: Example(tuple(map(float, one["levels"])), float(one["factor"]))
+            for key, one in record.pop("examples").items()
+        }
         hashes, sources = record.pop("voxels"), record["sources"]
         labels = tuple(map(int, record.pop("labels")))
         placed = record.pop("brought", None)
@@ -201,9 +209,17 @@ def _load(
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return CachedCase(
-        name, first, arrays, between, brightness, spec.intensity, voxels, labels,
+        name=name,
+        first_slice=first,
+        arrays=arrays,
+        limits=between,
+        brightness=brightness,
+        examples=examples,
+        intensity=spec.intensity,
+        voxels=voxels,
+        labels=labels,
         brought=placed is not None,
-    )  # fmt: skip
+    )
 
 
 def _decode(case: CaseFiles, spec: ModelSpec) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -212,6 +228,8 @@ def _decode(case: CaseFiles, spec: ModelSpec) -> tuple[dict[str, NDArray[Any]], 
     published = on_published_grid(sources, spec, case.name)
     arrays: dict[str, NDArray[Any]] = {}
     record: dict[str, Any] = {"limits": {}, "brightness": {}, "voxels": {}, "labels": []}
+    units: dict[str, NDArray[np.float64]] = {}
+    brains: dict[str, NDArray[np.bool_]] = {}
     start, stop = published.slices
     if published.brought:
         record["brought"] = {"reference": spec.inputs[0], "first_slice": start}
@@ -227,6 +245,16 @@ def _decode(case: CaseFiles, spec: ModelSpec) -> tuple[dict[str, NDArray[Any]], 
             thinned = slices[::2, ::2, ::2]
             scaled = scale_between(thinned, between, spec.intensity)
             record["brightness"][name] = checks.brightness(scaled, thinned != 0)
+            seen = slices[start:stop:2, ::2, ::2]
+            ends = limits(slices, PUBLISHED, volume.name)
+            units[name] = to_unit64(scale_between(seen, ends, PUBLISHED))
+            brains[name] = seen != background(volume.data)
         record["voxels"][name] = sources[name].voxels_sha256()
         arrays[name] = np.ascontiguousarray(slices[start:stop])
+    t1ce = units.pop(OUTPUT_NAME, None)
+    record["examples"] = {
+        name: asdict(Example.of(unit, t1ce, brains[name]))
+        for name, unit in units.items()
+        if t1ce is not None
+    }
     return arrays, record

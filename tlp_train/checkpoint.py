@@ -1,7 +1,8 @@
 """Checkpoints: Lightning's file with our record inside, validated by one reader.
 
 The record is under ``tlp``: the model's specification, how it was trained or where it was imported
-from, the checkpoints it was fine-tuned from, and hashes of the voxels it was trained on.
+from, the checkpoints it was fine-tuned from, hashes of the voxels it was trained on, and what their
+histograms alone tell of a T1ce (from schema 1.1).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tlp_train.network import Generator
 from tlp_train.safe_files import load_safely, save_whole
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 0
+SCHEMA_MINOR = 1
 RECORD = "tlp"
 GENERATOR = "generator."
 _NAMED = 5
@@ -72,6 +73,9 @@ class Lineage:
         Hashes of the volumes of its training and validation cases, and of its ancestors'.
     differs
         Why its training may differ, in the last bits or more, from one without a stop.
+    learnt_factor
+        What :func:`~tlp_train.reference_rows.learn` makes of its training cases; None of imported
+        weights and checkpoints of schema 1.0.
     """
 
     config: TrainConfig | None = None
@@ -79,6 +83,7 @@ class Lineage:
     ancestors: tuple[Ancestor, ...] = ()
     training_voxels: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
+    learnt_factor: tuple[float, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with the schema version."""
@@ -259,6 +264,8 @@ def _read_record(record: Any, path: Path) -> tuple[ModelSpec, Lineage]:
     body = dict(record)
     if "schema" in body:
         major, minor = read_schema(body, contract)
+        if minor == 0:
+            body.setdefault("learnt_factor", None)
         if major != SCHEMA_MAJOR or minor > SCHEMA_MINOR:
             raise ModelMismatch(
                 f"{path}: a checkpoint of format {major}.{minor}, this version reads "

@@ -16,7 +16,7 @@ from tlp_runtime.geometry.crop import crop_slices
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.case_files import CaseFiles
 from tlp_runtime.io.nifti import read_volume
-from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, IntensitySpec, ModelSpec
+from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_runtime.synthesis.prepare import prepare_published
 from tlp_runtime.synthesis.published import on_published_grid
 from tlp_runtime.synthesis.request import Prompt, Request
@@ -41,17 +41,15 @@ from tlp_train.metrics import (
     Truth,
     Values,
     all_metrics,
-    best_factor,
     to_unit64,
 )
 from tlp_train.patients import CALLED, LEAST, Patients
 from tlp_train.prompt_uses import PromptUse, prompted
+from tlp_train.reference_rows import PUBLISHED, best_factor, learnt_factor, levels
 from tlp_train.statistics import CONFIDENCE, FEW_CASES, Statistic
 
 SCHEMA = 3
 SYNTHESIS = "synthesis"
-PUBLISHED = IntensitySpec()
-"""The scale of the truth, whatever the model's: minimum and maximum of the cropped volume."""
 
 
 def needed_arrays(spec: ModelSpec, use: PromptUse = "seg") -> tuple[str, ...]:
@@ -138,7 +136,7 @@ class Evaluation:
     model, engine, prompt, data
         What was evaluated, on what.
     images
-        ``synthesis`` first, then the two reference rows.
+        ``synthesis`` first, then the reference rows.
     summary
         Image, then metric key, to its statistic over all cases.
     cases
@@ -319,6 +317,7 @@ def evaluate(
     model: str,
     data: str,
     training_voxels: Collection[str] = (),
+    learnt: Sequence[float] | None = None,
     labels: Labels = NO_LABELS,
     on_case: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -334,6 +333,9 @@ def evaluate(
         For the record.
     training_voxels
         Hashes of the volumes the model was trained and chosen on; empty if they are not known.
+    learnt
+        What :func:`~tlp_train.reference_rows.learn` made of its training cases; without it there is
+        no such row.
     labels
         What labels of segmentations mean, if not as the model's.
 
@@ -354,7 +356,7 @@ def evaluate(
     require_one_scheme(found, data, code)
     results = []
     for case in cases:
-        results.append(_evaluate_case(synthesizer, case, prompt, labels))
+        results.append(_evaluate_case(synthesizer, case, prompt, learnt, labels))
         if on_case is not None:
             on_case(case.name)
     return Evaluation.of(
@@ -381,6 +383,8 @@ class EvaluationSlices:
         The network's, in its own scale.
     given
         Unit values of the first input in the published scale.
+    levels
+        What its histogram shows, as in training.
     rescaling
         From a synthesis's unit values to the published scale of the true T1ce; for a model of that
         scale nothing is changed, unless the T1ce was interpolated.
@@ -391,6 +395,7 @@ class EvaluationSlices:
     truth: Truth
     tensors: Mapping[str, NDArray[np.float32]]
     given: Float
+    levels: tuple[float, ...]
     rescaling: LinearFit
     brought: bool = False
 
@@ -434,7 +439,12 @@ def evaluation_slices(
     )
     own = case.own.get(OUTPUT_NAME, raw[OUTPUT_NAME])
     rescaling = _rescaling(raw[OUTPUT_NAME], own, spec, volumes[OUTPUT_NAME].name)
-    return EvaluationSlices(truth, tensors, unit(spec.inputs[0]), rescaling, case.brought)
+    first = spec.inputs[0]
+    given = unit(first)
+    held = raw[first][published] != background(volumes[first].data)
+    thinned = (slice(None, None, 2),) * 3
+    shown = levels(given[thinned], held[thinned])
+    return EvaluationSlices(truth, tensors, given, shown, rescaling, case.brought)
 
 
 def _rescaling(t1ce: NDArray[Any], own: NDArray[Any], spec: ModelSpec, name: str) -> LinearFit:
@@ -447,7 +457,11 @@ def _rescaling(t1ce: NDArray[Any], own: NDArray[Any], spec: ModelSpec, name: str
 
 
 def _evaluate_case(
-    synthesizer: Synthesizer, case: CaseFiles, use: PromptUse, labels: Labels
+    synthesizer: Synthesizer,
+    case: CaseFiles,
+    use: PromptUse,
+    learnt: Sequence[float] | None,
+    labels: Labels,
 ) -> CaseResult:
     spec = synthesizer.spec
     volumes = read_case(case, spec)
@@ -456,8 +470,10 @@ def _evaluate_case(
     images: dict[str, Float] = {
         SYNTHESIS: slices.rescaling(to_unit64(synthesizer.run_slices(slices.tensors))),
         f"{first} copied": given,
-        f"{first} x best factor (oracle)": given * best_factor(given, truth.t1ce),
     }
+    if learnt is not None:
+        images[f"{first} x learnt factor"] = given * learnt_factor(learnt, slices.levels)
+    images[f"{first} x best factor (oracle)"] = given * best_factor(given, truth.t1ce)
     hashes = {name: volume.voxels_sha256() for name, volume in volumes.items()}
     return CaseResult(
         case.name,

@@ -21,6 +21,7 @@ from tlp_runtime.values.prompt import require_one_scheme
 from tlp_train.cache import CachedCase, open_cases
 from tlp_train.data import EpochSampler, SampleId, SliceDataset
 from tlp_train.module import Batch
+from tlp_train.reference_rows import learn
 from tlp_train.runs import Run
 from tlp_train.stopping import ignore_signals
 
@@ -66,6 +67,8 @@ class SliceData(L.LightningDataModule):
         config, seed = self.config, self.config.seed
         fuzzy = config.fuzzy if config.fpg else None
         self.brightness = _brightness(opened[:count], config.spec)
+        first = config.spec.inputs[0]
+        self.learnt_factor = learn([case.examples[first] for case in opened[:count]])
         self.train_set = SliceDataset(opened[:count], config.spec, fuzzy=fuzzy, seed=seed)
         self.validation_set = SliceDataset(opened[count:], config.spec, fuzzy=None, seed=seed)
         if len(self.train_set) < config.global_batch:

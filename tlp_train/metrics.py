@@ -67,12 +67,6 @@ class LinearFit:
         return self.gain * x + self.offset
 
 
-def best_factor(x: Float, y: Float) -> float:
-    """The k for which ``k * x`` is nearest to ``y`` in the least-squares sense."""
-    power = float(np.square(x).sum())
-    return float((x * y).sum()) / power if power > 0 else 0.0
-
-
 @dataclass(frozen=True)
 class Truth:
     """What a synthesis of one case is held against.

@@ -206,7 +206,11 @@ class SynthesisModule(L.LightningModule):
         voxels = getattr(data, "voxels", {})
         images = {one[name] for one in voxels.values() for name in one if name != "seg"}
         seen = images.union(self.lineage.training_voxels)
-        lineage = replace(self.lineage, training_voxels=tuple(sorted(seen)))
+        lineage = replace(
+            self.lineage,
+            training_voxels=tuple(sorted(seen)),
+            learnt_factor=getattr(data, "learnt_factor", None),
+        )
         checkpoint[RECORD] = {"spec": spec.to_json(), **lineage.to_dict()}
         sums, slices = self._totals()
         checkpoint[STATE] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
 
+from tlp_runtime.files.markdown import markdown_table
 from tlp_train.comparison import Comparison
 from tlp_train.evaluation import SYNTHESIS, Evaluation
 from tlp_train.metrics import COLUMNS, ENHANCEMENT, GROUPS, VOLUMES, WEAK, Column, ColumnGroup
@@ -177,9 +177,3 @@ def comparison_rows(comparison: Comparison) -> Rows:
                 ]
             )
     return rows
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, first column to the left, the others to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -181,5 +181,11 @@ def test_the_demonstration_shows_the_prompt_s_gain(tmp_path: Path) -> None:
     assert gain > 1.0
     report = (tmp_path / "demo" / "report.html").read_text()
     assert report.count("data:image/png;base64,") == 2
+    assert "Three numbers to look at first" in report
+    record = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    wrong = record["evaluations"]["mirrored"]["summary"]["synthesis"]["mirror.false_enhancement"]
+    assert wrong["mean"] > 0, "a model that was trained on true prompts alone obeys a wrong one"
+    (card,) = (tmp_path / "demo" / "home" / "models").glob("*/MODEL_CARD.md")
+    assert card.read_text().count("### 3 cases of unseen") == 3
     assert "http://" not in report
     assert "https://" not in report

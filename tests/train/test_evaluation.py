@@ -40,13 +40,13 @@ from tlp_train.metrics import (
     LinearFit,
     Truth,
     all_metrics,
-    best_factor,
     fitted_metrics,
     published_metrics,
     to_levels,
     to_unit64,
 )
 from tlp_train.patients import Patients
+from tlp_train.reference_rows import best_factor
 from tlp_train.tables import comparison_rows, evaluation_csv, evaluation_markdown, group_rows
 
 

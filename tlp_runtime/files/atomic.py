@@ -192,6 +192,14 @@ def atomic_folder(path: Path, *, overwrite: bool = False, foreign: Foreign) -> I
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file a second place: by a link, or by a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def retire(folder: Path) -> Path:
     """Give a folder that is to be deleted a temporary name next to its own, in one step."""
     retired = _temporary(folder)

@@ -194,7 +194,8 @@ class Manifest:
     metrics
         Measured quality, by name, for the model card.
     learnt_factor
-        Coefficients of a learnt factor; None for models without one.
+        What the histograms of its training cases tell of a T1ce
+        (``tlp_train.reference_rows.learn``); None where it is not known.
     signature
         Signature of the bundle; None where it is not signed.
     """
