@@ -31,7 +31,7 @@ from tlp_runtime.spec.model import OUTPUT_NAME, IntensitySpec, ModelSpec, Prompt
 from tlp_runtime.synthesis.published import on_published_grid
 from tlp_runtime.values import checks
 from tlp_runtime.values.intensity import background, limits, require_numbers, scale_between
-from tlp_runtime.values.prompt import encode, rounded
+from tlp_runtime.values.prompt import encode, require_region, rounded
 from tlp_train.metrics import to_unit64
 from tlp_train.reference_rows import PUBLISHED, Example
 
@@ -251,6 +251,9 @@ def _decode(case: CaseFiles, spec: ModelSpec) -> tuple[dict[str, NDArray[Any]], 
             brains[name] = seen != background(volume.data)
         record["voxels"][name] = sources[name].voxels_sha256()
         arrays[name] = np.ascontiguousarray(slices[start:stop])
+    if "seg" in arrays:
+        drawn = encode(arrays["seg"], spec.prompt, sources["seg"].name)
+        require_region(drawn, arrays[spec.inputs[0]] != 0, sources["seg"].name)
     t1ce = units.pop(OUTPUT_NAME, None)
     record["examples"] = {
         name: asdict(Example.of(unit, t1ce, brains[name]))

@@ -28,6 +28,7 @@ from tlp_runtime.values.prompt import (
     Labels,
     encode,
     require_one_scheme,
+    require_region,
     rounded,
     with_labels,
 )
@@ -421,6 +422,8 @@ def evaluation_slices(
 
     tensors = {name: array[published] for name, array in prepared.tensors.items()}
     exact = tensors[PROMPT_NAME]
+    if "seg" in volumes:
+        require_region(exact, raw[spec.inputs[0]][published] != 0, volumes["seg"].name)
     tensors[PROMPT_NAME] = prompted(exact, use, spec.prompt, name)
     around = background(volumes[OUTPUT_NAME].data)
     marks = ENHANCING_LABELS.get(with_labels(spec.prompt, labels).scheme)

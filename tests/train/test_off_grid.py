@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -18,7 +19,7 @@ from tests.scans import SMALL, scan
 from tests.support import TinyModel, tiny_config
 from tlp_export.slices import real_slices
 from tlp_runtime import Synthesizer, Volume
-from tlp_runtime.errors import ContentError, GeometryError, InputError
+from tlp_runtime.errors import ContentError, GeometryError, InputError, SetOption
 from tlp_runtime.geometry.crop import crop_slices
 from tlp_runtime.geometry.grid import Grid
 from tlp_runtime.geometry.resample import resampled, resampled_labels
@@ -31,7 +32,7 @@ from tlp_runtime.synthesis.published import on_published_grid
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_train import cache
 from tlp_train.cache import open_cases
-from tlp_train.evaluation import SYNTHESIS, Evaluation, evaluate, evaluation_slices
+from tlp_train.evaluation import SYNTHESIS, Evaluation, evaluate, evaluation_slices, read_case
 from tlp_train.runs import Run
 from tlp_train.split import Split
 from tlp_train.trainer import fit
@@ -187,6 +188,44 @@ def test_a_case_of_the_model_s_voxels_in_another_matrix_is_cut_and_not_interpola
     for name, volume in original.items():
         inside = other.arrays[name][other.arrays[name] != 0]
         assert inside.sum() == volume.data[volume.data != 0].sum(), "the window holds all of it"
+
+
+def test_a_larger_matrix_of_the_model_s_voxels_is_not_cut_by_the_published_indices(
+    phantom_case: Path, tmp_path: Path
+) -> None:
+    """256 x 256 x 256 voxels hold the published indices, where they mean another place."""
+    original = _read(phantom_case)
+    larger = {}
+    for name, volume in original.items():
+        data = np.zeros((256, 256, 256), volume.data.dtype)
+        data[:240, 16:, 90:245] = volume.data
+        affine = volume.affine.copy()
+        affine[:3, 3] = volume.grid.world(np.array([[0, -16, -90]]))[0]
+        larger[name] = Volume(data, affine, name=volume.name)
+    case = _saved(tmp_path / "larger", larger)
+    (cached,) = open_cases([case], SPEC, tmp_path / "cache")
+    assert cached.brought
+    for name, volume in original.items():
+        inside = cached.arrays[name][cached.arrays[name] != 0]
+        assert inside.sum() == volume.data[volume.data != 0].sum(), "all of the brain is there"
+
+
+@pytest.mark.parametrize("use", ["none", "seg"])
+def test_tissues_are_no_tumour(
+    phantom_case: Path, tmp_path: Path, use: Literal["none", "seg"]
+) -> None:
+    """As fMRIPrep leaves them in derivatives: grey matter 1, white matter 2, fluid 3."""
+    volumes = _read(phantom_case)
+    t1 = volumes["t1"].data
+    tissues = np.digitize(t1, [1, 400, 700]).astype(np.uint8)
+    case = _saved(tmp_path / "case", {**volumes, "seg": replace(volumes["seg"], data=tissues)})
+    with pytest.raises(InputError, match="of the brain, expected a tumour"):
+        open_cases([case], SPEC, tmp_path / "cache")
+    with pytest.raises(ContentError, match="Is it a segmentation of tissues") as error:
+        evaluation_slices(read_case(case, SPEC), SPEC, use, "x")
+    assert SetOption("segmentations", "the folder of the tumours' segmentations") in (
+        error.value.fixes
+    )
 
 
 def _part(volume: Volume, box: tuple[slice, ...]) -> Volume:

@@ -12,6 +12,9 @@ from tlp_runtime.geometry.grid import Grid, spacing_text
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.spec.model import CropSpec
 
+MATRIX = (240, 240, 155)
+"""Voxels of a BraTS volume, which the published indices are of."""
+
 ON_GRID_TOLERANCE_MM = 0.1
 """A grid is the model's where none of its voxels is further than this from its place there."""
 
@@ -30,11 +33,12 @@ def on_lattice(grid: Grid, crop: CropSpec) -> bool:
     )
 
 
-def holds_crop(grid: Grid, crop: CropSpec) -> bool:
-    """Whether the published crop, and all of its slices, can be cut from a grid as it is."""
-    columns, rows, slices = grid.reoriented(crop.orientation).shape
-    inside = columns >= crop.columns[1] and rows >= crop.rows[1] and slices >= crop.slices[1]
-    return inside and on_lattice(grid, crop)
+def is_published(grid: Grid, crop: CropSpec) -> bool:
+    """Whether the published crop and slices, which are indices, mean on a grid what they mean.
+
+    In another matrix, even of the same voxels, the head lies elsewhere.
+    """
+    return grid.reoriented(crop.orientation).shape == MATRIX and on_lattice(grid, crop)
 
 
 def axes_ras(crop: CropSpec) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import GeometryError
-from tlp_runtime.geometry.crop import holds_crop
+from tlp_runtime.geometry.crop import is_published
 from tlp_runtime.geometry.grid import shape_text, spacing_text
 from tlp_runtime.geometry.placement import Extent, Placement, place
 from tlp_runtime.geometry.volume import Volume, require_same_grid
@@ -50,9 +50,9 @@ class PublishedCase:
 
 
 def on_published_grid(volumes: Mapping[str, Volume], spec: ModelSpec, name: str) -> PublishedCase:
-    """Bring a case to the model's grid, unless the published crop can be cut from it as it is.
+    """Bring a case to the model's grid, unless it lies there as BraTS cases do.
 
-    A case that lies there is left as it is, and its slices are the published ones. Any other is
+    A case that does is left as it is, and its slices are the published ones. Any other is
     placed as inference places it, by the brain of the model's first input, and images and
     segmentation come to that placement by the same interpolation; its slices are all from the first
     to the last that holds brain of that input.
@@ -77,7 +77,7 @@ def on_published_grid(volumes: Mapping[str, Volume], spec: ModelSpec, name: str)
         require_same_grid(
             first, volume, "Register the images of a case, and resample them to one grid, first."
         )
-    if holds_crop(first.grid, spec.crop):
+    if is_published(first.grid, spec.crop):
         return PublishedCase(volumes, spec.crop.slices)
 
     def tell(warning: TLPWarning) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import SetOption, UnknownLabels, UsageError
+from tlp_runtime.errors import ContentError, SetOption, UnknownLabels, UsageError
 from tlp_runtime.geometry.boxes import box_of
 from tlp_runtime.spec.model import PromptSpec
 from tlp_runtime.values.intensity import require_numbers
@@ -62,6 +62,9 @@ _READ_DIFFERENTLY: tuple[tuple[re.Pattern[str], frozenset[int], tuple[str, ...]]
 )
 """Names and labels that several schemes read differently, and these schemes."""
 
+MOST = 0.5
+"""More of a brain than any tumour with its oedema takes."""
+
 _MEANING_OF_4 = {
     "brats2021": "if 4 is enhancing tumour",
     "brats2024-gli": "if 4 is a resection cavity",
@@ -104,6 +107,34 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
     prompt[box][np.isin(within, spec.oedema_labels)] = spec.oedema_value
     prompt[box][np.isin(within, spec.tumour_labels)] = spec.tumour_value
     return prompt
+
+
+def require_region(prompt: NDArray[np.float32], brain: NDArray[np.bool_], name: str) -> None:
+    """Refuse a segmentation of a whole brain, such as one of its tissues, as one of a tumour.
+
+    Parameters
+    ----------
+    prompt
+        What :func:`encode` made of it.
+    brain
+        The brain, of the same shape.
+
+    Raises
+    ------
+    ContentError
+        It marks more than :data:`MOST` of the brain.
+    """
+    held = int(np.count_nonzero(brain))
+    share = np.count_nonzero(prompt[brain]) / held if held else 0.0
+    if share > MOST:
+        raise ContentError(
+            f"{name}: marks {share:.0%} of the brain, expected a tumour. Is it a segmentation of "
+            "tissues?",
+            fix=(
+                SetOption("segmentations", "the folder of the tumours' segmentations"),
+                SetOption("labels", "tumour=1,3 oedema=2", "if other labels are the tumour"),
+            ),
+        )
 
 
 def require_one_scheme(found: Iterable[float], name: str, spec: PromptSpec) -> None:

@@ -8,11 +8,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tlp_runtime.geometry.crop import MATRIX
 from tlp_train.phantom.fields import Float, Shape3
 
 Voxel = TypeVar("Voxel", np.int16, np.uint8, np.float32)
 
-VOLUME_SHAPE: Shape3 = (240, 240, 155)
+VOLUME_SHAPE: Shape3 = MATRIX
 """Voxels of a BraTS 2021 volume along x (to the left), y (to the back), z (up): LPS."""
 
 BOX_ORIGIN: Shape3 = (44, 38, 0)
