@@ -294,7 +294,7 @@ def _create(
         out,
         config,
         data,
-        split.parts(names, config.seed),
+        split.parts(names, config.seed, {case.name: case.patient for case in cases}),
         weights=None if origin is None else origin.path,
         begun_from=() if origin is None else origin.as_ancestor(),
         segmentations=segmentations,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,18 +15,28 @@ from tlp_runtime.options import OptionGroup, option
 
 PUBLISHED_SIZES = (850, 20, 130)
 
+NONE: Mapping[str, str] = {}
+
 _VISITS = (
     re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+"),  # BraTS 2023 and later: BraTS-GLI-00005-101
     re.compile(r"(Brats1[78]_.+)_\d+"),
     re.compile(r"(UPENN-GBM-\d+)_\d+"),
     re.compile(r"(UCSF-PDGM-\d+)(?:_FU[^_]*)?(?:_nifti)?"),
-    re.compile(r"(sub-[^_]+)_ses-.+"),  # BIDS
+    re.compile(r"(sub-[^_]+)(?:_.+)?"),  # BIDS: sessions, and runs of one
 )
 """Names of cases that are visits of a patient; the group is the patient."""
 
 
-def patient_of(case: str) -> str:
-    """The patient whose visit a case is, by its name; the case itself where no visit is named."""
+def patient_of(case: str, patients: Mapping[str, str] = NONE) -> str:
+    """The patient whose visit a case is; the case itself where nothing says so.
+
+    Parameters
+    ----------
+    patients
+        Patients of cases that were given with them; of any other the name tells.
+    """
+    if patients.get(case):
+        return patients[case]
     matches = (pattern.fullmatch(case) for pattern in _VISITS)
     return next((match[1] for match in matches if match is not None), case)
 
@@ -108,8 +118,13 @@ class SplitOptions(OptionGroup):
                 "sizes of a split were given without its list", fix=SetOption("split", "FILE")
             )
 
-    def parts(self, names: Sequence[str], seed: int) -> Split:
+    def parts(self, names: Sequence[str], seed: int, patients: Mapping[str, str] = NONE) -> Split:
         """Share out the cases called ``names``.
+
+        Parameters
+        ----------
+        patients
+            As of :func:`patient_of`.
 
         Raises
         ------
@@ -117,11 +132,11 @@ class SplitOptions(OptionGroup):
             As :func:`from_list` and :class:`Split`.
         """
         if self.split is None:
-            return seeded(names, seed)
-        return from_list(self.split, names, self.split_sizes)
+            return seeded(names, seed, patients)
+        return from_list(self.split, names, self.split_sizes, patients)
 
 
-def seeded(names: Sequence[str], seed: int) -> Split:
+def seeded(names: Sequence[str], seed: int, patients: Mapping[str, str] = NONE) -> Split:
     """Shuffle patients and share them out in the published proportions.
 
     At least one is for validation. A patient's visits stay together, so that a part may hold a few
@@ -129,9 +144,9 @@ def seeded(names: Sequence[str], seed: int) -> Split:
     """
     visits: dict[str, list[str]] = {}
     for name in sorted(names):
-        visits.setdefault(patient_of(name), []).append(name)
-    patients = sorted(visits)
-    random.Random(seed).shuffle(patients)
+        visits.setdefault(patient_of(name, patients), []).append(name)
+    order = sorted(visits)
+    random.Random(seed).shuffle(order)
     total = len(names)
     validation = max(1, round(total * PUBLISHED_SIZES[1] / sum(PUBLISHED_SIZES)))
     test = round(total * PUBLISHED_SIZES[2] / sum(PUBLISHED_SIZES))
@@ -139,16 +154,21 @@ def seeded(names: Sequence[str], seed: int) -> Split:
     def last(count: int) -> tuple[str, ...]:
         """The last patients, of so many cases at least."""
         taken: list[str] = []
-        while patients and len(taken) < count:
-            taken[:0] = visits[patients.pop()]
+        while order and len(taken) < count:
+            taken[:0] = visits[order.pop()]
         return tuple(taken)
 
     tested = last(test)
     validated = last(validation)
-    return Split(tuple(n for p in patients for n in visits[p]), validated, tested)
+    return Split(tuple(n for p in order for n in visits[p]), validated, tested)
 
 
-def from_list(path: Path, names: Sequence[str], sizes: tuple[int, int, int] | None) -> Split:
+def from_list(
+    path: Path,
+    names: Sequence[str],
+    sizes: tuple[int, int, int] | None,
+    patients: Mapping[str, str] = NONE,
+) -> Split:
     """Split in the order of a list: first train, next validation, last test.
 
     Parameters
@@ -193,15 +213,15 @@ def from_list(path: Path, names: Sequence[str], sizes: tuple[int, int, int] | No
             + (", …" if len(problems) > 12 else "")
         )
     split = _take(resolved, sizes)
-    _require_patients_apart(split, path)
+    _require_patients_apart(split, path, patients)
     return split
 
 
-def _require_patients_apart(split: Split, path: Path) -> None:
+def _require_patients_apart(split: Split, path: Path, patients: Mapping[str, str]) -> None:
     parts: dict[str, set[str]] = {}
     for part, names in asdict(split).items():
         for name in names:
-            parts.setdefault(patient_of(name), set()).add(part)
+            parts.setdefault(patient_of(name, patients), set()).add(part)
     crossing = sorted(patient for patient, where in parts.items() if len(where) > 1)
     if crossing:
         shown = ", ".join(f"{p} ({' and '.join(sorted(parts[p]))})" for p in crossing[:8])

@@ -211,13 +211,28 @@ def test_visits_of_a_patient_are_in_one_part() -> None:
         (("BraTS-MEN-RT-0001-1", "BraTS-MEN-RT-0001-2"), "BraTS-MEN-RT-0001"),
         (("UPENN-GBM-00017_11", "UPENN-GBM-00017_21"), "UPENN-GBM-00017"),
         (("UCSF-PDGM-0433", "UCSF-PDGM-0433_FU003d"), "UCSF-PDGM-0433"),
-        (("sub-01_ses-pre", "sub-01_ses-post"), "sub-01"),
+        (("sub-01_ses-pre", "sub-01_ses-post", "sub-01_run-2", "sub-01"), "sub-01"),
         (("Brats18_TCIA01_131_1",), "Brats18_TCIA01_131"),
         (("BraTS2021_00005",), "BraTS2021_00005"),
     ],
 )
 def test_visits_are_told_by_their_names(visits: tuple[str, ...], patient: str) -> None:
     assert {split.patient_of(name) for name in visits} == {patient}
+
+
+def test_patients_that_are_given_count_more_than_names(tmp_path: Path) -> None:
+    names = [f"scan-{n}" for n in range(20)]
+    patients = {name: f"p{n // 2}" for n, name in enumerate(names)} | {"scan-0": ""}
+    for seed in range(20):
+        parts = split.SplitOptions().parts(names, seed, patients)
+        sides = [{patients[n] or n for n in part} for part in vars(parts).values()]
+        assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    together = split.SplitOptions(split=tmp_path / "list.txt", split_sizes=(10, 4, 6))
+    assert len(together.parts(names, 0, patients).train) == 10
+    crossing = split.SplitOptions(split=tmp_path / "list.txt", split_sizes=(9, 5, 6))
+    with pytest.raises(InputError, match=r"p4 \(train and validation\)"):
+        crossing.parts(names, 0, patients)
 
 
 def test_names_without_visits_are_shared_out_as_ever() -> None:

@@ -78,6 +78,12 @@ def test_a_segmentation_that_a_table_may_name_is_left_out_where_its_cell_is_empt
         find_cases(table, ("t1",), ("seg",))
 
 
+def test_a_table_says_whose_visit_a_case_is(tmp_path: Path) -> None:
+    _touch(tmp_path, "x.nii.gz")
+    table = _table(tmp_path, "case,patient,t1", "a,p1,x.nii.gz", "b,p1,x.nii.gz", "c,,x.nii.gz")
+    assert [case.patient for case in find_cases(table, ("t1",))] == ["p1", "p1", ""]
+
+
 def test_every_case_of_a_table_that_lacks_a_file_is_named_with_its_line(tmp_path: Path) -> None:
     _touch(tmp_path, "x.nii.gz")
     (tmp_path / "folder").mkdir()

@@ -17,10 +17,17 @@ _LONGEST_NAME = 200
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """One case: its name and the file of each array that was asked for."""
+    """One case: its name and the file of each array that was asked for.
+
+    Parameters
+    ----------
+    patient
+        Whose visit it is; empty where its name must tell.
+    """
 
     name: str
     files: Mapping[str, Path]
+    patient: str = ""
 
 
 def require_complete(

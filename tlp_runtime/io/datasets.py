@@ -16,6 +16,9 @@ from tlp_runtime.io.table import read_rows
 from tlp_runtime.options import OptionGroup, option
 from tlp_runtime.warnings import Warn
 
+PATIENT = "patient"
+"""Column of the patient whose visit a case is."""
+
 _UNDERSTOOD = (
     "Give a folder of case folders (BraTS, UCSF-PDGM, UPENN-GBM), a BIDS dataset (a folder with "
     f"{DESCRIPTION_FILE}) or a CSV table with the columns case, {', '.join(ARRAYS)}."
@@ -116,8 +119,8 @@ def table_cases(
 ) -> list[CaseFiles]:
     """The cases of a CSV table, sorted by name.
 
-    The columns are ``case``, ``t1``, ``t2``, ``t1ce`` and ``seg``; those that nobody asked for may
-    be left out. Relative paths start at the table's folder; an empty cell is none.
+    The columns are ``case``, ``patient``, ``t1``, ``t2``, ``t1ce`` and ``seg``; those that nobody
+    asked for may be left out. A patient's cases are kept in one part of a split. Relative paths start at the table's folder; an empty cell is none.
 
     Raises
     ------
@@ -128,7 +131,7 @@ def table_cases(
     needed = ("case", *arrays)
     rows = read_rows(
         path,
-        ("case", *ARRAYS),
+        ("case", PATIENT, *ARRAYS),
         required=[(name,) for name in needed],
         expected=f"the columns {', '.join(needed)}",
         warn=warn,
@@ -149,6 +152,6 @@ def table_cases(
         if bad:
             problems.append(f"line {row.line}, {row.cells['case']}: {'; '.join(bad)}")
         else:
-            cases.append(CaseFiles(row.cells["case"], files))
+            cases.append(CaseFiles(row.cells["case"], files, row.cells.get(PATIENT, "")))
     require_complete(path, problems, cases, arrays)
     return sorted(cases, key=lambda case: case.name)
