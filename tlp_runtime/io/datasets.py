@@ -120,7 +120,7 @@ def table_cases(
     """The cases of a CSV table, sorted by name.
 
     The columns are ``case``, ``patient``, ``t1``, ``t2``, ``t1ce`` and ``seg``; those that nobody
-    asked for may be left out. A patient's cases are kept in one part of a split. Relative paths start
+    asked for may be left out. A patient's cases stay in one part of a split. Relative paths start
     at the table's folder; an empty cell is none.
 
     Raises
