@@ -65,7 +65,11 @@ def test_bundles_of_schema_1_still_open(tiny: TinyModel, tmp_path: Path) -> None
     assert bundle.warnings == ()
     assert bundle.proof() is None
     assert bundle.manifest == replace(
-        tiny.bundle.manifest, proof=None, files=bundle.manifest.files, training_voxels=()
+        tiny.bundle.manifest,
+        proof=None,
+        files=bundle.manifest.files,
+        training_voxels=(),
+        learnt_factor=None,
     )
     # The first ones had no report of the graph, and no origin of imported weights.
     edit(old, lambda one: (one.pop("graph"), one["provenance"].pop("imported")))

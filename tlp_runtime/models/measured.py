@@ -114,7 +114,7 @@ def with_measured(card: str, measurements: Sequence[Measurement]) -> str:
     before = card.partition(f"\n{HEADING}\n")[0].rstrip()
     parts = [before, HEADING]
     if not measurements:
-        parts.append("Not yet (`tlp evaluate --card` puts an evaluation here).")
+        parts.append("Not yet: nobody has put an evaluation of this model here.")
     for one in measurements:
         parts.append(f"### {one.title}")
         parts.append(
