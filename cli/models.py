@@ -99,7 +99,8 @@ def show(
     output.table(table(("what", "value"), _lines(record), left=("what", "value")))
     for one in measured:
         for shown in one.tables:
-            output.table(table(shown.head, shown.rows, title=f"{shown.title} · {one.title}"))
+            title = f"{shown.title} · {one.title}"
+            output.table(table(shown.head, shown.rows, title=title, left=("",)))
         output.table("what this does not show:\n" + "\n".join(f"- {text}" for text in one.limits))
     if not measured:
         output.note("what it is worth was not measured yet; next: tlp evaluate --card")
