@@ -28,7 +28,7 @@ from tlp_runtime.bench import environment
 from tlp_runtime.files.markdown import markdown_table
 from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.spec.model import ModelSpec
-from tlp_train.evaluation import evaluation_slices, needed_arrays, read_case
+from tlp_train.evaluating import evaluation_slices, needed_arrays, read_case
 from tlp_train.metrics import LinearFit, Truth
 from tlp_train.phantom import PhantomCase, make_case
 from tlp_train.phantom.imaging import Scanner

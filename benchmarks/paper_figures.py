@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tlp_runtime.io.case_files import CaseFiles
 from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.synthesis.synthesizer import Synthesizer
-from tlp_train.evaluation import evaluation_slices, needed_arrays, read_case, select_cases
+from tlp_train.evaluating import evaluation_slices, needed_arrays, read_case, select_cases
 from tlp_train.metrics import LinearFit, to_unit64
 from tlp_train.reference_rows import best_factor
 from tlp_train.runs import Run

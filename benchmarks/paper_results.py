@@ -11,11 +11,8 @@ import numpy as np
 
 from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.io.nifti import read_volume
-from tlp_train.evaluation import (
-    SYNTHESIS,
-    Evaluation,
-    select_cases,
-)
+from tlp_train.evaluating import select_cases
+from tlp_train.evaluation import SYNTHESIS, Evaluation
 from tlp_train.metrics import COLUMNS, Column
 from tlp_train.prompt_uses import PromptUse
 

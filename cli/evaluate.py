@@ -108,7 +108,7 @@ def command(
     from tlp_runtime.models.contents import foreign_in_bundle
     from tlp_runtime.models.manifest import MODEL_CARD
     from tlp_runtime.synthesis.synthesizer import Synthesizer
-    from tlp_train.evaluation import evaluate, needed_arrays, select_cases
+    from tlp_train.evaluating import evaluate, needed_arrays, select_cases
     from tlp_train.measured import keep_evaluation
     from tlp_train.metrics import GROUPS
     from tlp_train.split import Split

@@ -19,7 +19,8 @@ from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.values.prompt import SCHEMES, with_labels
 from tlp_train.cache import open_cases
-from tlp_train.evaluation import Evaluation, evaluate, needed_arrays
+from tlp_train.evaluating import evaluate, needed_arrays
+from tlp_train.evaluation import Evaluation
 
 SPEC = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
 AS_PED = {4: 1, 1: 2, 2: 4}

@@ -32,7 +32,8 @@ from tlp_runtime.synthesis.published import on_published_grid
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_train import cache
 from tlp_train.cache import open_cases
-from tlp_train.evaluation import SYNTHESIS, Evaluation, evaluate, evaluation_slices, read_case
+from tlp_train.evaluating import evaluate, evaluation_slices, read_case
+from tlp_train.evaluation import SYNTHESIS, Evaluation
 from tlp_train.runs import Run
 from tlp_train.split import Split
 from tlp_train.trainer import fit

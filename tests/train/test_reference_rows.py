@@ -15,7 +15,7 @@ from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.models.manifest import read_manifest
 from tlp_train.cache import open_cases
 from tlp_train.checkpoint import load_checkpoint
-from tlp_train.evaluation import evaluation_slices, read_case
+from tlp_train.evaluating import evaluation_slices, read_case
 from tlp_train.reference_rows import (
     LEVELS,
     Example,
