@@ -3,7 +3,7 @@
 One folder a case: the raw voxels of the training slices of each array (``.npy``, in the file's own
 type) and ``case.json``, with the volume's minimum and maximum inside the crop. The folder gets
 its name by renaming when it is whole; a folder that does not match its sources, its spec or its
-own sizes is made anew. A case on another grid than the model's is brought to it first
+own sizes is made again. A case on another grid than the model's is brought to it first
 (:mod:`tlp_runtime.synthesis.published`).
 """
 
