@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from tlp_runtime.errors import ModelMismatch, RunTask
 from tlp_runtime.files.atomic import atomic_folder, link_or_copy, write_text
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.models.bundle import MANIFEST, Bundle
@@ -45,8 +46,16 @@ def keep_evaluation(bundle: Bundle, evaluation: Evaluation) -> Bundle:
     ------
     OutputError
         The folder cannot be written, or holds files of others.
+    ModelMismatch
+        Another model took its place since ``bundle`` was opened.
     """
     path = bundle.path.resolve()
+    now = Bundle.open(path)  # an evaluation takes long: others may have been kept meanwhile
+    if now.onnx_sha256 != bundle.onnx_sha256:
+        raise ModelMismatch(
+            f"{path}: another model took its place while this one was evaluated",
+            fix=RunTask("evaluate", purpose="again"),
+        )
     made = measurement(evaluation)
     others = [one for one in read_measured(path) if one.prompt != made.prompt]
     kept = sorted([*others, made], key=lambda one: one.prompt)
@@ -61,16 +70,12 @@ def keep_evaluation(bundle: Bundle, evaluation: Evaluation) -> Bundle:
         write_text(temporary / MEASURED, measured_json(kept))
         write_text(temporary / MODEL_CARD, with_measured(card, kept))
         changed = {name: sha256(temporary / name) for name in (MEASURED, MODEL_CARD)}
-        manifest = bundle.manifest
+        manifest, prefix = now.manifest, f"{made.prompt}."
+        other = {k: v for k, v in manifest.metrics.items() if not k.startswith(prefix)}
         new = replace(
             manifest,
             files={**manifest.files, **changed},
-            metrics={
-                **{
-                    k: v for k, v in manifest.metrics.items() if not k.startswith(f"{made.prompt}.")
-                },
-                **_metrics(evaluation),
-            },
+            metrics={**other, **_metrics(evaluation)},
             truth_voxels=tuple(sorted(truths.union(manifest.truth_voxels))),
         )
         write_text(temporary / MANIFEST, new.to_json())

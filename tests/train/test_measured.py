@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tlp_cli.main import main
 
 from tests.support import TinyModel
-from tlp_runtime.errors import ModelDamaged, OutputError
+from tlp_runtime.errors import ModelDamaged, ModelMismatch, OutputError
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.measured import MEASURED, read_measured
 from tlp_train.evaluation import SYNTHESIS, CaseResult, CaseVoxels, Evaluation
@@ -75,6 +76,22 @@ def test_each_prompt_has_its_own_and_the_latest_counts(bundle: Bundle) -> None:
     assert card.count("## Measured") == 1
     assert card.count("### 3 cases") == 2
     assert "0.510" not in card
+
+
+def test_what_was_kept_during_an_evaluation_is_not_lost(bundle: Bundle) -> None:
+    """Both were opened before either was kept."""
+    keep_evaluation(bundle, evaluation("none", 0.7))
+    kept = keep_evaluation(bundle, evaluation("seg", 0.3))
+    assert [one.prompt for one in read_measured(kept.path)] == ["none", "seg"]
+    assert {"none.enhancement.dice", "seg.enhancement.dice"} <= set(kept.manifest.metrics)
+
+
+def test_figures_of_one_model_are_not_put_to_another(bundle: Bundle) -> None:
+    files = {**bundle.manifest.files, "generator.onnx": "0" * 64}
+    before = replace(bundle, manifest=replace(bundle.manifest, files=files))
+    with pytest.raises(ModelMismatch, match="another model took its place"):
+        keep_evaluation(before, evaluation("seg", 0.3))
+    assert not read_measured(bundle.path)
 
 
 def test_no_case_is_named(bundle: Bundle) -> None:

@@ -145,7 +145,7 @@ def companion_of(
 
     Returns
     -------
-    The file, or why there is none: empty where there is no such image.
+    The file, or the reason why none is taken; an empty one where the session has none.
     """
     same = [image for image in images if _without_agent(image.entities) == t1.entities]
     if any(image.entities != same[0].entities for image in same):
