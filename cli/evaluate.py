@@ -47,6 +47,8 @@ class PromptUse(StrEnum):
     sphere = "sphere"
     whole_tumour = "whole-tumour"
     mirrored = "mirrored"
+    moved = "moved"
+    oedema = "oedema"
 
 
 @verb

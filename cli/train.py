@@ -53,6 +53,7 @@ class Preset(StrEnum):
     """Sets of training options."""
 
     demo = "demo"
+    lab = "lab"
     paper = "paper"
 
 
@@ -245,9 +246,7 @@ def _configure(
             fix="Leave out inputs and options of the network.",
         )
     if "epochs" in changes:
-        # The learning rate keeps its shape: constant for the same share of the run.
         config = config.with_epochs(changes["epochs"])
-        changes = {"constant_epochs": config.constant_epochs, **changes}
     return replace(config, **changes)
 
 

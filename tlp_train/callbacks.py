@@ -20,6 +20,7 @@ from torch.utils.data import default_collate
 from tlp_runtime.files.atomic import atomic_file, write_text
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME
 from tlp_train.data import SampleId, SliceDataset
+from tlp_train.judging import JUDGED
 from tlp_train.module import SynthesisModule
 
 COLUMNS = (
@@ -108,7 +109,8 @@ class MetricsCsv(L.Callback):
             return
         epoch, spent = trainer.current_epoch, self._spent()
         found: dict[str, Any] = {**trainer.callback_metrics, **means}
-        row = {name: f"{float(found[name]):.6g}" for name in COLUMNS if name in found}
+        columns = COLUMNS + tuple(name for name in JUDGED if name in found)
+        row = {name: f"{float(found[name]):.6g}" for name in columns if name in found}
         row |= {
             "epoch": str(epoch),
             # Lightning counts every optimiser step; there are two a batch.
@@ -119,7 +121,7 @@ class MetricsCsv(L.Callback):
             "data_wait": f"{spent['waited'] / max(1e-9, spent['steps']):.4f}",
         }
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(old for old in read_metrics(self.path) if int(old["epoch"]) < epoch)
         writer.writerow(row)
@@ -142,7 +144,9 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 def _is_whole(row: Mapping[str, Any]) -> bool:
     try:
-        return int(row["epoch"]) >= 0 and len([float(row[name]) for name in COLUMNS]) == len(row)
+        judged = [name for name in JUDGED if name in row]
+        whole = [float(row[name]) for name in (*COLUMNS, *judged)]
+        return int(row["epoch"]) >= 0 and len(whole) == len(row)
     except (KeyError, TypeError, ValueError):
         return False
 

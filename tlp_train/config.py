@@ -1,4 +1,4 @@
-"""Everything a training run was told, and the two presets."""
+"""Everything a training run was told, and the presets."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from typing import Any, ClassVar, Literal
 
 from tlp_runtime.errors import SetOption, SpecError, UsageError
 from tlp_runtime.options import OptionGroup, option
-from tlp_runtime.spec.model import ModelSpec, NetworkSpec
+from tlp_runtime.spec.model import IntensitySpec, ModelSpec, NetworkSpec
 from tlp_runtime.spec.reader import Contract, build, read_schema
+from tlp_train.decoys import Decoys
 from tlp_train.fpg import FuzzyPrompt
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 0
+SCHEMA_MINOR = 1
 _CONTRACT = Contract(what="training configuration", error=SpecError)
+
+_ADDED: Mapping[str, Any] = {
+    "decoy_share": 0.0,
+    "decoy_epoch": 0,
+    "decoy_near": 1 / 3,
+    "vary": False,
+    "best": "psnr",
+}
+"""What schema 1.1 added, as runs before it were trained."""
 
 CHANGEABLE = ("data", "segmentations", "workers", "devices", "nodes", "accumulate", "epochs")
 """Options of a run that may change when it is resumed; all others stay what they were."""
@@ -30,6 +40,10 @@ _LEAST = {
 
 TrainingPrecision = Literal["32-true", "bf16-mixed"]
 DiscriminatorNorm = Literal["batch", "none"]
+Best = Literal["psnr", "enhancement"]
+
+ROBUST = IntensitySpec(rule="percentile-crop", percentiles=(0.0, 99.5))
+"""One bright voxel moves nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +89,19 @@ class TrainConfig(OptionGroup):
     fpg
         Train on fuzzy prompts (Algorithm 1); otherwise the exact segmentation is the prompt and is
         never dropped (Table IV of the paper).
+    decoy_share
+        Share of the samples whose prompt is laid where nothing enhances, so that the network learns
+        to look.
+    decoy_epoch
+        First epoch with decoys, counted from 0: once prompts are learnt. It keeps its share of the
+        run where ``epochs`` changes.
+    decoy_near
+        Share of the decoys that are near misses, half on the tumour say.
+    vary
+        Light augmentation: flips, gamma and bias fields.
+    best
+        What makes a checkpoint the best: ``psnr``, of whole slices without prompt; ``enhancement``,
+        its error with drawn prompts and what a wrong prompt invents.
     precision
         Precision of the training, by Lightning's name.
     seed
@@ -102,6 +129,11 @@ class TrainConfig(OptionGroup):
     discriminator_norm: DiscriminatorNorm = "batch"
     fpg: bool = option(True)
     fuzzy: FuzzyPrompt = field(default_factory=FuzzyPrompt)
+    decoy_share: float = option(0.0, minimum=0, maximum=1)
+    decoy_epoch: int = 0
+    decoy_near: float = 1 / 3
+    vary: bool = option(False)
+    best: Best = option("psnr")
     precision: TrainingPrecision = option("32-true")
     seed: int = option(0, minimum=0)
     workers: int | None = option(None, minimum=0)
@@ -124,8 +156,9 @@ class TrainConfig(OptionGroup):
                 f"a batch of {self.batch_size} cannot be computed in {self.accumulate} equal parts",
                 fix=SetOption("accumulate", "a divisor of the batch size"),
             )
-        if not 0 <= self.tumour_share <= 1:
-            raise UsageError(f"tumour_share is {self.tumour_share}, expected 0 to 1.")
+        for name in ("tumour_share", "decoy_share", "decoy_near"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected 0 to 1.")
         if self.slices_per_epoch is not None and self.slices_per_epoch < self.global_batch:
             raise UsageError(
                 f"slices_per_epoch {self.slices_per_epoch} does not fill one batch of "
@@ -138,9 +171,21 @@ class TrainConfig(OptionGroup):
         return self.batch_size * self.devices * self.nodes
 
     def with_epochs(self, epochs: int) -> TrainConfig:
-        """For so many epochs, the learning rate constant for the same share of them."""
-        share = self.constant_epochs / self.epochs
-        return replace(self, epochs=epochs, constant_epochs=round(epochs * share))
+        """For so many epochs; the rate falls and decoys begin at the same share of them."""
+        longer = epochs / self.epochs
+        return replace(
+            self,
+            epochs=epochs,
+            constant_epochs=round(self.constant_epochs * longer),
+            decoy_epoch=round(self.decoy_epoch * longer),
+        )
+
+    @property
+    def decoys(self) -> Decoys | None:
+        """Of the training's samples; None without."""
+        if not self.decoy_share:
+            return None
+        return Decoys(share=self.decoy_share, epoch=self.decoy_epoch, near=self.decoy_near)
 
     def rate_factor(self, epoch: int) -> float:
         """Factor on the learning rate in ``epoch``, counted from 0."""
@@ -174,6 +219,8 @@ class TrainConfig(OptionGroup):
             )
         extra: list[str] = []
         body = {key: value for key, value in data.items() if key != "schema"}
+        if minor < 1:
+            body = {**_ADDED, **body}
         try:
             config = build(cls, body, _CONTRACT, extra)
         except UsageError as error:
@@ -186,19 +233,36 @@ class TrainConfig(OptionGroup):
 def preset(name: str, inputs: tuple[str, ...], **changes: Any) -> TrainConfig:
     """The named preset for ``inputs``, with fields replaced.
 
+    ``lab``: the recipe for real data: the paper's network and schedule, with intensities that one
+    bright voxel does not move, varied pairs, decoys, and the best checkpoint judged by enhancement.
     ``paper``: section IV-C of the paper. ``demo``: a small network that learns the phantom in
-    minutes on two CPU cores; it is no model for patients.
+    minutes on two CPU cores; it is not a model for patients.
     """
     if name == "paper":
         config = TrainConfig(
-            preset=name, spec=ModelSpec(inputs=inputs), epochs=80, constant_epochs=40, batch_size=20
+            preset=name,
+            spec=ModelSpec(inputs=inputs),
+            epochs=80,
+            constant_epochs=40,
+            decoy_epoch=27,
+            batch_size=20,
+        )
+    elif name == "lab":
+        config = replace(
+            preset("paper", inputs),
+            preset=name,
+            spec=ModelSpec(inputs=inputs, intensity=ROBUST),
+            decoy_share=0.25,
+            vary=True,
+            best="enhancement",
         )
     elif name == "demo":
         config = TrainConfig(
             preset=name,
-            spec=ModelSpec(inputs=inputs, network=NetworkSpec(dim=8)),
+            spec=ModelSpec(inputs=inputs, network=NetworkSpec(dim=8), intensity=ROBUST),
             epochs=10,
             constant_epochs=3,
+            decoy_epoch=3,
             batch_size=1,
             learning_rate=1e-3,
             slices_per_epoch=100,
@@ -208,5 +272,5 @@ def preset(name: str, inputs: tuple[str, ...], **changes: Any) -> TrainConfig:
             discriminator_channels=8,
         )
     else:
-        raise UsageError(f"preset {name!r}: expected demo or paper.")
+        raise UsageError(f"preset {name!r}: expected demo, lab or paper.")
     return replace(config, **changes)

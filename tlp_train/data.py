@@ -13,7 +13,15 @@ from torch.utils.data import Dataset, Sampler
 
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_train.cache import CachedCase
+from tlp_train.decoys import Decoys
 from tlp_train.fpg import FuzzyPrompt, sample_rng
+from tlp_train.variation import vary
+
+DECOYS, VARIATION = 1, 2
+"""Streams of random numbers of their own: prompts are drawn alike with and without them."""
+
+DRAWN = "drawn"
+"""Key of the prompt as an unsteady hand draws it."""
 
 
 class SampleId(NamedTuple):
@@ -33,6 +41,12 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
     ----------
     fuzzy
         How prompts are perturbed; None gives the exact segmentation.
+    decoys
+        When the prompt is laid elsewhere, before it is perturbed; None never does.
+    varied
+        Whether pairs are varied (:mod:`tlp_train.variation`).
+    drawn
+        Whether an item has ``drawn`` too: its prompt perturbed, never dropped, each time alike.
     """
 
     def __init__(
@@ -42,11 +56,17 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         *,
         fuzzy: FuzzyPrompt | None,
         seed: int,
+        decoys: Decoys | None = None,
+        varied: bool = False,
+        drawn: bool = False,
     ) -> None:
         self.cases = list(cases)
         self.spec = spec
         self.fuzzy = fuzzy
         self.seed = seed
+        self.decoys = decoys
+        self.varied = varied
+        self.drawn = drawn
         self.ends = np.cumsum([len(case) for case in self.cases])
 
     def __len__(self) -> int:
@@ -69,13 +89,22 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, sample: SampleId) -> dict[str, Tensor]:
         case, index = self.locate(sample.position)
-        prompt = case.prompt(index, self.spec.prompt)
-        if self.fuzzy is not None:
-            z = case.first_slice + index
-            rng = sample_rng(self.seed, sample.epoch, case.name, z)
-            prompt = self.fuzzy(prompt, self.spec.prompt, rng)
+        code, drawn = self.spec.prompt, (self.seed, sample.epoch, case.name)
+        z = case.first_slice + index
+        prompt = case.prompt(index, code)
         arrays = {name: case.image(name, index) for name in (*self.spec.inputs, OUTPUT_NAME)}
+        if self.decoys is not None:
+            first, rng = arrays[self.spec.inputs[0]], sample_rng(*drawn, z, DECOYS)
+            prompt = self.decoys(prompt, first, sample.epoch, code, rng)
+        if self.fuzzy is not None:
+            prompt = self.fuzzy(prompt, code, sample_rng(*drawn, z))
         arrays[PROMPT_NAME] = prompt
+        if self.drawn:
+            rng = sample_rng(self.seed, 0, case.name, z)
+            arrays[DRAWN] = FuzzyPrompt(drop=0.0)(prompt, code, rng)
+        if self.varied:
+            rng = sample_rng(*drawn, z, VARIATION)
+            arrays = vary(arrays, self.spec.intensity.range, rng)
         return {name: torch.from_numpy(array).unsqueeze(0) for name, array in arrays.items()}
 
 

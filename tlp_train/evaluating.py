@@ -181,6 +181,7 @@ def evaluation_slices(
         oedema=exact == spec.prompt.oedema_value,
         enhancing=enhancing,
         voxel_ml=prepared.reference.grid.voxel_ml,
+        prompted=tensors[PROMPT_NAME] == spec.prompt.tumour_value,
     )
     own = case.own.get(OUTPUT_NAME, raw[OUTPUT_NAME])
     rescaling = _rescaling(raw[OUTPUT_NAME], own, spec, volumes[OUTPUT_NAME].name)

@@ -22,7 +22,7 @@ from tlp_train.patients import CALLED, LEAST, Patients
 from tlp_train.reference_rows import PUBLISHED
 from tlp_train.statistics import CONFIDENCE, FEW_CASES, Statistic
 
-SCHEMA = 3
+SCHEMA = 4
 SYNTHESIS = "synthesis"
 
 

@@ -76,6 +76,8 @@ def covered(mask: Mask, kernel: tuple[tuple[int, int], ...]) -> NDArray[np.uint8
     return count
 
 
-def sample_rng(seed: int, epoch: int, case: str, slice_index: int) -> np.random.Generator:
-    """The generator of one sample, the same in every process."""
-    return np.random.default_rng((seed, epoch, zlib.crc32(case.encode()), slice_index))
+def sample_rng(
+    seed: int, epoch: int, case: str, slice_index: int, *stream: int
+) -> np.random.Generator:
+    """The generator of one sample, the same in every process; each stream draws by itself."""
+    return np.random.default_rng((seed, epoch, zlib.crc32(case.encode()), slice_index, *stream))

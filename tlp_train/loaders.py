@@ -69,8 +69,17 @@ class SliceData(L.LightningDataModule):
         self.brightness = _brightness(opened[:count], config.spec)
         first = config.spec.inputs[0]
         self.learnt_factor = learn([case.examples[first] for case in opened[:count]])
-        self.train_set = SliceDataset(opened[:count], config.spec, fuzzy=fuzzy, seed=seed)
-        self.validation_set = SliceDataset(opened[count:], config.spec, fuzzy=None, seed=seed)
+        self.train_set = SliceDataset(
+            opened[:count],
+            config.spec,
+            fuzzy=fuzzy,
+            seed=seed,
+            decoys=config.decoys,
+            varied=config.vary,
+        )
+        self.validation_set = SliceDataset(
+            opened[count:], config.spec, fuzzy=None, seed=seed, drawn=config.best == "enhancement"
+        )
         if len(self.train_set) < config.global_batch:
             raise UsageError(
                 f"{len(self.train_set)} training slices do not fill one batch of "
@@ -140,10 +149,22 @@ class SliceData(L.LightningDataModule):
         total = len(self.validation_set)
         step = max(1, total // (self.config.validation_slices or total))
         sampler = [SampleId(0, index) for index in range(step // 2, total, step)]
+        if self.config.best == "enhancement" and not any(map(self._can_judge, sampler)):
+            raise UsageError(
+                "the validation slices show no tumour with normal brain opposite, so that the best "
+                "checkpoint cannot be judged by enhancement",
+                fix=(SetOption("best", "psnr"), "Or validate on other cases."),
+            )
         rank, world = self.trainer.global_rank, self.trainer.world_size
         # With fewer slices than processes each takes all of them: none may be left without.
         mine = sampler[rank::world] if len(sampler) >= world else sampler
         return self._loader(self.validation_set, mine, drop_last=False)
+
+    def _can_judge(self, sample: SampleId) -> bool:
+        case, index = self.validation_set.locate(sample.position)
+        code = self.config.spec.prompt
+        exact = case.prompt(index, code)
+        return bool(((exact == code.tumour_value) & (exact[:, ::-1] == 0)).any())
 
     def _loader(self, dataset: SliceDataset, sampler: Any, *, drop_last: bool) -> DataLoader[Batch]:
         on_gpu = torch.cuda.is_available()

@@ -83,6 +83,8 @@ class Truth:
         The labelled enhancing part; None where labels do not tell it apart.
     voxel_ml
         Volume of a voxel.
+    prompted
+        Where the model was told that there is a tumour; None where it was told nothing.
     """
 
     t1ce: Float
@@ -92,6 +94,7 @@ class Truth:
     oedema: Mask
     enhancing: Mask | None = None
     voxel_ml: float = 0.001
+    prompted: Mask | None = None
 
     @property
     def normal(self) -> Mask:
@@ -110,6 +113,13 @@ class Truth:
     def mirrored_core(self) -> Mask:
         """Normal brain at the place of the core on the other side of the head."""
         return self.core[:, :, ::-1] & self.normal
+
+    @property
+    def wrongly_prompted(self) -> Mask:
+        """Brain that the model was told is tumour, and is not."""
+        if self.prompted is None:
+            return np.zeros_like(self.core)
+        return self.prompted & self.brain & ~self.core
 
 
 def published_metrics(truth: Truth, image: Float) -> Values:
@@ -204,7 +214,8 @@ def enhancement_metrics(truth: Truth, image: Float) -> Values:
     brain's median T1ce. Inside the core: mean absolute
     error, Pearson correlation, Dice of the voxels that enhance by more than :data:`ENHANCING`,
     and PSNR of the fitted image. At the mirrored core: the mean enhancement the image shows beyond
-    the true one, 0 for a model that a wrong prompt cannot mislead.
+    the true one, 0 for a model that a wrong prompt cannot mislead; the same wherever the prompt
+    covers brain outside the core.
     """
     values: Values = {}
     normal, core, mirrored = truth.normal, truth.core, truth.mirrored_core
@@ -213,9 +224,11 @@ def enhancement_metrics(truth: Truth, image: Float) -> Values:
     level = float(np.median(truth.t1ce[normal]))
     plain = LinearFit.of_medians(truth.t1[normal], truth.t1ce[normal])(truth.t1)
     fitted = LinearFit.of_medians(image[normal], truth.t1ce[normal])(image)
-    if mirrored.any() and level > 0:
-        beyond = (fitted - truth.t1ce)[mirrored].mean() / level
-        _add(values, "mirror.false_enhancement", beyond)
+    wrong = {"mirror": mirrored, "prompt": truth.wrongly_prompted}
+    for name, mask in wrong.items():
+        if mask.any() and level > 0:
+            beyond = (fitted - truth.t1ce)[mask].mean() / level
+            _add(values, f"{name}.false_enhancement", beyond)
     if not core.any() or level <= 0:
         return values
     true, made = ((x - plain)[core] / level for x in (truth.t1ce, fitted))
@@ -315,6 +328,7 @@ GROUPS: tuple[ColumnGroup, ...] = (
             Column("enhancement.correlation", "correlation", 3, "higher"),
             Column("enhancement.dice", f"Dice > {ENHANCING:g}", 3, "higher"),
             Column("mirror.false_enhancement", "false, mirrored", 3, "zero"),
+            Column("prompt.false_enhancement", "false, prompted", 3, "zero"),
         ),
     ),
     ColumnGroup(

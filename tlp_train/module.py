@@ -17,6 +17,8 @@ from tlp_runtime.errors import SetOption, TrainingDiverged
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME
 from tlp_train.checkpoint import RECORD, Lineage
 from tlp_train.config import TrainConfig
+from tlp_train.data import DRAWN
+from tlp_train.judging import ENHANCEMENT, INVENTED, error_of, invented_by, score
 from tlp_train.losses import AdversarialObjective
 from tlp_train.network import Generator
 from tlp_train.network.discriminator import build_discriminator
@@ -38,7 +40,8 @@ class SynthesisModule(L.LightningModule):
 
     Logged: ``train_l1``, ``train_generator``, ``train_discriminator`` (means over the epoch, also
     over the part of it before a resume), ``val_psnr`` (dB, mean over slices, without prompt, range
-    2 of the network's scale) and ``val_l1``. A loss that is not finite ends the training before
+    2 of the network's scale) and ``val_l1``; where the best checkpoint is judged by enhancement,
+    the figures of :mod:`tlp_train.judging` too. A loss that is not finite ends the training before
     the step it would spoil.
 
     Parameters
@@ -54,6 +57,7 @@ class SynthesisModule(L.LightningModule):
         self.lineage = replace(lineage or Lineage(), config=config)
         self._sums = torch.zeros(len(TERMS), dtype=torch.float64)
         self._slices = 0
+        self._judged = torch.zeros(4, dtype=torch.float64)
         self.generator = Generator(config.spec)
         self.discriminator = build_discriminator(
             config.discriminator_channels, config.discriminator_norm
@@ -188,13 +192,44 @@ class SynthesisModule(L.LightningModule):
             batch_size=len(target),
             sync_dist=True,
         )
+        if DRAWN in batch:
+            self._judge(batch)
+
+    def _judge(self, batch: Batch) -> None:
+        exact, core = batch[PROMPT_NAME], self.config.spec.prompt.tumour_value
+        low, high = self.config.spec.intensity.range
+        target = (batch[OUTPUT_NAME] - low) / (high - low)
+        drawn, wrong = (
+            (self({**batch, PROMPT_NAME: prompt}) - low) / (high - low)
+            for prompt in (batch[DRAWN], exact.flip(-1))
+        )
+        found = (
+            error_of(drawn, target, exact, core),
+            invented_by(wrong, target, exact, core),
+        )
+        self._judged += torch.stack([part for one in found for part in (one.total, one.voxels)])
+
+    def on_validation_epoch_start(self) -> None:
+        self._judged = torch.zeros(4, dtype=torch.float64, device=self.device)
 
     def on_validation_epoch_end(self) -> None:
+        if self.config.best == "enhancement":
+            sums = self._judged
+            if dist.is_available() and dist.is_initialized():
+                dist.all_reduce(sums)
+            means = (sums[::2] / sums[1::2]).tolist()
+            self.log_dict(dict(zip((ENHANCEMENT, INVENTED), means, strict=True)))
         found = self.trainer.callback_metrics.get("val_l1")
         if found is not None and not torch.isfinite(found):
             raise self._diverged(
                 "the L1 distance of the validation slices is not finite", "the end"
             )
+
+    def score(self, metrics: Mapping[str, Any]) -> float:
+        """Of a validation; the best checkpoint has the highest."""
+        if self.config.best == "enhancement":
+            return score(metrics)
+        return float(metrics["val_psnr"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         bad = [name for name, value in self.state_dict().items() if not value.isfinite().all()]

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tlp_runtime.spec.model import PromptSpec
+from tlp_train.decoys import moved, over_oedema
 from tlp_train.fpg import FuzzyPrompt, sample_rng
 
-PromptUse = Literal["none", "seg", "fuzzy", "sphere", "whole-tumour", "mirrored"]
+PromptUse = Literal["none", "seg", "fuzzy", "sphere", "whole-tumour", "mirrored", "moved", "oedema"]
 
 Slices = NDArray[np.float32]
 
@@ -28,7 +29,8 @@ def prompted(exact: Slices, use: PromptUse, spec: PromptSpec, case: str) -> Slic
         Algorithm 1, as an unsteady hand draws. ``sphere``: a ball in the place of each part of
         the core, of its volume. ``whole-tumour``: core and oedema as one, as a reader draws who
         sees no enhancement. ``mirrored``: the segmentation on the other side of the head, a wrong
-        prompt.
+        prompt. Near misses: ``moved``, the core about half beside itself; ``oedema``, the oedema
+        as if it were the core, and the core left out.
     """
     return _RULES[use](exact, spec, case)
 
@@ -58,6 +60,10 @@ def _whole_tumour(exact: Slices, spec: PromptSpec, case: str) -> Slices:
     return np.where(exact != 0, np.float32(spec.tumour_value), np.float32(0))
 
 
+def _moved(exact: Slices, spec: PromptSpec, case: str) -> Slices:
+    return moved(exact, spec, sample_rng(0, 0, case, 0).uniform(0, 2 * np.pi))
+
+
 _RULES: Mapping[PromptUse, Callable[[Slices, PromptSpec, str], Slices]] = {
     "none": lambda exact, spec, case: np.zeros_like(exact),
     "seg": lambda exact, spec, case: exact,
@@ -65,4 +71,6 @@ _RULES: Mapping[PromptUse, Callable[[Slices, PromptSpec, str], Slices]] = {
     "sphere": _sphere,
     "whole-tumour": _whole_tumour,
     "mirrored": lambda exact, spec, case: np.ascontiguousarray(exact[:, :, ::-1]),
+    "moved": _moved,
+    "oedema": lambda exact, spec, case: over_oedema(exact, spec),
 }

@@ -31,7 +31,7 @@ _PROGRESS = {
     "epoch_loop.val_loop.batch_progress": _ALL,
     "epoch_loop.manual_optimization.optim_step_progress": ("ready", "completed"),
 }
-_FOLLOWS = ("batch_size", "constant_epochs")
+_FOLLOWS = ("batch_size", "constant_epochs", "decoy_epoch")
 """What follows from options that may change."""
 
 

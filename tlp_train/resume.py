@@ -142,6 +142,8 @@ def begun_session(run: Run, before: TrainConfig | None, *, epoch: int, step: int
         differs += [f"{name}: {changes[name]}" for name in _INEXACT if name in changes]
         if "epochs" in changes and epoch > before.constant_epochs:
             differs.append(f"epochs: {changes['epochs']}, after the learning rate began to fall")
+        if "epochs" in changes and before.decoy_share and epoch > before.decoy_epoch:
+            differs.append(f"epochs: {changes['epochs']}, after decoys began")
         known = run.sessions[-1].environment if run.sessions else {}
         differs += [
             f"{name}: {known.get(name, 'not recorded')} -> {value}"

@@ -11,13 +11,12 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 
 from tlp_runtime.errors import TLPError
+from tlp_train.module import SynthesisModule
 from tlp_train.runs import Run
 from tlp_train.safe_files import load_safely, save_whole
 from tlp_train.stopping import TIME_LIMIT, Reason, StopRequests, TrainingStopped
 
 logger = logging.getLogger(__name__)
-
-MONITORED = "val_psnr"
 
 
 class WholeFiles(CheckpointIO):
@@ -60,7 +59,8 @@ class KeepCheckpoints(CheckpointCallback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save; the order lets a run that is killed between the two write both again."""
-        score = float(trainer.callback_metrics[MONITORED])
+        assert isinstance(pl_module, SynthesisModule)
+        score = pl_module.score(trainer.callback_metrics)
         if score > self.best:
             self.best = score
             trainer.save_checkpoint(self.run.best)

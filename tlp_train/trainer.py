@@ -38,12 +38,7 @@ from tlp_train.restoring import require_resumable
 from tlp_train.resume import begun_session
 from tlp_train.runs import SAMPLES, Run, Status
 from tlp_train.safe_files import load_safely
-from tlp_train.saving import (
-    MONITORED,
-    KeepCheckpoints,
-    StopWhenAsked,
-    WholeFiles,
-)
+from tlp_train.saving import KeepCheckpoints, StopWhenAsked, WholeFiles
 from tlp_train.stopping import TIME_LIMIT, StopRequests, TrainingStopped
 
 _KILLED = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)")
@@ -275,7 +270,7 @@ def _best_before(run: Run) -> float:
     """The best score of a run whose checkpoints do not have it, as those of the first version."""
     if not run.best.is_file():
         return float("-inf")
-    return max((float(row[MONITORED]) for row in read_metrics(run.metrics)), default=float("-inf"))
+    return max((float(row["val_psnr"]) for row in read_metrics(run.metrics)), default=float("-inf"))
 
 
 @contextmanager
