@@ -11,6 +11,7 @@ from tlp_runtime.errors import SetOption, UsageError
 from tlp_runtime.files.atomic import require_writable
 from tlp_runtime.io.dicom.derived import require_derivable, require_series_folder
 from tlp_runtime.io.nifti import require_nifti_name, sidecar, stem
+from tlp_runtime.synthesis.evidence import evidence_path
 from tlp_runtime.synthesis.preview import write_preview
 from tlp_runtime.synthesis.request import read
 from tlp_runtime.synthesis.result import not_dicom
@@ -72,7 +73,13 @@ def infer_scan(
     opened
         Loads the model for the modalities it is given.
     """
-    files = [path for path in (sidecar(target.path), target.preview) if path is not None]
+    if request.evidence and not request.prompt:
+        raise UsageError(
+            "what a prompt made cannot be mapped without one",
+            fix=SetOption("prompt", "FILE", "or draw spheres or boxes"),
+        )
+    mapped = evidence_path(target.path) if request.evidence else None
+    files = [path for path in (sidecar(target.path), mapped, target.preview) if path is not None]
     files += [Path(json_path)] if json_path not in (None, "-") else []
     _require_apart(request.paths(), [target.path, *files])
 
@@ -118,6 +125,8 @@ def infer_scan(
         f"{result.slices_run} slices in {sum(record['seconds'].values()):.1f} s "
         f"(engine {record['seconds']['engine']:.1f} s); synthetic image, not for diagnosis"
     )
+    if result.evidence is not None and mapped is not None:
+        output.note(f"evidence: {result.evidence}; the map is {mapped}")
     output.done(
         f"{target.path}{f' and {target.preview}' if target.preview else ''}",
         "tlp bench"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import PurePosixPath
 from typing import Annotated, Any
@@ -38,6 +38,7 @@ from tlp_server.frames import MEDIA_TYPE
 from tlp_server.images import FileName, ImageName, file_bytes, image_bytes
 from tlp_server.schemas import (
     EngineInfo,
+    EvidenceInfo,
     Failure,
     Folder,
     ModelInfo,
@@ -204,6 +205,17 @@ async def image(service: Served, session_id: str, name: ImageName) -> Response:
 
 
 @router.get(
+    "/sessions/{session_id}/evidence",
+    responses={409: {"model": Failure, "description": "slices are still to be run"}},
+)
+async def evidence(service: Served, session_id: str) -> EvidenceInfo:
+    """How much of the synthesis the prompt alone made: what is drawn, not seen."""
+    case = service.sessions.find(session_id).case
+    found = await asyncio.to_thread(case.evidence)
+    return EvidenceInfo(**asdict(found.record))
+
+
+@router.get(
     "/sessions/{session_id}/files/{name}",
     response_class=Response,
     responses={
@@ -215,7 +227,8 @@ async def file(service: Served, session_id: str, name: FileName) -> Response:
     """An image to keep: on the scan's own grid, with its header."""
     session = service.sessions.find(session_id)
     content = await asyncio.to_thread(file_bytes, session.case, name)
-    download = {"prompt": "prompt", "synthesis": "synth-t1ce", "plain": "synth-t1ce_no-prompt"}
+    download = {"prompt": "prompt", "synthesis": "synth-t1ce", "plain": "synth-t1ce_no-prompt",
+                "evidence": "synth-t1ce_evidence"}  # fmt: skip
     disposition = f'attachment; filename="{download[name]}.nii.gz"'
     return Response(content, media_type=GZIP, headers={"Content-Disposition": disposition})
 

@@ -11,11 +11,12 @@ from tlp_runtime.errors import ModelMismatch
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.interactive.case import InteractiveCase
 from tlp_runtime.io.nifti import nifti_bytes
+from tlp_runtime.synthesis.evidence import DESCRIPTION as EVIDENCE
 from tlp_runtime.synthesis.provenance import DESCRIPTION, describe
 from tlp_runtime.synthesis.request import Prompt
 
 ImageName = Literal["t1", "t2", "prompt", "synthesis", "plain"]
-FileName = Literal["prompt", "synthesis", "plain"]
+FileName = Literal["prompt", "synthesis", "plain", "evidence"]
 
 
 def image_bytes(case: InteractiveCase, name: ImageName) -> bytes:
@@ -41,13 +42,18 @@ def file_bytes(case: InteractiveCase, name: FileName) -> bytes:
     """
     if name == "prompt":
         return nifti_bytes(case.drawn(), description=_said(name))
-    volume, drawn = case.finished(name)
-    prompted = name == "synthesis" and bool(drawn.data.any())
-    prepared = case.prepared
+    prepared, evidence = case.prepared, None
+    if name == "evidence":
+        evidence, drawn = case.evidence(), case.drawn()
+        volume = evidence.change
+    else:
+        volume, drawn = case.finished(name)
+    prompted = name != "plain" and bool(drawn.data.any())
     asked = replace(prepared.request, prompt=Prompt(drawn)) if prompted else prepared.request
     warnings = (*prepared.warnings, *case.queue.warnings)
     record = describe(asked, prepared.placement, case.queue.engine, warnings)
-    return nifti_bytes(volume, description=_said(name), comment=record.in_short())
+    description = EVIDENCE if name == "evidence" else _said(name)
+    return nifti_bytes(volume, description=description, comment=record.in_short())
 
 
 def _viewable(volume: Volume) -> Volume:

@@ -32,6 +32,16 @@ class WarningInfo(BaseModel):
     fixes: list[dict[str, Any]]
 
 
+class EvidenceInfo(BaseModel):
+    threshold: float = Field(
+        description="Change by the prompt, as a share of brain_level, above which a voxel is drawn."
+    )
+    drawn_ml: float = Field(description="Volume that is drawn, not seen.")
+    brain_level: float = Field(
+        description="Median of the unprompted synthesis over the brain, in [0, 1]."
+    )
+
+
 class EngineInfo(BaseModel):
     name: str
     device: str

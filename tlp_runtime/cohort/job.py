@@ -16,6 +16,7 @@ from tlp_runtime.errors import InputError
 from tlp_runtime.files.atomic import make_folder
 from tlp_runtime.files.hashes import sha256
 from tlp_runtime.io.nifti import sidecar
+from tlp_runtime.synthesis.evidence import evidence_path
 from tlp_runtime.synthesis.request import Request
 from tlp_runtime.synthesis.result import Synthesis
 from tlp_runtime.values.prompt import label_texts
@@ -77,6 +78,7 @@ class Job:
             and not (strict and self.finished.doubtful)
             and self.output.is_file()
             and sidecar(self.output).is_file()
+            and (self.finished.drawn_ml is None or evidence_path(self.output).is_file())
             and sha256(self.output) == self.finished.sha256
         )
 
@@ -105,6 +107,8 @@ class Outcome:
         The hash of the output.
     worker
         The device that ran it.
+    drawn_ml
+        What the prompt alone made, where that was asked for.
     error, message
         The kind of error and its text, of a case that failed.
     warnings
@@ -118,6 +122,7 @@ class Outcome:
     slices: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     worker: str | None = None
+    drawn_ml: float | None = None
     error: str | None = None
     message: str | None = None
     warnings: tuple[TLPWarning, ...] = ()
@@ -129,6 +134,7 @@ def options_of(request: Request, *, int16: bool) -> dict[str, Any]:
         "prompt_labels": label_texts(request.prompt.labels),
         "resample": request.resample,
         "all_slices": request.all_slices,
+        **({"evidence": True} if request.evidence else {}),
         "dtype": "int16" if int16 else "float32",
         **dict.fromkeys(_accepted(request), True),
     }

@@ -48,11 +48,14 @@ class Finished:
         The hash of the output as it was written.
     doubtful
         Whether there was a warning about its scan.
+    drawn_ml
+        What the prompt alone made, where an evidence map was asked for.
     """
 
     key: str
     sha256: str
     doubtful: bool = False
+    drawn_ml: float | None = None
 
 
 class Journal:
@@ -171,7 +174,10 @@ class Journal:
             self.planned[entry["case"]] = entry["output"]
         elif event == "done":
             self.finished[entry["case"]] = Finished(
-                entry["key"], entry["sha256"], _is_doubtful(entry.get("warnings", ()))
+                entry["key"],
+                entry["sha256"],
+                _is_doubtful(entry.get("warnings", ())),
+                entry.get("drawn_ml"),
             )
         elif event == "failed":
             self.finished.pop(entry["case"], None)

@@ -29,7 +29,7 @@ from tlp_runtime.cohort.backend import Backend
 from tlp_runtime.cohort.job import Job, Outcome, key_of
 from tlp_runtime.engines.base import Engine
 from tlp_runtime.errors import EngineError, NoSpace, TLPError
-from tlp_runtime.synthesis.batches import Batcher, SliceWork, Work
+from tlp_runtime.synthesis.batches import Batcher, SliceWork, Work, works_of
 from tlp_runtime.synthesis.prepare import PreparedCase, prepare
 from tlp_runtime.synthesis.request import read
 from tlp_runtime.synthesis.result import Synthesis
@@ -94,8 +94,13 @@ class _Flight:
 
     entry: _Entry
     prepared: PreparedCase
-    work: SliceWork
+    works: tuple[SliceWork, ...]
     engine_s: float = 0.0
+
+    @property
+    def left(self) -> int:
+        """Pieces without an answer yet."""
+        return sum(work.left for work in self.works)
 
 
 class Pipeline(Backend):
@@ -214,15 +219,17 @@ class Pipeline(Backend):
                 self._on_span(Span("engine", None, thread, ran.began, ran.ended))
                 if self._stopping:
                     break
-                for work in ran.works:
-                    flight = mine[id(work)]
-                    flight.engine_s += ran.seconds / len(ran.works)
+                flights = dict.fromkeys(mine[id(work)] for work in ran.works)
+                for flight in flights:
+                    flight.engine_s += ran.seconds / len(flights)
                     flight.entry.warnings += ran.warnings
-                    if not flight.work.left:
-                        del mine[id(work)]
+                    if not flight.left:
+                        for work in flight.works:
+                            del mine[id(work)]
                         self._writers.submit(self._write, flight, engine)
         except Exception as error:
-            self._lost(engine, [flight.entry for flight in mine.values()], error)
+            entries = dict.fromkeys(flight.entry for flight in mine.values())
+            self._lost(engine, list(entries), error)
             return
         with self._changed:
             self._running -= 1
@@ -237,9 +244,10 @@ class Pipeline(Backend):
             if entry is not None:
                 prepared = entry.prepared.result()
                 if prepared is not None:
-                    work = SliceWork.of_case(prepared)
-                    mine[id(work)] = _Flight(entry, prepared, work)
-                    yield work
+                    works = works_of(prepared)
+                    flight = _Flight(entry, prepared, works)
+                    mine |= {id(work): flight for work in works}
+                    yield from works
                 continue
             yield None  # runs what is left of the cases before
             with self._changed:
@@ -253,12 +261,13 @@ class Pipeline(Backend):
             with self._spanned("write", entry):
                 result = Synthesis.of(
                     flight.prepared,
-                    flight.work,
+                    flight.works,
                     engine,
                     engine_s=flight.engine_s,
                     warnings=entry.warnings[len(flight.prepared.warnings) :],
                 )
                 digest = job.save(result)
+                evidence = result.record.evidence
         except NoSpace as error:
             entry.outcome.set_exception(error)
             return
@@ -275,6 +284,7 @@ class Pipeline(Backend):
                 slices=result.slices_run,
                 seconds={name: round(value, 4) for name, value in seconds.items()},
                 worker=engine.device,
+                drawn_ml=None if evidence is None else evidence.drawn_ml,
                 warnings=result.warnings,
             )
         )

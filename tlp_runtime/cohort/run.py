@@ -17,6 +17,7 @@ from tlp_runtime.cohort.journal import NAME, SCHEMA, Journal
 from tlp_runtime.errors import ChooseAnother, OutputError, SetOption, TLPError
 from tlp_runtime.files.atomic import clear_temporaries
 from tlp_runtime.io.nifti import sidecar
+from tlp_runtime.synthesis.evidence import evidence_path
 from tlp_runtime.synthesis.provenance import now
 from tlp_runtime.warnings import TLPWarning, Warn
 
@@ -180,6 +181,12 @@ def _claim(
             for output in (folder / case.output for case in new)
             for path in (output, sidecar(output))
             if path.exists()
+        ] + [
+            path
+            for case in new
+            if case.asked is not None and case.asked.evidence
+            for path in (evidence_path(folder / case.output),)
+            if path.exists()
         ]
         if there:
             more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
@@ -204,6 +211,8 @@ def _line(outcome: Outcome) -> dict[str, Any]:
     else:
         line |= {"key": outcome.key, "sha256": outcome.sha256, "slices": outcome.slices}
         line |= {"seconds": dict(outcome.seconds), "worker": outcome.worker}
+        if outcome.drawn_ml is not None:
+            line["drawn_ml"] = outcome.drawn_ml
     warnings = [warning.to_dict() for warning in outcome.warnings]
     return line | ({"warnings": warnings} if warnings else {})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,8 @@ from tlp_runtime.interactive.parts import OEDEMA, TUMOUR, MaskBox, SliceState, U
 from tlp_runtime.interactive.queue import EngineQueue, Level, Ticket
 from tlp_runtime.spec.model import PROMPT_NAME, ModelSpec
 from tlp_runtime.synthesis.batches import SliceWork
-from tlp_runtime.synthesis.prepare import PreparedCase, label_sources
+from tlp_runtime.synthesis.evidence import Evidence
+from tlp_runtime.synthesis.prepare import PreparedCase, brain_of, label_sources
 from tlp_runtime.values.prompt import NO_LABELS, Labels, encode, with_labels
 
 
@@ -137,6 +138,24 @@ class InteractiveCase:
         Unfinished
             Slices are still to be run.
         """
+        (volume,), drawn = self._finished_images([image])
+        return volume, drawn
+
+    def evidence(self) -> Evidence:
+        """What the prompt alone made of the synthesis, on the reference's own grid.
+
+        Raises
+        ------
+        Unfinished
+            Slices are still to be run.
+        EngineError
+            The synthesis without a prompt is black.
+        """
+        (prompted, plain), _ = self._finished_images(["synthesis", "plain"])
+        return Evidence.of(prompted, plain, brain_of(self.prepared))
+
+    def _finished_images(self, images: Sequence[Image]) -> tuple[list[Volume], Volume]:
+        """Images on the reference's own grid, and the mask that they were made with."""
         with self._painting:
             while True:
                 self._paint()
@@ -149,8 +168,9 @@ class InteractiveCase:
                             "way, an empty stroke goes on.",
                         )
                     if not self._unprompted and not self._canvas.behind:
-                        data = self._canvas.shown[image].copy(order="F")
-                        return self._as_file(data, image), self._drawn()
+                        shown = self._canvas.shown
+                        made = [self._as_file(shown[one].copy(order="F"), one) for one in images]
+                        return made, self._drawn()
 
     def _drawn(self) -> Volume:
         labels = [0, *self._spec.prompt.drawn_labels]

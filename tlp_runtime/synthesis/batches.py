@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tlp_runtime.engines.base import Engine, Slices
 from tlp_runtime.errors import MemoryExhausted, UsageError
+from tlp_runtime.spec.model import PROMPT_NAME
 from tlp_runtime.synthesis.prepare import PreparedCase
 from tlp_runtime.values.intensity import to_unit
 from tlp_runtime.warnings import BATCH_HALVED, TLPWarning
@@ -91,16 +92,31 @@ class SliceWork:
         self.left = self.count
 
     @classmethod
-    def of_case(cls, prepared: PreparedCase) -> SliceWork:
-        """The slices of a case that hold brain, in the windows of its placement."""
-        placement = prepared.placement
+    def of_case(cls, prepared: PreparedCase, *, prompted: bool = True) -> SliceWork:
+        """The slices of a case that hold brain, in the windows of its placement.
+
+        Parameters
+        ----------
+        prompted
+            Otherwise those alone that a prompt touches, without it: all others would be the same.
+        """
+        placement, tensors, wanted = prepared.placement, prepared.tensors, prepared.brain
+        if not prompted:
+            prompt = tensors[PROMPT_NAME]
+            tensors = {**tensors, PROMPT_NAME: np.zeros_like(prompt)}
+            wanted = wanted & prompt.any(axis=(1, 2))
         return cls(
-            prepared.tensors,
-            numbers=np.flatnonzero(prepared.brain),
+            tensors,
+            numbers=np.flatnonzero(wanted),
             window=placement.window,
             corners=placement.corners,
             weights=placement.weights if len(placement.corners) > 1 else None,
         )
+
+    @property
+    def numbers(self) -> NDArray[np.intp]:
+        """The slices to run."""
+        return self._numbers
 
     @property
     def count(self) -> int:
@@ -139,6 +155,16 @@ class SliceWork:
             where = (which, slice(top, top + height), slice(left, left + width))
             yield window, where, slice(done, done + len(which))
             done += len(which)
+
+
+def works_of(prepared: PreparedCase) -> tuple[SliceWork, ...]:
+    """What is to be run of a case: its slices; for evidence, those prompted without prompt too."""
+    prompted = SliceWork.of_case(prepared)
+    if prepared.request.evidence:
+        without = SliceWork.of_case(prepared, prompted=False)
+        if without.count:
+            return prompted, without
+    return (prompted,)
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,13 @@ def require_modalities(given: Collection[str], spec: ModelSpec) -> None:
         )
 
 
+def brain_of(prepared: PreparedCase) -> NDArray[np.bool_]:
+    """Where the reference shows brain, on its own grid."""
+    oriented = prepared.oriented
+    inside = replace(oriented, data=oriented.data != 0).restored_to(prepared.reference)
+    return np.asarray(inside.data)
+
+
 def restore(slices: NDArray[np.float32], prepared: PreparedCase) -> Volume:
     """Put (Z, Y, X) slices of the placement back on the reference's own grid; 0 elsewhere."""
     oriented, placement = prepared.oriented, prepared.placement

@@ -17,6 +17,7 @@ from tlp_runtime.geometry.placement import Placement
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.spec.reader import Contract, build
+from tlp_runtime.synthesis.evidence import EvidenceRecord
 from tlp_runtime.synthesis.region import Region
 from tlp_runtime.synthesis.request import Request
 from tlp_runtime.values.prompt import label_texts
@@ -105,6 +106,8 @@ class SynthesisRecord:
         None where no prompt was given.
     software
         Versions by name.
+    evidence
+        What the prompt made of the image; None where it was not asked for.
     """
 
     description: str
@@ -115,6 +118,7 @@ class SynthesisRecord:
     software: Mapping[str, str]
     geometry: GeometryRecord
     warnings: tuple[WarningRecord, ...]
+    evidence: EvidenceRecord | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -175,6 +179,7 @@ def describe(
     engine: Engine,
     warnings: Iterable[TLPWarning],
     region: Region | None = None,
+    evidence: EvidenceRecord | None = None,
 ) -> SynthesisRecord:
     """Say how an image was made.
 
@@ -184,6 +189,8 @@ def describe(
         What was asked, its files in memory.
     region
         What its prompt marks.
+    evidence
+        What its prompt made of the image.
     """
     volumes = request.volumes
     sources = {name: volumes[name] for name in (*engine.spec.inputs, "prompt", "brain_mask")
@@ -211,6 +218,7 @@ def describe(
             all_slices=request.all_slices,
         ),
         warnings=tuple(_warning(warning) for warning in warnings),
+        evidence=evidence,
     )
 
 

@@ -115,6 +115,8 @@ class Request(OptionGroup):
         Run slices without brain too, which are 0 in the output otherwise.
     strict
         Make a warning about the scan an error.
+    evidence
+        Run what the prompt touches without it too, and map what the prompt alone made.
     read_s
         Duration of reading in seconds, of a request whose files are in memory.
 
@@ -143,6 +145,7 @@ class Request(OptionGroup):
     ignore_frame_of_reference: bool = option(False)
     all_slices: bool = option(False)
     strict: bool = option(False)
+    evidence: bool = option(False)
     read_s: float = 0.0
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -20,7 +20,9 @@ from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.nifti import require_nifti_name, sidecar, write_volume
 from tlp_runtime.options import OptionGroup, option
 from tlp_runtime.synthesis.batches import SliceWork
-from tlp_runtime.synthesis.prepare import PreparedCase, restore
+from tlp_runtime.synthesis.evidence import DESCRIPTION as EVIDENCE
+from tlp_runtime.synthesis.evidence import Evidence, evidence_path
+from tlp_runtime.synthesis.prepare import PreparedCase, brain_of, restore
 from tlp_runtime.synthesis.provenance import DESCRIPTION, SynthesisRecord, describe, now
 from tlp_runtime.warnings import TLPWarning
 
@@ -71,6 +73,8 @@ class Synthesis:
         Those of the prepared case, of the engine, and of its runs.
     record
         How it was made: inputs and their hashes, model, engine, versions, warnings.
+    evidence
+        What the prompt made; None where it was not asked for.
     """
 
     volume: Volume
@@ -82,12 +86,13 @@ class Synthesis:
     run_warnings: tuple[TLPWarning, ...] = ()
     warnings: tuple[TLPWarning, ...] = ()
     record: SynthesisRecord = field(repr=False, kw_only=True)
+    evidence: Evidence | None = field(default=None, repr=False, kw_only=True)
 
     @classmethod
     def of(
         cls,
         prepared: PreparedCase,
-        work: SliceWork,
+        works: Sequence[SliceWork],
         engine: Engine,
         *,
         engine_s: float,
@@ -98,15 +103,22 @@ class Synthesis:
 
         Parameters
         ----------
-        work
-            The case's slices, all of them answered.
+        works
+            Of :func:`~tlp_runtime.synthesis.batches.works_of`, all of them answered.
         engine_s
             Wall time of the engine.
         warnings
             Those of its runs.
         """
         began = time.perf_counter()
+        work, *without = works
         volume = restore(work.images, prepared)
+        evidence = None
+        if prepared.request.evidence:
+            plain = work.images.copy()
+            for other in without:
+                plain[other.numbers] = other.images[other.numbers]
+            evidence = Evidence.of(volume, restore(plain, prepared), brain_of(prepared))
         seconds = {**prepared.seconds, "engine": engine_s, "restore": time.perf_counter() - began}
         own = tuple(warnings)
         every = (*prepared.warnings, *engine.warnings, *own)
@@ -119,7 +131,15 @@ class Synthesis:
             batches=tuple(batches),
             run_warnings=own,
             warnings=every,
-            record=describe(prepared.request, prepared.placement, engine, every, prepared.region),
+            evidence=evidence,
+            record=describe(
+                prepared.request,
+                prepared.placement,
+                engine,
+                every,
+                prepared.region,
+                None if evidence is None else evidence.record,
+            ),
         )
 
     def save(
@@ -159,7 +179,17 @@ class Synthesis:
             A file exists, or cannot be written.
         """
         path = require_nifti_name(path)
-        require_writable(sidecar(path), overwrite=overwrite)
+        maps = [] if self.evidence is None else [evidence_path(path)]
+        for target in (path, sidecar(path), *maps):
+            require_writable(target, overwrite=overwrite)
+        if self.evidence is not None:
+            write_volume(
+                self.evidence.change,
+                evidence_path(path),
+                description=EVIDENCE,
+                comment=self.record.in_short(),
+                overwrite=overwrite,
+            )
         began = time.perf_counter()
         digest = write_volume(
             self.volume,
@@ -207,8 +237,11 @@ class Synthesis:
             The folder exists and may not be replaced, or cannot be written.
         """
         from tlp_runtime.io.dicom.derived import write_derived
+        from tlp_runtime.io.dicom.evidence import write_evidence
 
         folder = Path(folder)
+        if self.evidence is not None:
+            require_writable(evidence_path(folder), overwrite=overwrite)
         scans = self.prepared.request.scans
         names = self.record.model.spec.inputs
         source = scans[names[0]].series
@@ -225,6 +258,14 @@ class Synthesis:
             request=self._seen(),
             overwrite=overwrite,
         )
+        if self.evidence is not None:
+            write_evidence(
+                self.evidence.drawn,
+                folder,
+                evidence_path(folder),
+                self.record.software.get("tlp-mri", "unknown"),
+                overwrite=overwrite,
+            )
         record = {"output": str(folder), **record, "slices": self.slices_run}
         record["warnings"] += [warning.to_dict() for warning in warnings]
         record |= self._date(began, command)

@@ -16,7 +16,7 @@ from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.select import choose
 from tlp_runtime.models.choice import find_bundle
 from tlp_runtime.spec.model import ModelSpec
-from tlp_runtime.synthesis.batches import Batcher, SliceWork
+from tlp_runtime.synthesis.batches import Batcher, SliceWork, works_of
 from tlp_runtime.synthesis.prepare import PreparedCase, prepare
 from tlp_runtime.synthesis.request import Request
 from tlp_runtime.synthesis.result import Synthesis
@@ -133,17 +133,18 @@ class Synthesizer:
         EngineError, MemoryExhausted
             The network could not be run.
         """
-        work, batches = SliceWork.of_case(prepared), []
+        works, batches = works_of(prepared), []
+        total = sum(work.count for work in works)
         warnings: list[TLPWarning] = []
         began = time.perf_counter()
-        for ran in self._batcher.run([work]):
+        for ran in self._batcher.run(works):
             batches.append((ran.count, ran.seconds))
             warnings += ran.warnings
             if on_slices is not None:
-                on_slices(work.count - work.left, work.count)
+                on_slices(total - sum(work.left for work in works), total)
         return Synthesis.of(
             prepared,
-            work,
+            works,
             self.engine,
             engine_s=time.perf_counter() - began,
             batches=batches,

@@ -57,6 +57,14 @@ export interface Session {
   prompt: boolean;
 }
 
+/** What the prompt alone made of the synthesis. */
+export interface Evidence {
+  /** Change above which a voxel is drawn, not seen: a share of `brain_level`. */
+  threshold: number;
+  drawn_ml: number;
+  brain_level: number;
+}
+
 export interface Folder {
   path: string;
   folders: string[];
@@ -167,6 +175,10 @@ export class Api {
   }
 
   /** Sends a stroke (`payload` is its gzip'd box); resolves with the stream as soon as the headers are there. */
+  evidence(id: string): Promise<Evidence> {
+    return this.json("GET", `api/sessions/${id}/evidence`);
+  }
+
   stroke(id: string, query: StrokeQuery, payload: Uint8Array<ArrayBuffer> | null): Promise<Response> {
     const { box, ...rest } = query;
     const search = new URLSearchParams();

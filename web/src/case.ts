@@ -6,6 +6,7 @@ import { type Actions } from "./commands";
 import { Display, type Shown } from "./display";
 import { byId, download, messageOf } from "./dom";
 import { Editor } from "./editor";
+import { EvidenceView } from "./evidence";
 import { PaneFrame } from "./frame";
 import type { Grid } from "./grid";
 import { Loop } from "./loop";
@@ -34,6 +35,7 @@ export class Case implements Actions {
   readonly editor: Editor;
   readonly tools: Tools;
   readonly display: Display;
+  readonly evidence: EvidenceView;
   private readonly pointer: Pointer;
 
   private constructor(
@@ -55,7 +57,13 @@ export class Case implements Actions {
     this.editor = new Editor(mask, viewer, this.loop, () => this.refresh());
     this.tools = new Tools(this.editor);
     this.display = new Display(viewer, viewer.panes.get("synthesis")!, this.loop.results);
-    this.pointer = new Pointer(viewer, this.tools, (pane) => this.ranged(pane));
+    this.evidence = new EvidenceView(this.loop, api, viewer, (error) => this.host.alert(messageOf(error)));
+    this.pointer = new Pointer(
+      viewer,
+      this.tools,
+      (pane) => this.ranged(pane),
+      (pane) => (pane === this.display.pane ? this.evidence.inside : null),
+    );
     for (const frame of frames) {
       this.pointer.attach(frame.pane);
       frame.pane.onLost = () => host.graphicsLost();
@@ -198,6 +206,10 @@ export class Case implements Actions {
     this.viewer.setView({ opacity: Math.min(Math.max(opacity, 0), 1) });
   }
 
+  toggleEvidence(): void {
+    this.evidence.toggle();
+  }
+
   multiplanar(): void {
     this.viewer.setView({ multiplanar: !this.viewer.view.multiplanar });
   }
@@ -254,6 +266,7 @@ export class Case implements Actions {
 
   private showLoop(): void {
     showProgress(this.loop);
+    this.evidence.follow();
     showDevice(this.status, this.loop.session);
     if (this.loop.timing) showTiming(this.loop.timing);
     const { phase, message } = this.loop;

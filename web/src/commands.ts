@@ -19,6 +19,7 @@ export interface Actions {
   toggleDifference(): void;
   toggleOverlay(): void;
   opacity(step: 1 | -1): void;
+  toggleEvidence(): void;
   multiplanar(): void;
   crosshair(): void;
   convention(): void;
@@ -72,6 +73,7 @@ export const COMMANDS: readonly Command[] = [
   { keys: ["o"], says: "Overlay filled, outlined, hidden", run: (a) => a.toggleOverlay() },
   { keys: [","], says: "Overlay fainter", run: (a) => a.opacity(-1) },
   { keys: ["."], says: "Overlay stronger", run: (a) => a.opacity(1) },
+  { keys: ["v"], says: "Outline of what is drawn, not seen", run: (a) => a.toggleEvidence() },
   { keys: ["m"], says: "Multiplanar or axial", run: (a) => a.multiplanar() },
   { keys: ["h"], says: "Crosshair on or off", run: (a) => a.crosshair() },
   { keys: ["r"], says: "Radiological or neurological", run: (a) => a.convention() },

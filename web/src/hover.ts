@@ -8,16 +8,29 @@ import type { Viewer } from "./viewer";
 
 type Pen = CanvasRenderingContext2D;
 
+/** Whether a voxel belongs to a region. */
+export type Inside = (p: Vec3) => boolean;
+
+/** Of what is drawn, not seen; the same as in style.css. */
+const DRAWN_COLOUR = "rgb(255 214 64)";
+
 /** Half the gap about the crosshair's voxel, in CSS pixels. */
 const GAP = 9;
 
 /** Draws all of it again. @param mouse where the pointer is, in canvas pixels; null when it is elsewhere */
-export function drawOver(pane: Pane, viewer: Viewer, tools: Tools, mouse: [number, number] | null): void {
+export function drawOver(
+  pane: Pane,
+  viewer: Viewer,
+  tools: Tools,
+  mouse: [number, number] | null,
+  drawn: Inside | null,
+): void {
   const pen = cleared(pane);
   const scale = pane.gl.width / Math.max(pane.gl.clientWidth, 1);
   const { cross, view } = viewer;
   for (const tile of pane.tiles(cross)) {
     within(pen, tile, () => {
+      if (drawn) outline(pen, tile, pane, drawn, scale);
       if (view.crosshair) crosshair(pen, tile, cross, scale);
       if (pane === viewer.active && tile.plane.w === 2) corners(pen, tile, tools, cross, scale);
     });
@@ -45,6 +58,38 @@ function within(pen: Pen, tile: Tile, draw: () => void): void {
   pen.beginPath();
   draw();
   pen.restore();
+}
+
+/** Along the edges of a region's voxels in the plane of a tile. */
+function outline(pen: Pen, tile: Tile, pane: Pane, inside: Inside, scale: number): void {
+  const { u, v, w, at } = tile.plane;
+  const [nu, nv] = [pane.grid.shape[u], pane.grid.shape[v]];
+  const held = new Uint8Array((nu + 2) * (nv + 2));
+  const index = (i: number, j: number) => i + 1 + (j + 1) * (nu + 2);
+  const p: Vec3 = [0, 0, 0];
+  p[w] = at;
+  for (let j = 0; j < nv; j++) {
+    for (let i = 0; i < nu; i++) {
+      p[u] = i;
+      p[v] = j;
+      if (inside(p)) held[index(i, j)] = 1;
+    }
+  }
+  pen.beginPath();
+  for (let j = 0; j <= nv; j++) {
+    for (let i = 0; i <= nu; i++) {
+      const here = held[index(i, j)];
+      if (here !== held[index(i - 1, j)]) line(pen, tile, [i - 0.5, j - 0.5], [i - 0.5, j + 0.5]);
+      if (here !== held[index(i, j - 1)]) line(pen, tile, [i - 0.5, j - 0.5], [i + 0.5, j - 0.5]);
+    }
+  }
+  haloed(pen, DRAWN_COLOUR, scale);
+  pen.beginPath();
+}
+
+function line(pen: Pen, tile: Tile, from: Point, to: Point): void {
+  pen.moveTo(...pixel(tile, ...from));
+  pen.lineTo(...pixel(tile, ...to));
 }
 
 function crosshair(pen: Pen, tile: Tile, cross: Vec3, scale: number): void {

@@ -48,6 +48,7 @@ export function wirePanel(actions: () => Actions, tools: () => Tools, changed: (
     "save-synthesis": (a) => a.saveSynthesis(),
     "open-other": (a) => a.openOther(),
     overlay: (a) => a.toggleOverlay(),
+    evidence: (a) => a.toggleEvidence(),
     multiplanar: (a) => a.multiplanar(),
     crosshair: (a) => a.crosshair(),
     convention: (a) => a.convention(),

@@ -1,7 +1,7 @@
 /** Mouse and pen in the panes: draw, move the crosshair, window, pan, zoom, scroll through slices. */
 
 import type { Vec3 } from "./grid";
-import { drawOver } from "./hover";
+import { drawOver, type Inside } from "./hover";
 import type { Pane, Tile } from "./pane";
 import type { Tools } from "./tools";
 import type { Viewer } from "./viewer";
@@ -25,6 +25,8 @@ export class Pointer {
     private readonly viewer: Viewer,
     private readonly tools: Tools,
     private readonly ranged: (pane: Pane) => void,
+    /** What is outlined in a pane; null where nothing is. */
+    private readonly drawn: (pane: Pane) => Inside | null,
   ) {}
 
   /** A button is down. */
@@ -105,7 +107,8 @@ export class Pointer {
 
   /** Draws what lies over a pane. */
   drawOver(pane: Pane): void {
-    drawOver(pane, this.viewer, this.tools, this.mouse?.pane === pane ? this.mouse.at : null);
+    const mouse = this.mouse?.pane === pane ? this.mouse.at : null;
+    drawOver(pane, this.viewer, this.tools, mouse, this.drawn(pane));
   }
 
   private window(pane: Pane, drag: { from: [number, number]; range: { min: number; max: number } }, to: number[]): void {

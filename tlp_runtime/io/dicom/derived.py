@@ -157,7 +157,7 @@ def write_derived(
             image = copy.deepcopy(common)
             image.update(slice_)
             image.InstanceNumber = index + 1
-            image.SOPInstanceUID = _uid(common.SeriesInstanceUID, str(index + 1))
+            image.SOPInstanceUID = derived_uid(common.SeriesInstanceUID, str(index + 1))
             image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
             image.PixelData = np.ascontiguousarray(pixels[:, :, index].T).tobytes()
             image.save_as(temporary / f"IM{index + 1:05d}.dcm", enforce_file_format=True)
@@ -227,7 +227,9 @@ def _common(attributes: Attributes, header: Any, volume: Volume) -> Any:
         )
     if "FrameOfReferenceUID" not in image:
         # The same for every series made of this one.
-        image.FrameOfReferenceUID = _uid("frame of reference", text(header, "SeriesInstanceUID"))
+        image.FrameOfReferenceUID = derived_uid(
+            "frame of reference", text(header, "SeriesInstanceUID")
+        )
         attributes.replaced("FrameOfReferenceUID")
     image.SOPClassUID = MRImageStorage
     image.Modality = "MR"
@@ -324,10 +326,10 @@ def _series_uid(
     common.save_as(encoded)
     content = hashlib.sha256(encoded.getvalue())
     content.update(pixels.tobytes())
-    return _uid(json.dumps(identity, sort_keys=True), content.hexdigest())
+    return derived_uid(json.dumps(identity, sort_keys=True), content.hexdigest())
 
 
-def _uid(*of: str) -> Any:
+def derived_uid(*of: str) -> Any:
     """The UID that these words stand for: a name-based UUID, as a UID."""
     from pydicom.uid import UID
 
