@@ -110,7 +110,13 @@ def command(
             )
             result.save(image_path, overwrite=overwrite)
             record.append(
-                {"synthesis": image_path.name, "prompt": prompt_path.name, "origin": origin}
+                {
+                    "synthesis": image_path.name,
+                    "prompt": prompt_path.name,
+                    "origin": origin,
+                    # The T1 or T2 shows what it always did, whatever was drawn on it.
+                    "lesion_in_inputs": False,
+                }
             )
             bar.advance(task)
     write_json(

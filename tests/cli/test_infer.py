@@ -66,6 +66,22 @@ def test_quiet_prints_nothing_but_results(
     assert capfd.readouterr() == ("", "")
 
 
+def test_evidence_says_what_the_prompt_alone_made(
+    tiny: TinyModel, case: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["infer", "--t1", str(case["t1"]), "--model", str(tiny.bundle.path), "--evidence"]
+    assert main(arguments) == 2
+    assert "cannot be mapped without one" in capfd.readouterr().err
+    assert not case["t1"].with_name("t1_synth-t1ce.nii.gz").exists()
+    assert main([*arguments, "--prompt", str(case["seg"])]) == 0
+    record = json.loads(case["t1"].with_name("t1_synth-t1ce.json").read_text())
+    change, image = image_of(case["t1"].with_name("t1_synth-t1ce_evidence.nii.gz"))
+    drawn = (change > record["evidence"]["threshold"]).sum()
+    volume = abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    assert record["evidence"]["drawn_ml"] == pytest.approx(drawn * volume, abs=1e-3)
+    assert f"{record['evidence']['drawn_ml']:g} ml are drawn, not seen" in capfd.readouterr().err
+
+
 Damage = Callable[[dict[str, Path]], list[str]]
 
 

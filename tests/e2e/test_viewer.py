@@ -186,6 +186,34 @@ def test_everything_by_the_keyboard_alone(chromium: Browser, address: str) -> No
         viewer.screenshot("help")
 
 
+def test_what_is_drawn_and_not_seen_is_outlined_on_demand(chromium: Browser, address: str) -> None:
+    yellow = """() => {
+        const over = [...document.querySelectorAll('[data-pane=synthesis] canvas')].at(-1);
+        const {data} = over.getContext("2d").getImageData(0, 0, over.width, over.height);
+        let count = 0;
+        for (let i = 0; i < data.length; i += 4)
+            count += data[i] > 200 && data[i + 1] > 160 && data[i + 2] < 120 && data[i + 3] > 200;
+        return count;
+    }"""
+    with viewing(chromium, address) as viewer:
+        viewer.opened()
+        viewer.click("evidence")
+        said = "() => document.getElementById('evidence-text').textContent"
+        viewer.until(f"() => ({said})().startsWith('0.0 ml')")
+        assert viewer.page.evaluate(yellow) == 0
+        viewer.press("s", " ")
+        viewer.idle()
+        ball = (viewer.array("mask", SHAPE) == 1) & (BRAIN.reoriented("RAS").data != 0)
+        expected = f"{ball.sum() * GRID.voxel_ml:.1f} ml are drawn, not seen"
+        viewer.until(f"() => ({said})() === '{expected}'")
+        assert viewer.page.evaluate(yellow) > 100
+        viewer.screenshot("drawn, not seen")
+        viewer.press("v")
+        viewer.until(f"() => ({said})() === ''")
+        viewer.page.evaluate("() => new Promise(requestAnimationFrame)")
+        assert viewer.page.evaluate(yellow) == 0
+
+
 def test_the_page_fits_a_small_screen_and_says_what_it_is(chromium: Browser, address: str) -> None:
     with viewing(chromium, address) as viewer:
         viewer.opened()

@@ -93,6 +93,23 @@ def test_kept_files_say_that_they_are_synthetic_and_how_they_were_made(http: htt
         assert (record["prompt"] is not None) == prompted
 
 
+def test_what_the_prompt_alone_made_is_measured_on_request(http: httpx.Client) -> None:
+    page = Page.open(http, t1="t1.nii")
+    assert http.get(f"{page.path}/evidence").status_code == 409
+    page.go_on()
+    assert http.get(f"{page.path}/evidence").json()["drawn_ml"] == 0
+    page.draw([30, 40, page.info["first"]], BALL)
+    found = http.get(f"{page.path}/evidence").json()
+    plain, prompted = (page.shown[name] for name in ("plain", "synthesis"))
+    brain = fetched(http, f"{page.path}/images/t1").data != 0
+    assert found["brain_level"] == pytest.approx(float(np.median(plain[brain])), abs=1e-5)
+    change = np.where(brain, (prompted - plain) / found["brain_level"], 0)
+    assert found["drawn_ml"] == pytest.approx((change > found["threshold"]).sum() / 1000)
+    assert found["drawn_ml"] == BALL.size / 1000
+    kept = fetched(http, f"{page.path}/files/evidence")
+    np.testing.assert_allclose(kept.reoriented("RAS").data, change, atol=1e-4)
+
+
 def test_images_are_served_with_one_affine_whatever_the_file_had(tmp_path: Path) -> None:
     """A file with a qform alone, another with a sheared sform: the server's grid is what counts."""
     t1 = scan(degrees=10, orientation="LAS")

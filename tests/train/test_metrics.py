@@ -15,6 +15,7 @@ from tlp_train.metrics import (
     ENHANCING,
     Truth,
     all_metrics,
+    enhancement_metrics,
     fitted_metrics,
     published_metrics,
     to_levels,
@@ -231,8 +232,23 @@ def test_cases_without_a_label_have_no_metric_of_it(truth: Truth, image: np.ndar
 
 
 def test_every_metric_has_a_column(truth: Truth, image: np.ndarray) -> None:
-    marked = replace(truth, enhancing=truth.core)
+    marked = replace(truth, enhancing=truth.core, prompted=truth.core[:, :, ::-1])
     assert set(all_metrics(marked, image)) == {column.key for column in COLUMNS}
+
+
+def test_false_enhancement_is_measured_where_the_prompt_is_wrong(truth: Truth) -> None:
+    level = np.median(truth.t1ce[truth.normal])
+    told = truth.core.copy()
+    told[:, 24:30, 18:22] = True
+    wrong = told & truth.brain & ~truth.core
+    assert wrong.any()
+    assert (told & truth.core).any()
+    image = truth.t1ce + 0.4 * level * wrong
+    key = "prompt.false_enhancement"
+    found = enhancement_metrics(replace(truth, prompted=told), image)[key]
+    assert found == pytest.approx([0.4], abs=0.02)
+    for prompted in (None, np.zeros_like(told), truth.core):
+        assert key not in enhancement_metrics(replace(truth, prompted=prompted), image)
 
 
 def test_best_factor_is_the_least_squares_one(truth: Truth, image: np.ndarray) -> None:
