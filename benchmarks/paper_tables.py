@@ -92,7 +92,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="BraTS cases; without it: the phantom")
-    parser.add_argument("--preset", choices=("demo", "paper"), required=True)
+    parser.add_argument("--preset", choices=("demo", "lab", "paper"), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--split", type=Path, help="list of case ids; default: seeded, kept")
     parser.add_argument("--split-sizes", metavar="N,N,N")

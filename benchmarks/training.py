@@ -86,7 +86,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="BraTS cases; without it: three of the phantom")
-    parser.add_argument("--preset", choices=("demo", "paper"), required=True)
+    parser.add_argument("--preset", choices=("demo", "lab", "paper"), required=True)
     parser.add_argument("--inputs", default="t1,t2")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--steps", type=int, default=20, help="steps of an epoch")

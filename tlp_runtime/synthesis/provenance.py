@@ -124,6 +124,8 @@ class SynthesisRecord:
         """Plain values for JSON."""
         plain: dict[str, Any] = {"schema": SCHEMA, **_lists(asdict(self))}
         plain["model"]["spec"] = self.model.spec.to_dict()
+        if self.evidence is None:  # a record without it stays what it always was
+            del plain["evidence"]
         return plain
 
     def in_short(self) -> dict[str, Any]:
