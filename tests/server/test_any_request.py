@@ -16,7 +16,7 @@ from schemathesis.checks import not_a_server_error
 
 from tests.servers import Page
 
-OPERATIONS = 19
+OPERATIONS = 20
 """Methods of paths that the description must name."""
 
 
