@@ -72,13 +72,13 @@ def perform(unit: str, options: argparse.Namespace, save: Any) -> None:
     if part == "rtx":
         gpu_parts.rtx(place, detail, save)
     elif part == "parity":
-        gpu_parts.parity(place, ["plain", *KINDS, *rtx], save)
+        gpu_parts.parity(place, ["plain", *options.kinds, *rtx], save)
     elif part == "volume":
         gpu_parts.volume(
-            place, [*KINDS, *rtx], options.batches, options.slices, options.rounds, save
+            place, [*options.kinds, *rtx], options.batches, options.slices, options.rounds, save
         )
     elif part == "copies":
-        gpu_parts.copies(place, [*KINDS, *rtx], 4, 25, options.rounds, save)
+        gpu_parts.copies(place, [*options.kinds, *rtx], 4, 25, options.rounds, save)
     else:
         from benchmarks import gpu_peers
 
@@ -93,7 +93,7 @@ def perform(unit: str, options: argparse.Namespace, save: Any) -> None:
             mode=options.compile_mode,
             limit_s=options.limit,
         )
-        gpu_peers.peers(place, ["plain", *KINDS, *rtx], contest, save)
+        gpu_peers.peers(place, ["plain", *options.kinds, *rtx], contest, save)
 
 
 def isolated(unit: str, options: argparse.Namespace, found: Path) -> Record:
@@ -255,6 +255,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--figure", type=Path)
     made.add_argument("--device", default="cuda", help="cuda, cuda:INDEX, or cpu to try this out")
     made.add_argument("--parts", type=_parts, default=list(PARTS))
+    made.add_argument(
+        "--kinds",
+        type=lambda text: text.split(","),
+        default=list(KINDS),
+        help="bundles to run, int8 among them, so that a session carries what it has time for",
+    )
     made.add_argument("--batches", type=_numbers, default=[16, 1, 8, 32, 4])
     made.add_argument("--compile-batches", type=_numbers, default=[16, 1])
     made.add_argument("--compile-mode", default="default")

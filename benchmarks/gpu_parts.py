@@ -80,8 +80,9 @@ class Place:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """The network's."""
-        return Bundle.open(self.folder / "fp32").spec
+        """The network's, by whichever bundle was taken along."""
+        found = sorted(self.folder.glob(f"*/{MANIFEST}"))
+        return Bundle.open(found[0].parent if found else self.folder / "fp32").spec
 
     def sets(self) -> Iterator[Slices]:
         """Every set of slices."""
