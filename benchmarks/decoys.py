@@ -16,11 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,11 +29,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tlp_export import export
+from tlp_export.options import ExportOptions
+from tlp_runtime.engines.choice import EngineChoice
+from tlp_runtime.engines.processor import processor
 from tlp_runtime.files.atomic import write_text
 from tlp_runtime.files.markdown import markdown_table
 from tlp_runtime.io.case_files import CaseFiles
 from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.spec.model import IntensitySpec, ModelSpec, NetworkSpec
+from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_train.cache import open_cases
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.config import TrainConfig, preset
@@ -76,6 +80,10 @@ MEASURES: tuple[tuple[str, PromptUse, str, bool], ...] = (
 """Title, prompt, metric, and whether the one nearer to 0 is better; the first is the primary."""
 
 CHECKPOINTS = ("last", "best")
+
+Tensors = Mapping[str, NDArray[Any]]
+Runner = Callable[[Tensors], NDArray[np.float32]]
+"""From (Z, Y, X) tensors to the network's output."""
 
 
 @dataclass(frozen=True)
@@ -173,34 +181,43 @@ def job(plan: Plan, arm: str, seed: int) -> None:
 
 def measure(checkpoint: Path, cases: Sequence[CaseFiles]) -> dict[str, dict[str, dict[str, float]]]:
     """Enhancement's measures by prompt use and case."""
-    network = load_checkpoint(checkpoint).generator()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = network.to(device)
-    spec = network.spec
+    spec, run = runner(checkpoint)
     found: dict[str, dict[str, dict[str, float]]] = {use: {} for use in USES}
     for case in cases:
         volumes = read_case(case, spec)
         for use in USES:
             slices = evaluation_slices(volumes, spec, use, case.name)
-            image = synthesize(network, spec, slices.tensors, device)
-            unit = slices.rescaling(to_unit64(image))
+            unit = slices.rescaling(to_unit64(run(slices.tensors)))
             values = enhancement_metrics(slices.truth, unit)
             found[use][case.name] = {key: held[0] for key, held in values.items()}
     return found
 
 
-def synthesize(
-    network: torch.nn.Module, spec: ModelSpec, tensors: Mapping[str, NDArray[Any]], device: str
-) -> NDArray[np.float32]:
-    """The network's output of (Z, H, W) slices, a few at a time."""
+def runner(checkpoint: Path) -> tuple[ModelSpec, Runner]:
+    """The network of a checkpoint and what runs it: PyTorch on a GPU, else its export.
+
+    The export lies next to the checkpoint; ONNX Runtime is ten times faster on a CPU.
+    """
+    held = load_checkpoint(checkpoint)
+    if torch.cuda.is_available():
+        network = held.generator().cuda()
+        return held.spec, lambda tensors: _on_gpu(network, held.spec, tensors)
+    folder = checkpoint.with_suffix(".bundle")
+    if not folder.is_dir():
+        export(held, ExportOptions(), out=folder)
+    synthesizer = Synthesizer.open(folder, choice=EngineChoice(device="cpu"))
+    return held.spec, synthesizer.run_slices
+
+
+def _on_gpu(network: torch.nn.Module, spec: ModelSpec, tensors: Tensors) -> NDArray[np.float32]:
     made = []
     with torch.inference_mode():
         for first in range(0, len(tensors["prompt"]), 8):
             parts = (
-                torch.from_numpy(tensors[name][first : first + 8, None]).to(device)
+                torch.from_numpy(tensors[name][first : first + 8, None]).cuda()
                 for name in spec.tensor_names
             )
-            made.append(network(*parts).float().cpu().numpy()[:, 0])
+            made.append(network(*parts).cpu().numpy()[:, 0])
     return np.concatenate(made)
 
 
@@ -279,7 +296,7 @@ def machine() -> dict[str, Any]:
     """What the figures were made on."""
     on_gpu = torch.cuda.is_available()
     return {
-        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "CPU",
+        "device": torch.cuda.get_device_name() if on_gpu else processor()["cpu"],
         "torch": torch.__version__,
         "precision": "fp32",
     }
@@ -309,6 +326,7 @@ def main() -> None:
     options = parser.parse_args()
     tested = not options.train_only
     plan = Plan(options.out.resolve(), options.data, options.sizes, options.epochs, tested)
+    os.environ.setdefault("TLP_HOME", os.fspath(plan.out / "home"))
     if options.job is not None:
         arm, seed = options.job.split("/")
         job(plan, arm, int(seed))

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from benchmarks.decoys import machine, synthesize
+from benchmarks.decoys import machine, runner
 from tlp_runtime.files.markdown import markdown_table
 from tlp_runtime.io.case_files import CaseFiles
 from tlp_runtime.io.datasets import find_cases
@@ -40,19 +39,17 @@ Voxels = Mapping[str, NDArray[Any]]
 
 def voxels(checkpoint: Path, cases: Sequence[CaseFiles]) -> dict[str, Voxels]:
     """By prompt, of all cases: the change, and which voxels were made up and truly enhance."""
-    network = load_checkpoint(checkpoint).generator()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network, spec = network.to(device), network.spec
+    spec, run = runner(checkpoint)
     found: dict[str, list[tuple[NDArray[Any], ...]]] = {use: [] for use in USES}
     for case in cases:
         volumes = read_case(case, spec)
         bare = evaluation_slices(volumes, spec, "none", case.name)
-        plain = to_unit64(synthesize(network, spec, bare.tensors, device))
+        plain = to_unit64(run(bare.tensors))
         brain = bare.tensors[spec.inputs[0]] > spec.intensity.range[0]
         level = float(np.median(plain[brain]))
         for use in USES:
             slices = evaluation_slices(volumes, spec, use, case.name)
-            made = to_unit64(synthesize(network, spec, slices.tensors, device))
+            made = to_unit64(run(slices.tensors))
             truth, normal = slices.truth, slices.truth.normal
             true_level = float(np.median(truth.t1ce[normal]))
             t1 = LinearFit.of_medians(truth.t1[normal], truth.t1ce[normal])(truth.t1)

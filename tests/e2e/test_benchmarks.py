@@ -54,3 +54,18 @@ def test_training(tmp_path: Path) -> None:
     )
     assert found["variants"]["fp32"]["step_seconds"] > 0
     assert set(found["loader_slices_per_second"]) == {"0", "1"}
+
+
+@pytest.mark.timeout(1800)
+def test_decoys_and_evidence(tmp_path: Path, phantom_dir: Path) -> None:
+    out = tmp_path / "decoys"
+    given = ("--out", out, "--data", phantom_dir, "--sizes", "1,1,1", "--seeds", "1")
+    wanted = ("--arms", "lab,no-decoys", "--epochs", "1")
+    found = measured("decoys", *given, *wanted, record=tmp_path / "decoys.json")
+    assert set(found["measures"]) == {"last", "best"}
+    assert {len(arms) for arms in found["measures"]["last"].values()} == {2}
+    checkpoint = out / "runs" / "lab-0" / "last.ckpt"
+    found = measured("evidence", checkpoint, "--data", phantom_dir, record=tmp_path / "e.json")
+    assert set(found["networks"]["lab-0/last.ckpt"]) == {
+        "seg", "mirrored", "moved", "oedema", "wrong", "all",
+    }  # fmt: skip
