@@ -57,11 +57,6 @@ PHANTOM, UNSEEN = (18, 0), (6, 4242)
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "lab": {},
     "no-decoys": {"decoy_share": 0.0},
-    "no-near": {"decoy_near": 0.0},
-    "s35": {"decoy_share": 0.35, "decoy_near": 0.0},
-    "s35n50": {"decoy_share": 0.35, "decoy_near": 0.5},
-    "s45n33": {"decoy_share": 0.45},
-    "s50n67": {"decoy_share": 0.5, "decoy_near": 0.67},
     "former-demo": {"decoy_share": 0.0, "vary": False, "best": "psnr", "intensity": "minmax-crop"},
 }
 """``lab`` and what others do without; ``former-demo`` is what the preset ``demo`` was before it."""
@@ -109,7 +104,6 @@ class Plan:
             preset="lab",
             spec=ModelSpec(inputs=("t1",), network=NetworkSpec(dim=8), intensity=intensity),
             decoy_share=lab.decoy_share,
-            decoy_near=lab.decoy_near,
             vary=lab.vary,
             best=lab.best,
             seed=seed,
@@ -284,7 +278,7 @@ def _read(plan: Plan, arm: str, seeds: Sequence[int], name: str) -> list[dict[st
 def _plain(config: TrainConfig) -> dict[str, Any]:
     named = (
         "epochs", "slices_per_epoch", "batch_size", "learning_rate", "decoy_share", "decoy_epoch",
-        "decoy_near", "vary", "best",
+        "vary", "best",
     )  # fmt: skip
     return {
         **{name: getattr(config, name) for name in named},
@@ -315,7 +309,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="BraTS cases; without it: the phantom")
     parser.add_argument("--sizes", type=_three, metavar="N,N,N", help="train, validation, test")
-    parser.add_argument("--arms", default="lab,no-decoys,no-near", help=", ".join(ARMS))
+    parser.add_argument("--arms", default="lab,no-decoys", help=", ".join(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--at-once", type=int, default=1, help="trainings side by side, on a GPU")

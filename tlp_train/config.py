@@ -21,7 +21,6 @@ _CONTRACT = Contract(what="training configuration", error=SpecError)
 _ADDED: Mapping[str, Any] = {
     "decoy_share": 0.0,
     "decoy_epoch": 0,
-    "decoy_near": 1 / 3,
     "vary": False,
     "best": "psnr",
 }
@@ -95,8 +94,6 @@ class TrainConfig(OptionGroup):
     decoy_epoch
         First epoch with decoys, counted from 0: once prompts are learnt. It keeps its share of the
         run where ``epochs`` changes.
-    decoy_near
-        Share of the decoys that are near misses, half on the tumour say.
     vary
         Light augmentation: flips, gamma and bias fields.
     best
@@ -131,7 +128,6 @@ class TrainConfig(OptionGroup):
     fuzzy: FuzzyPrompt = field(default_factory=FuzzyPrompt)
     decoy_share: float = option(0.0, minimum=0, maximum=1)
     decoy_epoch: int = 0
-    decoy_near: float = 1 / 3
     vary: bool = option(False)
     best: Best = option("psnr")
     precision: TrainingPrecision = option("32-true")
@@ -156,7 +152,7 @@ class TrainConfig(OptionGroup):
                 f"a batch of {self.batch_size} cannot be computed in {self.accumulate} equal parts",
                 fix=SetOption("accumulate", "a divisor of the batch size"),
             )
-        for name in ("tumour_share", "decoy_share", "decoy_near"):
+        for name in ("tumour_share", "decoy_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected 0 to 1.")
         if self.slices_per_epoch is not None and self.slices_per_epoch < self.global_batch:
@@ -185,7 +181,7 @@ class TrainConfig(OptionGroup):
         """Of the training's samples; None without."""
         if not self.decoy_share:
             return None
-        return Decoys(share=self.decoy_share, epoch=self.decoy_epoch, near=self.decoy_near)
+        return Decoys(share=self.decoy_share, epoch=self.decoy_epoch)
 
     def rate_factor(self, epoch: int) -> float:
         """Factor on the learning rate in ``epoch``, counted from 0."""

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tlp_runtime.spec.model import PromptSpec
-from tlp_train.decoys import moved, over_oedema
 from tlp_train.fpg import FuzzyPrompt, sample_rng
 
 PromptUse = Literal["none", "seg", "fuzzy", "sphere", "whole-tumour", "mirrored", "moved", "oedema"]
 
 Slices = NDArray[np.float32]
+
+MOVED = 0.8
+"""How far a near miss is moved, in radii of the tumour; about half of a disc stays on it."""
 
 
 def prompted(exact: Slices, use: PromptUse, spec: PromptSpec, case: str) -> Slices:
@@ -58,6 +60,36 @@ def _sphere(exact: Slices, spec: PromptSpec, case: str) -> Slices:
 
 def _whole_tumour(exact: Slices, spec: PromptSpec, case: str) -> Slices:
     return np.where(exact != 0, np.float32(spec.tumour_value), np.float32(0))
+
+
+def moved(exact: Slices, spec: PromptSpec, angle: float) -> Slices:
+    """A prompt whose tumour is moved by :data:`MOVED` of its radius, its oedema left.
+
+    Parameters
+    ----------
+    exact
+        (..., H, W); the radius is that of the largest slice.
+    angle
+        Direction, in radians.
+    """
+    tumour = exact == spec.tumour_value
+    areas = tumour.reshape(-1, *tumour.shape[-2:]).sum(axis=(1, 2))
+    step = MOVED * float(np.sqrt(areas.max(initial=0) / np.pi))
+    rows, columns = round(step * np.sin(angle)), round(step * np.cos(angle))
+    made = np.where(tumour, np.float32(0), exact)
+    made[_shifted(tumour, rows, columns)] = spec.tumour_value
+    return made
+
+
+def over_oedema(exact: Slices, spec: PromptSpec) -> Slices:
+    """A prompt that calls the oedema tumour, and the tumour nothing."""
+    return np.where(exact == spec.oedema_value, np.float32(spec.tumour_value), np.float32(0))
+
+
+def _shifted(mask: NDArray[np.bool_], rows: int, columns: int) -> NDArray[np.bool_]:
+    """The last two axes moved; what leaves them is lost."""
+    by = (*(0,) * (mask.ndim - 2), rows, columns)
+    return np.asarray(ndimage.shift(mask.astype(np.uint8), by, order=0).astype(bool))
 
 
 def _moved(exact: Slices, spec: PromptSpec, case: str) -> Slices:

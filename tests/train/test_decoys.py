@@ -15,12 +15,11 @@ from tlp_runtime.spec.model import ModelSpec, PromptSpec
 from tlp_train.cache import CachedCase, open_cases
 from tlp_train.config import ROBUST, TrainConfig, preset
 from tlp_train.data import SampleId, SliceDataset
-from tlp_train.decoys import EXTREME, RADII, Decoys, moved, over_oedema
+from tlp_train.decoys import RADII, Decoys
 from tlp_train.fpg import FuzzyPrompt
 
 CODE = PromptSpec()
-ALWAYS = Decoys(share=1.0, epoch=0, near=0.0)
-NEAR = Decoys(share=1.0, epoch=0, near=1.0)
+ALWAYS = Decoys(share=1.0, epoch=0)
 
 
 @pytest.fixture
@@ -70,39 +69,10 @@ def test_a_slice_without_tumour_gets_a_blob(image: np.ndarray) -> None:
     assert not any(one.any() for one in drawn(ALWAYS, nothing, dark)), "nowhere to draw"
 
 
-def test_near_misses_are_half_on_the_tumour_on_oedema_or_on_a_ventricle(
-    exact: np.ndarray, image: np.ndarray
-) -> None:
-    core, oedema = exact == CODE.tumour_value, exact == CODE.oedema_value
-    dark = (image > -1) & (image <= np.quantile(image[image > -1], EXTREME))
-    seen = set()
-    for one in drawn(NEAR, exact, image):
-        marked = one == CODE.tumour_value
-        on = (marked & core).sum() / core.sum()
-        if np.array_equal(marked, oedema):
-            seen.add("oedema")
-        elif 0.3 < on < 0.7:
-            seen.add("half")
-        else:
-            assert on == 0
-            assert (marked & dark).any()
-            seen.add("ventricle")
-    assert seen == {"oedema", "half", "ventricle"}
-
-
-def test_moved_and_over_oedema_work_on_volumes(exact: np.ndarray) -> None:
-    volume = np.stack([exact, np.zeros_like(exact), exact])
-    core = volume == CODE.tumour_value
-    made = moved(volume, CODE, 0.7) == CODE.tumour_value
-    assert made.sum() == core.sum()
-    assert 0.4 < (made & core).sum() / core.sum() < 0.6
-    np.testing.assert_array_equal(over_oedema(volume, CODE) != 0, volume == CODE.oedema_value)
-
-
 def test_they_begin_at_their_epoch_and_keep_to_their_share(
     exact: np.ndarray, image: np.ndarray
 ) -> None:
-    decoys = Decoys(share=0.25, epoch=3, near=0.0)
+    decoys = Decoys(share=0.25, epoch=3)
     assert all(one is exact for one in drawn(decoys, exact, image, epoch=2))
     rng = np.random.default_rng(0)
     changed = sum(decoys(exact, image, 3, CODE, rng) is not exact for _ in range(400))
@@ -124,7 +94,7 @@ def samples(case: CachedCase, **options: object) -> SliceDataset:
 
 
 def test_images_stay_as_they_are_and_other_samples_as_they_were(cached: CachedCase) -> None:
-    plain, decoyed = samples(cached), samples(cached, decoys=Decoys(share=0.5, epoch=0, near=0.3))
+    plain, decoyed = samples(cached), samples(cached, decoys=Decoys(share=0.5, epoch=0))
     changed = 0
     for position in range(0, len(plain), 4):
         one, other = (data[SampleId(7, position)] for data in (plain, decoyed))
@@ -171,7 +141,7 @@ def test_presets_say_who_uses_them() -> None:
 
 def test_a_configuration_from_before_decoys_is_read() -> None:
     written = preset("paper", ("t1",)).to_dict()
-    for name in ("decoy_share", "decoy_epoch", "decoy_near", "vary", "best"):
+    for name in ("decoy_share", "decoy_epoch", "vary", "best"):
         del written[name]
     with pytest.raises(SpecError):
         TrainConfig.from_dict(written)

@@ -49,6 +49,16 @@ def test_each_use_is_what_it_says(exact: Slices) -> None:
     assert both.sum() > 0.7 * core.sum(), "unsteady, not lost: no slice is dropped"
 
 
+def test_near_misses_are_half_on_the_core_or_on_its_oedema(exact: Slices) -> None:
+    core = exact == SPEC.tumour_value
+    half = prompted(exact, "moved", SPEC, "case") == SPEC.tumour_value
+    assert half.sum() == core.sum()
+    assert 0.3 < (half & core).sum() / core.sum() < 0.7
+    beside = prompted(exact, "oedema", SPEC, "case")
+    np.testing.assert_array_equal(beside == SPEC.tumour_value, exact == SPEC.oedema_value)
+    assert set(np.unique(beside)) == {0, np.float32(SPEC.tumour_value)}
+
+
 def test_a_case_is_always_drawn_alike_and_two_cases_are_not(exact: Slices) -> None:
     first, again, other = (prompted(exact, "fuzzy", SPEC, name) for name in ("a", "a", "b"))
     np.testing.assert_array_equal(first, again)
