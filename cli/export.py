@@ -37,8 +37,13 @@ def command(
         typer.Argument(help="Checkpoint or run folder; default: the newest finished run."),
     ] = None,
     which: Annotated[
-        Which, typer.Option("--checkpoint", help="Which checkpoint of a run folder.")
-    ] = Which.last,
+        Which | None,
+        typer.Option(
+            "--checkpoint",
+            help="Which checkpoint of a run folder; by default the last, the best where the run "
+            "judged that by enhancement.",
+        ),
+    ] = None,
     options: ExportOptions,
     engine: Annotated[
         Target,
@@ -84,7 +89,7 @@ def command(
     import tlp_export
     from tlp_export.verify import agreement
 
-    source = _checkpoint_file(checkpoint, which.value, output)
+    source = _checkpoint_file(checkpoint, which, output)
     with output.progress("exporting", named=True) as bar:
         task = bar.add_task("", total=None)
         exported = tlp_export.export(
@@ -153,18 +158,19 @@ def _explain(output: Output, report: GraphReport) -> None:
         output.aside(table(columns, costs, title=title, left=("layer",)))
 
 
-def _checkpoint_file(given: Path | None, which: str, output: Output) -> Path:
+def _checkpoint_file(given: Path | None, which: Which | None, output: Output) -> Path:
     from tlp_runtime.errors import ModelMissing
     from tlp_train.runs import Run, newest_finished
 
     if given is not None and not given.is_dir():
         return given
+    run = newest_finished() if given is None else Run.open(given)
+    judged = run.config.best == "enhancement"
+    file: Path = getattr(run, which or (Which.best if judged else Which.last))
     if given is None:
-        run = newest_finished()
-        output.default("checkpoint", getattr(run, which), "the newest finished run")
-    else:
-        run = Run.open(given)
-    file: Path = getattr(run, which)
+        output.default("checkpoint", file, "the newest finished run")
+    elif which is None:
+        output.default("checkpoint", file.name, "best by enhancement" if judged else "default")
     if not file.is_file():
         raise ModelMissing(f"{run.folder}: has no {file.name}; was any epoch finished?")
     return file

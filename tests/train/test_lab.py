@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from tlp_cli.main import main
 
 from tests.support import split_of
 from tests.train.runs import assert_equal_runs, killed_before, new_run
@@ -90,3 +91,12 @@ def test_both_figures_count_and_the_sign_of_what_is_invented_does_not() -> None:
 
 def test_lab_and_demo_scale_by_what_no_single_voxel_moves() -> None:
     assert ROBUST.percentiles == (0.0, 99.5)
+
+
+@pytest.mark.parametrize(("best", "wanted"), [("enhancement", "best.ckpt"), ("psnr", "last.ckpt")])
+def test_an_export_takes_the_checkpoint_that_was_judged(
+    phantom_dir: Path, tmp_path: Path, best: str, wanted: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(tmp_path / "run", phantom_dir, best=best)
+    assert main(["export", str(run.folder)]) == 4
+    assert f"has no {wanted}" in capfd.readouterr().err
