@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -57,7 +58,7 @@ class SynthesisModule(L.LightningModule):
         self.lineage = replace(lineage or Lineage(), config=config)
         self._sums = torch.zeros(len(TERMS), dtype=torch.float64)
         self._slices = 0
-        self._judged = torch.zeros(4, dtype=torch.float64)
+        self._validated = torch.zeros(7, dtype=torch.float64)
         self.generator = Generator(config.spec)
         self.discriminator = build_discriminator(
             config.discriminator_channels, config.discriminator_norm
@@ -183,19 +184,15 @@ class SynthesisModule(L.LightningModule):
         image = self({**batch, PROMPT_NAME: torch.zeros_like(batch[PROMPT_NAME])})
         target = batch[OUTPUT_NAME]
         mse = (image.float() - target).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
-        self.log_dict(
-            {
-                "val_psnr": (10 * torch.log10(4 / mse)).mean(),
-                "val_l1": (image - target).abs().mean(),
-            },
-            prog_bar=True,
-            batch_size=len(target),
-            sync_dist=True,
-        )
+        psnr = (10 * torch.log10(4 / mse)).sum()
+        l1 = (image - target).abs().mean(dim=(1, 2, 3)).sum()
+        sums = [psnr.double(), l1.double(), psnr.new_tensor(len(target)).double()]
+        self._validated[:3] += torch.stack(sums)
         if DRAWN in batch:
-            self._judge(batch)
+            self._validated[3:] += self._judged(batch)
 
-    def _judge(self, batch: Batch) -> None:
+    def _judged(self, batch: Batch) -> Tensor:
+        """Errors and voxels of enhancement where it is true, and where a wrong prompt lies."""
         exact, core = batch[PROMPT_NAME], self.config.spec.prompt.tumour_value
         low, high = self.config.spec.intensity.range
         target = (batch[OUTPUT_NAME] - low) / (high - low)
@@ -207,26 +204,32 @@ class SynthesisModule(L.LightningModule):
             error_of(drawn, target, exact, core),
             invented_by(wrong, target, exact, core),
         )
-        self._judged += torch.stack([part for one in found for part in (one.total, one.voxels)])
+        return torch.stack([part for one in found for part in (one.total, one.voxels)])
 
     def on_validation_epoch_start(self) -> None:
-        self._judged = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self._validated = torch.zeros(7, dtype=torch.float64, device=self.device)
 
     def on_validation_epoch_end(self) -> None:
+        # By sums of our own: with slices that processes do not share evenly, Lightning's mean of
+        # several divides by a whole number of slices per process.
+        sums = self._validated
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums)
+        psnr, l1, slices, error, core, invented, wrong = sums.tolist()
+        means = {"val_psnr": psnr / slices, "val_l1": l1 / slices}
         if self.config.best == "enhancement":
-            sums = self._judged
-            if dist.is_available() and dist.is_initialized():
-                dist.all_reduce(sums)
-            means = (sums[::2] / sums[1::2]).tolist()
-            self.log_dict(dict(zip((ENHANCEMENT, INVENTED), means, strict=True)))
-        found = self.trainer.callback_metrics.get("val_l1")
-        if found is not None and not torch.isfinite(found):
+            means |= {
+                ENHANCEMENT: error / core if core else math.nan,
+                INVENTED: invented / wrong if wrong else math.nan,
+            }
+        self.log_dict(means, prog_bar=True, sync_dist=True)
+        if not math.isfinite(means["val_l1"]):
             raise self._diverged(
                 "the L1 distance of the validation slices is not finite", "the end"
             )
 
     def score(self, metrics: Mapping[str, Any]) -> float:
-        """Of a validation; the best checkpoint has the highest."""
+        """The score of a validation; the best checkpoint has the highest."""
         if self.config.best == "enhancement":
             return score(metrics)
         return float(metrics["val_psnr"])

@@ -18,6 +18,7 @@ from tests.support import TinyModel, split_of, tiny_config
 from tlp_runtime.errors import DeviceUnavailable, ModelMissing, UsageError
 from tlp_train.callbacks import read_metrics
 from tlp_train.checkpoint import load_checkpoint
+from tlp_train.judging import JUDGED
 from tlp_train.launchers import is_first_process
 from tlp_train.processes import RUN_VARIABLE, join_run
 from tlp_train.runs import Run
@@ -26,6 +27,9 @@ from tlp_train.trainer import fit
 ROOT = Path(__file__).resolve().parents[2]
 
 Train = Callable[..., Run]
+
+JUDGED_TOO = {"best": "enhancement", "validation_slices": 3, "decoy_share": 0.5}
+"""Figures of slices that only some of the processes see are those of all."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def train(tmp_path_factory: pytest.TempPathFactory, phantom_dir: Path) -> Train:
         subprocess.run(
             [
                 sys.executable, "-m", "tests.train.training_process",
-                folder / name, phantom_dir, json.dumps(changes),
+                folder / name, phantom_dir, json.dumps({**JUDGED_TOO, **changes}),
             ],
             cwd=ROOT,
             env={**os.environ, "TLP_HOME": str(folder / "home")},
@@ -66,6 +70,8 @@ def _assert_same(run: Run, alone: Run) -> None:
         assert row["step"] == other["step"]
         for name in ("train_l1", "train_generator", "train_discriminator", "val_psnr", "val_l1"):
             assert float(row[name]) == pytest.approx(float(other[name]), rel=2e-4)
+        for name in JUDGED:
+            assert float(row[name]) == pytest.approx(float(other[name]), abs=2e-3)
     ours, theirs = (load_checkpoint(r.last).generator_state for r in (run, alone))
     moved = [float((ours[name] - theirs[name]).abs().max()) for name in theirs]
     # Six steps of at most 1e-3 each: rounding moves a weight by a fraction of one.

@@ -28,7 +28,7 @@ LAB: dict[str, Any] = {
     "vary": True,
     "best": "enhancement",
     "epochs": 3,
-    "validation_slices": 8,
+    "validation_slices": 1,
 }
 
 

@@ -17,7 +17,7 @@ from tlp_runtime.errors import EngineError
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.nifti import require_nifti_name, stem
 
-DRAWN = 0.1
+DRAWN = 0.15
 """Change, as a share of normal brain, above which a voxel is drawn (docs/adr/0032-evidence.md)."""
 
 DESCRIPTION = "change by the prompt, share of normal brain, TLP; not for diagnosis"
