@@ -181,7 +181,7 @@ def measure(checkpoint: Path, cases: Sequence[CaseFiles]) -> dict[str, dict[str,
         volumes = read_case(case, spec)
         for use in USES:
             slices = evaluation_slices(volumes, spec, use, case.name)
-            unit = slices.rescaling(to_unit64(run(slices.tensors)))
+            unit = slices.published(to_unit64(run(slices.tensors)))
             values = enhancement_metrics(slices.truth, unit)
             found[use][case.name] = {key: held[0] for key, held in values.items()}
     return found

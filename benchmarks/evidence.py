@@ -53,7 +53,7 @@ def voxels(checkpoint: Path, cases: Sequence[CaseFiles]) -> dict[str, Voxels]:
             truth, normal = slices.truth, slices.truth.normal
             true_level = float(np.median(truth.t1ce[normal]))
             t1 = LinearFit.of_medians(truth.t1[normal], truth.t1ce[normal])(truth.t1)
-            image = slices.rescaling(made)
+            image = slices.published(made)
             fitted = LinearFit.of_medians(image[normal], truth.t1ce[normal])(image)
             assert truth.prompted is not None
             marked = truth.prompted & truth.brain

@@ -82,7 +82,7 @@ def _views(bundle: Path, test: Sequence[CaseFiles], count: int = 2) -> list[dict
             for use in ("none", "seg", "mirrored"):
                 asked = evaluation_slices(case, spec, use, "").tensors
                 one = {name: array[z : z + 1] for name, array in asked.items()}
-                view[use] = slices.rescaling(to_unit64(synthesizer.run_slices(one))[0])
+                view[use] = slices.published(to_unit64(synthesizer.run_slices(one))[0], z)
             brain = truth.brain[z]
             fitted = LinearFit.of(view["none"][brain], truth.t1ce[z][brain])(view["none"])
             view["error"] = np.abs(fitted - truth.t1ce[z]) * brain

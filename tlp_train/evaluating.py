@@ -35,6 +35,7 @@ from tlp_train.evaluation import SYNTHESIS, CaseResult, CaseVoxels, Evaluation
 from tlp_train.metrics import (
     Float,
     LinearFit,
+    Mask,
     Truth,
     all_metrics,
     to_unit64,
@@ -131,6 +132,10 @@ class EvaluationSlices:
     rescaling
         From a synthesis's unit values to the published scale of the true T1ce; for a model of that
         scale nothing is changed, unless the T1ce was interpolated.
+    held
+        Where the first input shows something.
+    floor
+        What the background of the true T1ce is in the published scale.
     brought
         Whether the case was brought to the model's grid.
     """
@@ -140,7 +145,20 @@ class EvaluationSlices:
     given: Float
     levels: tuple[float, ...]
     rescaling: LinearFit
+    held: Mask
+    floor: float
     brought: bool = False
+
+    def published(self, unit: Float, z: int | slice = slice(None)) -> Float:
+        """A synthesis's unit values in the published scale; of slice ``z`` alone, or of all.
+
+        A rule by percentiles has the brain's darkest voxel and the background around it at its low
+        end. Where the input shows nothing, that end is the background.
+        """
+        values: Float = np.where(
+            self.held[z], self.rescaling(unit), self.floor + self.rescaling.gain * unit
+        )
+        return values
 
 
 def evaluation_slices(
@@ -184,13 +202,15 @@ def evaluation_slices(
         prompted=tensors[PROMPT_NAME] == spec.prompt.tumour_value,
     )
     own = case.own.get(OUTPUT_NAME, raw[OUTPUT_NAME])
+    low, high = limits(raw[OUTPUT_NAME], PUBLISHED, volumes[OUTPUT_NAME].name)
+    floor = (around - low) / (high - low)
     rescaling = _rescaling(raw[OUTPUT_NAME], own, spec, volumes[OUTPUT_NAME].name)
     first = spec.inputs[0]
     given = unit(first)
     held = raw[first][published] != background(volumes[first].data)
     thinned = (slice(None, None, 2),) * 3
     shown = levels(given[thinned], held[thinned])
-    return EvaluationSlices(truth, tensors, given, shown, rescaling, case.brought)
+    return EvaluationSlices(truth, tensors, given, shown, rescaling, held, floor, case.brought)
 
 
 def _rescaling(t1ce: NDArray[Any], own: NDArray[Any], spec: ModelSpec, name: str) -> LinearFit:
@@ -214,7 +234,7 @@ def _evaluate_case(
     slices = evaluation_slices(volumes, spec, use, case.name, labels)
     truth, given, first = slices.truth, slices.given, spec.inputs[0]
     images: dict[str, Float] = {
-        SYNTHESIS: slices.rescaling(to_unit64(synthesizer.run_slices(slices.tensors))),
+        SYNTHESIS: slices.published(to_unit64(synthesizer.run_slices(slices.tensors))),
         f"{first} copied": given,
     }
     if learnt is not None:

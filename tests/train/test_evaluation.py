@@ -102,6 +102,14 @@ def test_the_truth_is_of_the_published_scale_whatever_the_models(phantom_case: P
     within = (target > -1) & (target < 1)
     np.testing.assert_allclose(back[within], first.truth.t1ce[within], atol=1e-6)
     assert first.rescaling == LinearFit(1, 0)
+    unit = to_unit64(target)
+    np.testing.assert_array_equal(second.published(unit)[within], back[within])
+    outside = ~second.held & (target == -1)
+    assert (back[outside] > 0.01).all(), "the brain's darkest voxel"
+    np.testing.assert_allclose(
+        second.published(unit)[outside], first.truth.t1ce[outside], atol=1e-6
+    )
+    np.testing.assert_array_equal(first.published(unit), unit)
 
 
 @pytest.mark.parametrize("level", [0.0, -7.0])
