@@ -21,7 +21,7 @@ DRAWN = 0.15
 """Change, as a share of normal brain, above which a voxel is drawn (docs/adr/0032-evidence.md)."""
 
 DESCRIPTION = "change by the prompt, share of normal brain, TLP; not for diagnosis"
-"""Of the map's header; at most 79 characters."""
+"""Description in the header of the map; at most 79 characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
