@@ -74,7 +74,8 @@ def write_all(root: Path, derivatives: Path) -> list[Path]:
         for found in find_scans(root):
             out = found.output(derivatives)
             out.parent.mkdir(parents=True, exist_ok=True)
-            result = synthesizer.run(Request(images={"t1": found.images["t1"]}))
+            asked = Request(images={"t1": found.images["t1"]}, evidence=True)
+            result = synthesizer.run(asked)
             result.save(out, extra=found.sidecar(root, ["t1"]))
             outputs.append(out)
     return outputs
@@ -100,6 +101,7 @@ def test_derivatives_are_valid_bids(raw: Path) -> None:
         derivatives / "sub-02/ses-a/anat/sub-02_ses-a_run-1_desc-synthT1ce_T1w.nii.gz"
     )
     assert validate(derivatives) == []
+    assert outputs[0].with_name("sub-01_desc-synthT1ceEvidence_T1w.nii.gz").is_file()
     record = json.loads(outputs[0].with_name("sub-01_desc-synthT1ce_T1w.json").read_text())
     assert record["Sources"] == ["bids:raw:sub-01/anat/sub-01_T1w.nii.gz"]
     assert record["SkullStripped"] is True

@@ -15,6 +15,8 @@ from tlp_cli.main import main
 from tests.support import split_of
 from tests.train.runs import assert_equal_runs, killed_before, new_run
 from tlp_runtime.errors import UsageError
+from tlp_runtime.spec.model import IntensitySpec
+from tlp_runtime.values.intensity import scale
 from tlp_train.callbacks import read_metrics
 from tlp_train.config import ROBUST
 from tlp_train.judging import JUDGED, error_of, invented_by, score
@@ -90,7 +92,13 @@ def test_both_figures_count_and_the_sign_of_what_is_invented_does_not() -> None:
 
 
 def test_lab_and_demo_scale_by_what_no_single_voxel_moves() -> None:
-    assert ROBUST.percentiles == (0.0, 99.5)
+    brain = np.random.default_rng(0).uniform(100, 900, (10, 40, 40)).astype(np.float32)
+    hot = brain.copy()
+    hot[5, 20, 20] = 30 * hot.max()
+    published = IntensitySpec()
+    for rule, moved in ((ROBUST, 0.01), (published, 0.9)):
+        before, after = (np.median(scale(one, rule, "t1")) for one in (brain, hot))
+        assert (abs(before - after) > moved) == (rule is published), "black by the published rule"
 
 
 @pytest.mark.parametrize(("best", "wanted"), [("enhancement", "best.ckpt"), ("psnr", "last.ckpt")])

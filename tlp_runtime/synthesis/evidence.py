@@ -6,6 +6,7 @@ is brighter than the unprompted one, nothing but the prompt says so: it is drawn
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -19,6 +20,8 @@ from tlp_runtime.io.nifti import require_nifti_name, stem
 
 DRAWN = 0.15
 """Change, as a share of normal brain, above which a voxel is drawn (docs/adr/0032-evidence.md)."""
+
+_BIDS = re.compile(r"(_desc-[A-Za-z0-9]+)_T1w$")
 
 DESCRIPTION = "change by the prompt, share of normal brain, TLP; not for diagnosis"
 """Description in the header of the map; at most 79 characters."""
@@ -104,9 +107,10 @@ class Evidence:
 def evidence_path(output: Path) -> Path:
     """Where the map of an output goes: next to it, ``<stem>_evidence.nii.gz``.
 
-    Next to the folder of a DICOM series, ``<folder>_evidence.dcm``.
+    Next to the folder of a DICOM series, ``<folder>_evidence.dcm``. A name that ends as BIDS names
+    derivatives do, ``_desc-LABEL_T1w``, becomes ``_desc-LABELEvidence_T1w``, which BIDS allows too.
     """
     if output.suffix:
-        name = f"{stem(require_nifti_name(output))}_evidence.nii.gz"
-        return output.with_name(name)
+        name, found = _BIDS.subn(r"\1Evidence_T1w", stem(require_nifti_name(output)))
+        return output.with_name(f"{name}.nii.gz" if found else f"{name}_evidence.nii.gz")
     return output.with_name(f"{output.name}_evidence.dcm")

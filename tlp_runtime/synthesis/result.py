@@ -180,8 +180,10 @@ class Synthesis:
         """
         path = require_nifti_name(path)
         maps = [] if self.evidence is None else [evidence_path(path)]
-        for target in (path, sidecar(path), *maps):
+        told = [sidecar(one) for one in maps if extra]
+        for target in (path, sidecar(path), *maps, *told):
             require_writable(target, overwrite=overwrite)
+        began = time.perf_counter()
         if self.evidence is not None:
             write_volume(
                 self.evidence.change,
@@ -190,7 +192,9 @@ class Synthesis:
                 comment=self.record.in_short(),
                 overwrite=overwrite,
             )
-        began = time.perf_counter()
+        for target in told:
+            text = json.dumps({**(extra or {}), "Description": EVIDENCE}, indent=2)
+            write_text(target, text + "\n", overwrite=overwrite)
         digest = write_volume(
             self.volume,
             path,
