@@ -42,10 +42,9 @@ def file_bytes(case: InteractiveCase, name: FileName) -> bytes:
     """
     if name == "prompt":
         return nifti_bytes(case.drawn(), description=_said(name))
-    prepared, evidence = case.prepared, None
+    prepared = case.prepared
     if name == "evidence":
-        evidence, drawn = case.evidence(), case.drawn()
-        volume = evidence.change
+        volume, drawn = case.evidence().change, case.drawn()
     else:
         volume, drawn = case.finished(name)
     prompted = name != "plain" and bool(drawn.data.any())

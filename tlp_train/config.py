@@ -178,7 +178,7 @@ class TrainConfig(OptionGroup):
 
     @property
     def decoys(self) -> Decoys | None:
-        """Of the training's samples; None without."""
+        """The decoys of the training's samples; None where there are none."""
         if not self.decoy_share:
             return None
         return Decoys(share=self.decoy_share, epoch=self.decoy_epoch)

@@ -158,7 +158,7 @@ class SliceWork:
 
 
 def works_of(prepared: PreparedCase) -> tuple[SliceWork, ...]:
-    """What is to be run of a case: its slices; for evidence, those prompted without prompt too."""
+    """The slices of a case; for evidence, those that its prompt touches once more without it."""
     prompted = SliceWork.of_case(prepared)
     if prepared.request.evidence:
         without = SliceWork.of_case(prepared, prompted=False)

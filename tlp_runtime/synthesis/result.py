@@ -104,7 +104,7 @@ class Synthesis:
         Parameters
         ----------
         works
-            Of :func:`~tlp_runtime.synthesis.batches.works_of`, all of them answered.
+            What :func:`~tlp_runtime.synthesis.batches.works_of` gives, all of it answered.
         engine_s
             Wall time of the engine.
         warnings
