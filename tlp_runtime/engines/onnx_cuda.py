@@ -8,7 +8,7 @@ from tlp_runtime.models.bundle import Bundle
 
 
 class OnnxCudaEngine(OnnxDeviceEngine):
-    """ONNX Runtime on one GPU: bound buffers, one CUDA graph per shape, NHWC, searched kernels."""
+    """ONNX Runtime on one GPU: bound buffers, one CUDA graph per shape, searched kernels."""
 
     name = "ort-cuda"
     automatic = True
@@ -18,10 +18,13 @@ class OnnxCudaEngine(OnnxDeviceEngine):
 
     @classmethod
     def unsuited(cls, bundle: Bundle) -> EngineError | None:
-        """bf16: ONNX Runtime has no such convolution for CUDA (1.31, tried on an H100)."""
-        if bundle.precision != "bf16":
+        """bf16 and int8: ONNX Runtime cannot run such a graph by CUDA alone (1.31.1, on an H100).
+
+        It has no convolution in bf16, and puts int8's quantised nodes on the CPU.
+        """
+        if bundle.precision not in ("bf16", "int8"):
             return None
         return EngineError(
-            f"{bundle.path}: the bundle is bf16, which ONNX Runtime cannot run by CUDA",
+            f"{bundle.path}: the bundle is {bundle.precision}, which ONNX Runtime cannot run by CUDA",
             fix=RunTask("export", (("precision", "fp16"),), "for that engine"),
         )

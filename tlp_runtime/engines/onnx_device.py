@@ -186,7 +186,9 @@ class OnnxDeviceEngine(DeviceEngine):
             "user_compute_stream": str(int(self._compute)),
             "cudnn_conv_algo_search": "EXHAUSTIVE",
             "cudnn_conv_use_max_workspace": "1",
-            "prefer_nhwc": "1",
+            # Channels-last convolutions plan again whenever the shape changes, which frees what the
+            # CUDA graph of another shape still uses (onnxruntime-gpu 1.31.1, H100, fp16).
+            "prefer_nhwc": "0",
             # TF32 keeps ten bits: no less than half precision has, but not what fp32 promises.
             "use_tf32": "0" if self.bundle.precision == "fp32" else "1",
             "enable_cuda_graph": "1" if self._use_graphs else "0",
