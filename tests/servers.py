@@ -59,8 +59,12 @@ def case_of(
 def running(
     engine: Engine, case: ViewerCase | None = None, port: int = 0, **settings: Any
 ) -> Iterator[str]:
-    """A server of that engine; gives its address. The engine is closed with it."""
-    given = Settings(**{"port": port, **settings})
+    """A server of that engine, without a token unless one is given; gives its address.
+
+    The engine is closed with it.
+    """
+    open_to_all = {} if "token" in settings else {"no_token": True}
+    given = Settings(**{"port": port, **open_to_all, **settings})
     with listen("127.0.0.1", given.port) as listener, EngineQueue(engine, batch=BATCH) as queue:
         config = uvicorn.Config(
             create_app(given, [queue], case),

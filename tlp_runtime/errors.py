@@ -388,6 +388,10 @@ class RequestTooLarge(RequestError):
     """A request with a larger body than the server takes."""
 
 
+class RequestTooSlow(RequestError):
+    """A request whose body did not arrive in time."""
+
+
 class OutOfStep(RequestError):
     """A stroke that does not follow the last one.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from tlp_runtime.errors import (
     Forbidden,
+    InputTooLarge,
     InputUnreadable,
     OutOfStep,
     SetOption,
@@ -26,7 +28,7 @@ from tlp_runtime.files.gzip import inflate
 from tlp_runtime.interactive.case import InteractiveCase
 from tlp_runtime.interactive.parts import MaskBox
 from tlp_runtime.interactive.queue import EngineQueue
-from tlp_runtime.io.nifti import parse_volume
+from tlp_runtime.io.nifti import parse_volume, voxels_claimed_by
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.synthesis.prepare import require_modalities
 from tlp_runtime.synthesis.provenance import DESCRIPTION
@@ -52,6 +54,7 @@ from tlp_server.schemas import (
 from tlp_server.sessions import Session, Sessions
 from tlp_server.settings import Settings
 
+FLOAT64 = 8
 GZIP, BINARY = "application/gzip", "application/octet-stream"
 BYTES = {"type": "string", "format": "binary"}
 
@@ -76,6 +79,8 @@ def service_of(request: HttpRequest) -> Service:
 
 
 Served = Annotated[Service, Depends(service_of)]
+Number = Annotated[int, Query(ge=0, le=2**53)]
+"""A counter; so far JSON's numbers are whole in every language."""
 Index = Annotated[int | None, Query(ge=0, le=65535)]
 Count = Annotated[int | None, Query(ge=1, le=65535)]
 
@@ -127,6 +132,7 @@ async def files(service: Served, path: Annotated[str, Query(max_length=4096)] = 
         folders=list(listing.folders),
         files=list(listing.files),
         truncated=listing.truncated,
+        unnamed=listing.unnamed,
     )
 
 
@@ -138,7 +144,7 @@ async def open_session(service: Served, wanted: Opened) -> SessionInfo:
     if not paths:
         if case is None:
             raise UsageError("the server was started without a case: name a t1, a t2 or both.")
-        return _info(service, await service.sessions.open(lambda: case))
+        return _info(service, await service.sessions.open(lambda: case, case.voxels))
     root = _root(service)
     require_modalities(paths, service.bundle.spec)
 
@@ -147,7 +153,8 @@ async def open_session(service: Served, wanted: Opened) -> SessionInfo:
             images={name: root.read(path, service.settings) for name, path in paths.items()}
         )
 
-    return await _opened(service, next(iter(paths.values())), read)
+    voxels = await asyncio.to_thread(lambda: [root.voxels(path) for path in paths.values()])
+    return await _opened(service, next(iter(paths.values())), read, sum(voxels))
 
 
 @router.post("/sessions/upload", status_code=201)
@@ -158,6 +165,7 @@ async def upload_session(
     sent = {name: file for name, file in (("t1", t1), ("t2", t2)) if file is not None}
     require_modalities(sent, service.bundle.spec)
     contents = {name: await file.read() for name, file in sent.items()}
+    voxels = sum(map(voxels_claimed_by, contents.values()))
     names = {name: _plain_name(file.filename) or name for name, file in sent.items()}
     limit = service.settings.max_volume
 
@@ -169,7 +177,7 @@ async def upload_session(
             }
         )
 
-    return await _opened(service, next(iter(names.values())), read)
+    return await _opened(service, next(iter(names.values())), read, voxels)
 
 
 @router.get("/sessions/{session_id}")
@@ -275,8 +283,8 @@ async def stroke(
     request: HttpRequest,
     service: Served,
     session_id: str,
-    revision: Annotated[int, Query(ge=0)],
-    since: Annotated[int, Query(ge=0)] = 0,
+    revision: Number,
+    since: Number = 0,
     first: Index = None,
     x: Index = None,
     y: Index = None,
@@ -292,32 +300,36 @@ async def stroke(
     client has; `first` the axial slice that is looked at.
     """
     session = service.sessions.find(session_id)
-    body, case = await request.body(), session.case
+    case = session.case
+    given = [value for value in (x, y, z, nx, ny, nz) if value is not None]
+    box = None
+    if given:
+        if len(given) < 6:
+            raise UsageError("a box is x, y, z, nx, ny and nz; some are missing.")
+        box = MaskBox((given[0], given[1], given[2]), (given[3], given[4], given[5]))
+        box.require_on(case.grid)  # what it holds is unpacked by its size
+    body = await request.body()
     began = time.perf_counter()
-    corner, counts = (x, y, z), (nx, ny, nz)
-    given = [value for value in (*corner, *counts) if value is not None]
     async with session.strokes:
-        if not given:
+        if box is None:
             if body:
                 raise UsageError("a body without a box: name x, y, z, nx, ny and nz.")
             if revision != case.revision:
                 raise _out_of_step(case)
             await asyncio.to_thread(case.go_on, first)
         else:
-            if len(given) < 6:
-                raise UsageError("a box is x, y, z, nx, ny and nz; some are missing.")
             if revision != case.revision + 1:
                 raise _out_of_step(case)
-            box = MaskBox((given[0], given[1], given[2]), (given[3], given[4], given[5]))
             packed = request.headers.get("content-encoding", "identity").lower()
-            await asyncio.to_thread(lambda: case.draw(box, _labels(body, packed, box), first=first))
+            labels = await asyncio.to_thread(_labels, body, packed, box)
+            await asyncio.to_thread(case.draw, box, labels, first=first)
         frames = session.stream(since, began, service.settings.timeout_s)
     return StreamingResponse(frames, media_type=MEDIA_TYPE)
 
 
 def _labels(body: bytes, packed: str, box: MaskBox) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A stroke's values as an array of the box's shape."""
-    count = int(np.prod(box.shape))
+    count = math.prod(box.shape)
     if packed not in ("gzip", "identity"):
         raise UsageError(f"Content-Encoding {packed}: expected gzip or none.")
     try:
@@ -327,14 +339,19 @@ def _labels(body: bytes, packed: str, box: MaskBox) -> np.ndarray[Any, np.dtype[
             f"the stroke is damaged ({error}).",
             fix="Send it again.",
         ) from None
+    except InputTooLarge as error:
+        raise InputTooLarge(f"the stroke {error.problem}") from None
     if len(values) != count:
         raise InputUnreadable(f"the stroke holds {len(values)} values, its box {count}.")
     return np.frombuffer(values, np.uint8).reshape(box.shape, order="F")
 
 
-async def _opened(service: Service, name: str, read: Read) -> SessionInfo:
+async def _opened(service: Service, name: str, read: Read, voxels: int) -> SessionInfo:
     spec = service.bundle.spec
-    return _info(service, await service.sessions.open(lambda: read_case(name, read, spec)))
+    if voxels * FLOAT64 > service.settings.max_volume * len(spec.inputs):
+        voxels = 0  # reading it will say that it is too large
+    session = await service.sessions.open(lambda: read_case(name, read, spec), voxels)
+    return _info(service, session)
 
 
 def _info(service: Service, session: Session) -> SessionInfo:

@@ -100,4 +100,4 @@ def create_app(
             allow_headers=["Authorization", "Content-Encoding", HEADER_LENGTH],
             expose_headers=[HEADER_LENGTH],
         )
-    return Gate(app, settings)
+    return Gate(app, settings, sessions)

@@ -36,6 +36,11 @@ class ViewerCase:
     prepared: PreparedCase
     mask: NDArray[np.uint8] | None
 
+    @property
+    def voxels(self) -> int:
+        """Voxels of its images together."""
+        return self.prepared.reference.data.size * len(self.prepared.request.images)
+
 
 def read_case(name: str, make: Read, spec: ModelSpec) -> ViewerCase:
     """Read and prepare a case.

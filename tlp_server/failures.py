@@ -25,6 +25,7 @@ from tlp_runtime.errors import (
     ModelMissing,
     OutOfStep,
     RequestTooLarge,
+    RequestTooSlow,
     SessionGone,
     SessionsFull,
     SetOption,
@@ -46,6 +47,7 @@ _STATUS: tuple[tuple[type[TLPError], int], ...] = (
     (UnknownHost, 421),
     (TokenNeeded, 401),
     (RequestTooLarge, 413),
+    (RequestTooSlow, 408),
     (OutOfStep, 409),
     (Unfinished, 409),
     (UsageError, 400),
@@ -118,8 +120,18 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
     return refusal(request, error)
 
 
+class RefusedBody(HTTPException):
+    """One of our own errors, raised while a body is read: the framework lets only its own pass."""
+
+    def __init__(self, error: TLPError) -> None:
+        super().__init__(status_of(error), error.problem)
+        self.error = error
+
+
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
-    """The response of the framework's: unknown paths, methods, bodies too large or too slow."""
+    """The response of the framework's: unknown paths and methods, and bodies that are refused."""
+    if isinstance(error, RefusedBody):
+        return refusal(request, error.error)
     assert isinstance(error, HTTPException)
     kind = http.HTTPStatus(error.status_code).phrase.title().replace(" ", "")
     return _response(request, error.status_code, kind, str(error.detail))
@@ -152,7 +164,8 @@ def _response(
 ) -> JSONResponse:
     """An error's body: ours, or under ``/v2`` that of the Open Inference Protocol."""
     headers = {"Retry-After": "30"} if status == 429 else None
-    said = problem if message is None else message
+    problem = problem.encode("utf-8", "backslashreplace").decode()  # what was sent may be no text
+    said = problem if message is None else message.encode("utf-8", "backslashreplace").decode()
     if request.url.path.startswith("/v2"):
         return JSONResponse({"error": said}, status, headers)
     body = {

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
-from tlp_runtime.errors import Forbidden, InputMissing, InputTooLarge, SetOption, first_line
+from tlp_runtime.errors import (
+    Forbidden,
+    InputMissing,
+    InputTooLarge,
+    SetOption,
+    UsageError,
+    first_line,
+)
 from tlp_runtime.geometry.volume import Volume
-from tlp_runtime.io.nifti import SUFFIXES, parse_volume
+from tlp_runtime.io.nifti import SUFFIXES, parse_volume, voxels_claimed_by
 from tlp_server.settings import Settings
 
 MOST_ENTRIES = 2000
 """Entries of a folder that are listed."""
 
+_START_BYTES = 1 << 14
+"""Of a file, to read its header from."""
+
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder holds: names of folders, and of files that may be scans."""
+    """What a folder holds: names of folders, and of files that may be scans.
+
+    Parameters
+    ----------
+    unnamed
+        How many more there are whose names are not UTF-8: no request can name them.
+    """
 
     folders: tuple[str, ...]
     files: tuple[str, ...]
     truncated: bool
+    unnamed: int
 
 
 class Root:
@@ -45,20 +62,42 @@ class Root:
             raise InputMissing(f"{path}: is not a folder.")
         folders: list[str] = []
         files: list[str] = []
+        unnamed = 0
         try:
             entries = sorted(folder.iterdir())
         except OSError as error:
             raise Forbidden(f"{path}: cannot be listed ({error.strerror}).") from None
         for entry in entries:
-            if entry.name.startswith(".") or not self._holds(entry):
+            if not self._holds(entry):
                 continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif entry.is_file() and entry.name.lower().endswith(SUFFIXES):
-                files.append(entry.name)
+            folder_here = entry.is_dir()
+            if not folder_here and not (entry.is_file() and entry.name.lower().endswith(SUFFIXES)):
+                continue
+            if not _is_text(entry.name):
+                unnamed += 1
+            else:
+                (folders if folder_here else files).append(entry.name)
         truncated = len(folders) + len(files) > MOST_ENTRIES
         folders = folders[:MOST_ENTRIES]
-        return Listing(tuple(folders), tuple(files[: MOST_ENTRIES - len(folders)]), truncated)
+        files = files[: MOST_ENTRIES - len(folders)]
+        return Listing(tuple(folders), tuple(files), truncated, unnamed)
+
+    def voxels(self, path: str) -> int:
+        """How many voxels a NIfTI file claims to have; 0 where :meth:`read` will say what it is.
+
+        Raises
+        ------
+        Forbidden, InputMissing
+            As of :meth:`read`.
+        """
+        file = self._found(path)
+        if not file.is_file():
+            return 0
+        try:
+            with file.open("rb") as opened:
+                return voxels_claimed_by(opened.read(_START_BYTES))
+        except OSError:
+            return 0
 
     def read(self, path: str, settings: Settings) -> Volume:
         """A NIfTI file.
@@ -91,18 +130,43 @@ class Root:
             Out of the root, or nowhere.
         """
         parts = PurePosixPath(path)
+        if not _is_text(path):
+            raise UsageError(f"{path!r}: is not text; it holds half of a surrogate pair.")
         if parts.is_absolute() or ".." in parts.parts or "\0" in path or "\\" in path:
             raise Forbidden(f"{path!r}: expected a path within the folder that is served.")
+        if _is_hidden(parts):
+            raise InputMissing(f"{path}: does not exist.")  # whether it does is not told
         try:
             found = (self._folder / parts).resolve(strict=True)
         except (OSError, RuntimeError, ValueError):
             raise InputMissing(f"{path}: does not exist.") from None
         if not found.is_relative_to(self._folder):
             raise Forbidden(f"{path!r}: leads out of the folder that is served.")
+        if _is_hidden(found.relative_to(self._folder)):
+            raise InputMissing(f"{path}: does not exist.")
         return found
 
     def _holds(self, entry: Path) -> bool:
+        """Whether an entry of a folder may be listed: not hidden, nor a link to what is."""
         try:
-            return entry.resolve(strict=True).is_relative_to(self._folder)
+            found = entry.resolve(strict=True)
         except (OSError, RuntimeError):
             return False
+        return (
+            not entry.name.startswith(".")
+            and found.is_relative_to(self._folder)
+            and not _is_hidden(found.relative_to(self._folder))
+        )
+
+
+def _is_hidden(path: PurePath) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _is_text(name: str) -> bool:
+    """Whether JSON in UTF-8 can carry it: a file's name may be any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

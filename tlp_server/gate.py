@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
 import traceback
+from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,11 +19,14 @@ from tlp_runtime.errors import (
     ForeignOrigin,
     RequestError,
     RequestTooLarge,
+    RequestTooSlow,
     SetOption,
+    TLPError,
     TokenNeeded,
     UnknownHost,
 )
-from tlp_server.failures import on_defect, refusal
+from tlp_server.failures import RefusedBody, on_defect, refusal
+from tlp_server.sessions import Sessions
 from tlp_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -30,6 +34,13 @@ logger = logging.getLogger(__name__)
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
 """Paths that reveal nothing and that a supervisor must reach without a token."""
+
+LARGE = ("/upload", "/prompt", "/strokes", "/infer")
+"""Ends of the paths whose bodies hold voxels."""
+SMALL_BODY = 1 << 16
+"""Most bytes of any other body: JSON of a few paths."""
+PIECE = 1 << 18
+"""Most bytes that are sent at once: what a reader that stalls has not taken stays in memory."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -48,13 +59,21 @@ class Gate:
 
     The Host header must name this server and a request that changes something must come from its
     own page (or from no page at all), so that other sites cannot use a reader's browser; the API
-    requires the token, if there is one. A body is bounded in size and time. What fails unexpectedly
-    is logged without messages, which may name files; what is logged of a request is its route.
+    requires the token, if there is one. A body is bounded in size and time, all bodies together in
+    the memory that they take, and a reader that takes nothing is left after ``idle_s``. What fails
+    unexpectedly is logged without messages, which may name files; what is logged of a request is
+    its route.
+
+    Parameters
+    ----------
+    sessions
+        Counts the memory of bodies next to that of the cases.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, sessions: Sessions) -> None:
         self._app = app
         self._settings = settings
+        self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,14 +88,22 @@ class Gate:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-            await send(message)
+            for piece in _pieces(message):
+                try:
+                    async with asyncio.timeout(self._settings.idle_s):
+                        await send(piece)
+                except TimeoutError:
+                    raise _Stalled from None
 
         refused = self._refused(scope)
         try:
             if refused is not None:
                 await refusal(Request(scope), refused)(scope, receive, answer)
             else:
-                await self._app(scope, self._bounded(scope, receive), answer)
+                async with self._bounded(scope, receive) as bounded:
+                    await self._app(scope, bounded, answer)
+        except _Stalled:
+            logger.info("a reader of %s took nothing for too long", _route(scope))
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
             where = "".join(f"\n  {f.filename}:{f.lineno} in {f.name}" for f in frames)
@@ -119,19 +146,18 @@ class Gate:
                     "Bearer TOKEN'.",
                 )
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > settings.max_body:
-            return RequestTooLarge(
-                self._too_large, fix=SetOption("max_upload_mib", "more", "if it must be sent")
-            )
+        if not length.isdecimal() or len(length) > 18 or int(length) > self._most(scope):
+            return self._too_large(scope)
         return None
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """Count the body and the time it takes."""
-        left, whole = self._settings.max_body, False
+    @contextlib.asynccontextmanager
+    async def _bounded(self, scope: Scope, receive: Receive) -> AsyncIterator[Receive]:
+        """Count the body, the time it takes, and the memory until the request is answered."""
+        taken, whole = 0, False
         deadline = asyncio.get_running_loop().time() + self._settings.timeout_s
 
         async def bounded() -> Message:
-            nonlocal left, whole
+            nonlocal taken, whole
             if whole:  # from here on it is the end of the connection that is waited for
                 return await receive()
             try:
@@ -139,18 +165,51 @@ class Gate:
                     message = await receive()
             except TimeoutError:
                 seconds = self._settings.timeout_s
-                raise HTTPException(408, f"the body took more than {seconds:g} s.") from None
-            left -= len(message.get("body", b""))
+                raise RefusedBody(
+                    RequestTooSlow(f"the body took more than {seconds:g} s.")
+                ) from None
+            count = len(message.get("body", b""))
             whole = not message.get("more_body", False)
-            if left < 0:
-                raise HTTPException(413, self._too_large)
+            if taken + count > self._most(scope):
+                raise RefusedBody(self._too_large(scope))
+            try:
+                self._sessions.take(count)
+            except TLPError as error:
+                raise RefusedBody(error) from None
+            taken += count
             return message
 
-        return bounded
+        try:
+            yield bounded
+        finally:
+            self._sessions.give_back(taken)
 
-    @property
-    def _too_large(self) -> str:
-        return f"the request is larger than the {self._settings.max_upload_mib} MiB allowed."
+    def _most(self, scope: Scope) -> int:
+        """Bytes of the body."""
+        return self._settings.max_body if scope["path"].endswith(LARGE) else SMALL_BODY
+
+    def _too_large(self, scope: Scope) -> RequestTooLarge:
+        if self._most(scope) == SMALL_BODY:
+            return RequestTooLarge(f"the request is larger than {SMALL_BODY} bytes.")
+        return RequestTooLarge(
+            f"the request is larger than the {self._settings.max_upload_mib} MiB allowed",
+            fix=SetOption("max_upload_mib", "more", "if it must be sent"),
+        )
+
+
+class _Stalled(Exception):
+    """The reader of a response takes nothing."""
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    """A part of a response in parts of at most :data:`PIECE` bytes."""
+    body = memoryview(message.get("body", b""))
+    if len(body) <= PIECE:
+        yield message
+        return
+    for start in range(0, len(body), PIECE):
+        more = start + PIECE < len(body) or message.get("more_body", False)
+        yield {**message, "body": bytes(body[start : start + PIECE]), "more_body": more}
 
 
 def _guarded(path: str) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response, StreamingResponse
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import EngineError, ModelMissing, TLPError
@@ -19,7 +19,15 @@ from tlp_runtime.interactive.queue import EngineQueue, Level, Ticket
 from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
 from tlp_runtime.synthesis.batches import SliceWork
 from tlp_server.api import Service, service_of
-from tlp_server.tensors import FP32, HEADER_LENGTH, parse, require_inputs, wants_binary
+from tlp_server.tensors import (
+    FP32,
+    HEADER_LENGTH,
+    JSON_EXPANDS,
+    MAX_JSON,
+    parse,
+    require_inputs,
+    wants_binary,
+)
 
 MODEL_VERSION = "1"
 Served = Annotated[Service, Depends(service_of)]
@@ -87,17 +95,16 @@ async def infer(
     spec = _require_model(service, name, number)
     body = await request.body()
     headers = request.headers
-    asked, tensors = await asyncio.to_thread(
-        parse,
-        body,
-        headers.get("content-encoding", "identity").lower(),
-        headers.get(HEADER_LENGTH),
-        service.settings.max_body,
-    )
+    packed, length = headers.get("content-encoding", "identity").lower(), headers.get(HEADER_LENGTH)
+    with service.sessions.taken(JSON_EXPANDS * min(len(body), MAX_JSON)):
+        asked, tensors = await asyncio.to_thread(
+            parse, body, packed, length, service.settings.max_body
+        )
     binary = wants_binary(asked)
+    require_inputs(spec, tensors)
     queue = min(service.queues, key=lambda queue: queue.waiting)
     try:
-        image = await asyncio.wait_for(run(queue, spec, tensors), service.settings.timeout_s)
+        image = await asyncio.wait_for(run(queue, tensors), service.settings.timeout_s)
     except TimeoutError:
         seconds = service.settings.timeout_s
         raise EngineError(
@@ -112,8 +119,7 @@ async def infer(
         "outputs": [output],
     }
     if not binary:
-        output["data"] = await asyncio.to_thread(image.ravel().tolist)
-        return JSONResponse(answer)
+        return StreamingResponse(_in_json(answer, image), media_type="application/json")
     payload = image.astype(FP32, copy=False).tobytes()
     output["parameters"] = {"binary_data_size": len(payload)}
     text = json.dumps(answer).encode()
@@ -124,8 +130,22 @@ async def infer(
     )
 
 
+async def _in_json(answer: dict[str, Any], image: NDArray[np.float32]) -> AsyncIterator[bytes]:
+    """The answer with its output's numbers, one slice at a time: others are served in between."""
+    start, end = json.dumps(answer).rsplit("}]", 1)
+    yield f'{start}, "data": ['.encode()
+    for number, one in enumerate(image):
+        numbers = await asyncio.to_thread(_numbers, one)
+        yield ((", " if number else "") + numbers[1:-1]).encode()
+    yield f"]}}]{end}".encode()
+
+
+def _numbers(values: NDArray[np.float32]) -> str:
+    return json.dumps(values.ravel().tolist())
+
+
 async def run(
-    queue: EngineQueue, spec: ModelSpec, tensors: Mapping[str, NDArray[np.float32]]
+    queue: EngineQueue, tensors: Mapping[str, NDArray[np.float32]]
 ) -> NDArray[np.float32]:
     """Run (B, 1, H, W) tensors in the queue, in parts that let others in between.
 
@@ -134,7 +154,6 @@ async def run(
     EngineError, MemoryExhausted
         Tensors that are not the network's, or a failed run.
     """
-    require_inputs(spec, tensors)
     count = len(next(iter(tensors.values())))
     loop, left, finished = asyncio.get_running_loop(), count, asyncio.Event()
     works = [

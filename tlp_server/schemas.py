@@ -72,6 +72,7 @@ class Folder(BaseModel):
     folders: list[str]
     files: list[str]
     truncated: bool
+    unnamed: int = Field(description="Entries whose names are not UTF-8; they cannot be opened.")
 
 
 def described(group: type, name: str) -> str:

@@ -19,13 +19,19 @@ from tlp_runtime.warnings import TLPWarning
 from tlp_server.cases import ViewerCase
 from tlp_server.failures import message_of
 from tlp_server.frames import State, frames_of, last_frame
+from tlp_server.memory import Memory, trim
 from tlp_server.settings import MIB, Settings
 
 logger = logging.getLogger(__name__)
 
 EXPIRY_EVERY_S = 5.0
+TRIM_AFTER_S = 1.0
+"""From a session's end until freed memory is returned: what it held is let go of by then."""
 GRACE_S = 60.0
 """A session that was used within that time is not dropped to make room."""
+
+PREPARING_BYTES = 32
+"""Per voxel that is opened, at the most while a case is prepared; 10 to 25 were measured."""
 
 
 class Bell:
@@ -76,6 +82,8 @@ class Session:
         The interactive case.
     strokes
         Held while a stroke is checked and taken, so that strokes follow each other.
+    used
+        By ``monotonic()``, when a client last asked for it or took what it was sent.
     ends
         By ``monotonic()``, when it is dropped unless it is used before; infinity unless its
         client left it.
@@ -90,6 +98,7 @@ class Session:
         self.ends = math.inf
         self._bell = bell
         self._newest = 0
+        self._sending = 0
 
     @property
     def warnings(self) -> tuple[TLPWarning, ...]:
@@ -124,7 +133,8 @@ class Session:
                     update, frames = await asyncio.to_thread(self._news, since, began)
                     if number == self._newest:
                         for frame in frames:
-                            yield frame
+                            with self._sent():
+                                yield frame
                         since = update.serial
                     end = self._end(number, update)
                     if end is None and not update.more:
@@ -135,16 +145,26 @@ class Session:
                     if end is not None:
                         ended = True
                         server_s = perf_counter() - began
-                        yield last_frame(self.case, update, since, server_s, *end)
+                        with self._sent():
+                            yield last_frame(self.case, update, since, server_s, *end)
         finally:
-            self.used = monotonic()
             if number == self._newest and not ended:
                 self.case.pause()
 
+    @contextlib.contextmanager
+    def _sent(self) -> Iterator[None]:
+        """While a client is sent something; that it took it is a use of the session."""
+        self._sending += 1
+        try:
+            yield
+            self.used = monotonic()
+        finally:
+            self._sending -= 1
+
     @property
     def streaming(self) -> bool:
-        """Whether a client waits for slices."""
-        return self._bell.has_listeners
+        """Whether a client waits for slices; not one that does not take those it is sent."""
+        return self._bell.has_listeners and not self._sending
 
     def _news(self, since: int, began: float) -> tuple[Update, list[bytes]]:
         update = self.case.update(since)
@@ -166,9 +186,18 @@ class Sessions:
     ----------
     queues
         One per device; a new session goes to the one with the fewest.
+    memory
+        What cases and requests may take together.
     """
 
-    def __init__(self, settings: Settings, spec: ModelSpec, queues: Sequence[EngineQueue]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        spec: ModelSpec,
+        queues: Sequence[EngineQueue],
+        memory: Memory | None = None,
+    ) -> None:
+        self._memory = Memory(settings.memory_mib * MIB) if memory is None else memory
         self._settings = settings
         self._spec = spec
         self._queues = queues
@@ -195,13 +224,15 @@ class Sessions:
         session.used, session.ends = monotonic(), math.inf
         return session
 
-    async def open(self, read: Callable[[], ViewerCase]) -> Session:
+    async def open(self, read: Callable[[], ViewerCase], voxels: int) -> Session:
         """Open a case, in a thread.
 
         Parameters
         ----------
         read
             Gives it.
+        voxels
+            How many its images have together.
 
         Raises
         ------
@@ -215,7 +246,8 @@ class Sessions:
         try:
             async with asyncio.timeout(self._settings.timeout_s), self._making:
                 loop = asyncio.get_running_loop()
-                session = await asyncio.to_thread(lambda: self._made(read(), loop))
+                with self.taken(PREPARING_BYTES * voxels):
+                    session = await asyncio.to_thread(lambda: self._made(read(), loop))
         except TimeoutError:
             raise SessionsFull(
                 f"opening took longer than {self._settings.timeout_s:g} s; the server is busy or "
@@ -232,6 +264,41 @@ class Sessions:
         """Forget a session. Raises :class:`SessionGone`."""
         self.find(name).case.pause()
         del self._open[name]
+        with contextlib.suppress(RuntimeError):  # no loop, or one that ends
+            loop = asyncio.get_running_loop()
+            loop.call_later(TRIM_AFTER_S, loop.run_in_executor, None, trim)
+
+    @contextlib.contextmanager
+    def taken(self, nbytes: int) -> Iterator[None]:
+        """Count memory that a request takes for a while.
+
+        Raises
+        ------
+        InputTooLarge, SessionsFull
+            As of :meth:`take`.
+        """
+        self.take(nbytes)
+        try:
+            yield
+        finally:
+            self.give_back(nbytes)
+
+    def take(self, nbytes: int) -> None:
+        """Count memory that a request takes, until :meth:`give_back`.
+
+        Raises
+        ------
+        InputTooLarge
+            More than there is without any case.
+        SessionsFull
+            More than there is now, and no session is idle long enough to make room.
+        """
+        self._make_room(nbytes)
+        self._memory.taken += nbytes
+
+    def give_back(self, nbytes: int) -> None:
+        """End what :meth:`take` began."""
+        self._memory.taken -= nbytes
 
     def leave(self, name: str, seconds: float) -> None:
         """Drop a session if it is not used within some time. Raises :class:`SessionGone`."""
@@ -272,16 +339,16 @@ class Sessions:
             )
 
     def _make_room(self, nbytes: int) -> None:
-        limit = self._settings.memory_mib * MIB
-        if nbytes > limit:
+        memory, allowed = self._memory, f"{self._settings.memory_mib} MiB"
+        if nbytes > memory.for_cases:
             raise InputTooLarge(
-                f"the case takes {nbytes / MIB:.0f} MiB, all sessions together may take "
-                f"{self._settings.memory_mib} MiB",
+                f"this takes {math.ceil(nbytes / MIB)} MiB, and of the {allowed} that the server "
+                f"may take {memory.for_cases // MIB} MiB are left for cases and requests",
                 fix=SetOption("memory_mib", "more"),
             )
-        while self.nbytes + nbytes > limit:
+        while memory.missing(nbytes, self.nbytes):
             self._drop_longest_idle(
-                f"the open sessions take the {self._settings.memory_mib} MiB that are allowed"
+                f"the open sessions and requests take the {allowed} that are allowed"
             )
 
     def _drop_longest_idle(self, reason: str) -> None:

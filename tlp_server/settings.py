@@ -35,6 +35,8 @@ class Settings(OptionGroup):
         Token that every request to the API must carry; auto makes one.
     token_file
         File that holds the token, in place of the token itself.
+    no_token
+        Ask for no token: every account of this machine can read the scans and draw.
     allowed_hosts
         Another name by which the server may be addressed, such as a proxy's; several may be given.
     allow_origins
@@ -42,7 +44,7 @@ class Settings(OptionGroup):
     max_sessions
         Most cases that are open at once.
     memory_mib
-        Most memory of all open cases together, in MiB.
+        Most memory of the process, in MiB: the model, open cases and requests under way.
     idle_s
         Seconds after which a case that nobody uses is closed.
     max_upload_mib
@@ -68,6 +70,7 @@ class Settings(OptionGroup):
     port: int = option(8765, minimum=0, maximum=65535)
     token: str | None = option(None)
     token_file: Path | None = option(None, metavar="FILE")
+    no_token: bool = option(False)
     allowed_hosts: tuple[str, ...] = option((), name="allowed_host")
     allow_origins: tuple[str, ...] = option((), name="allow_origin")
     max_sessions: int = option(16, minimum=1)
@@ -86,11 +89,7 @@ class Settings(OptionGroup):
         if not self.loopback and not self.token:
             raise UsageError(
                 f"others can reach the host {self.host}, so a token is required",
-                fix=(
-                    SetOption("token", "auto", "to have one made"),
-                    "Or set TLP_TOKEN.",
-                    "Or leave the host out, to serve this machine alone.",
-                ),
+                fix="Leave no_token out, or the host, to serve this machine alone.",
             )
         if self.token is not None and not _TOKEN.fullmatch(self.token):
             raise UsageError(
@@ -104,10 +103,14 @@ class Settings(OptionGroup):
             )
 
     def _own_token(self) -> str | None:
+        given = [name for name in ("token", "token_file", "no_token") if getattr(self, name)]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} were given; choose one of them.")
+        if self.no_token:
+            return None
         if self.token_file is None:
-            return secrets.token_urlsafe(24) if self.token == "auto" else self.token
-        if self.token is not None:
-            raise UsageError("a token and a token file were given; choose one of them.")
+            made = self.token in (None, "auto")
+            return secrets.token_urlsafe(24) if made else self.token
         try:
             return self.token_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:

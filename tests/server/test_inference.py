@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -164,23 +166,48 @@ OTHER = ONE | {"name": "prompt"}
     [
         (b"", "not JSON"),
         (b"\xff", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 60_000, "not JSON"),
         (b"[]", "list of inputs"),
         ({"inputs": {}}, "list of inputs"),
-        ({"inputs": [1]}, "needs a name"),
+        ({"inputs": [1]}, "is an object"),
+        ({"inputs": [{}]}, "name is missing"),
         ({"inputs": [ONE, ONE]}, "given twice"),
-        ({"inputs": [ONE | {"shape": [-1]}]}, "its shape is"),
-        ({"inputs": [ONE | {"shape": [True]}]}, "its shape is"),
-        ({"inputs": [ONE | {"shape": [2**62] * 8}]}, "1 values for a shape"),
+        ({"inputs": [ONE | {"shape": [-1]}]}, "expected a shape"),
+        ({"inputs": [ONE | {"shape": [True]}]}, "expected a shape"),
+        ({"inputs": [ONE | {"shape": [2**62] * 8}]}, "expected a shape"),
+        ({"inputs": [ONE | {"shape": [10**4000]}]}, "expected a shape"),
+        ({"inputs": [ONE | {"shape": [65536] * 8}]}, "1 values for a shape"),
         ({"inputs": [ONE | {"data": ["x"]}]}, "not an array of numbers"),
-        ({"inputs": [ONE | {"data": [[1], [1, 2]]}]}, "not an array of numbers"),
-        ({"inputs": [ONE | {"data": None}]}, "1 values"),
-        ({"inputs": [ONE | {"parameters": {"binary_data_size": 4}}]}, "0 are left"),
+        ({"inputs": [ONE | {"data": ["1"]}]}, "not an array of numbers"),
+        ({"inputs": [ONE | {"data": [True]}]}, "not an array of numbers"),
+        ({"inputs": [ONE | {"data": [[True]]}]}, "not an array of numbers"),
+        ({"inputs": [ONE | {"data": [1, [1]]}]}, "not an array of numbers"),
+        ({"inputs": [ONE | {"data": [[1], [1, 2]]}]}, "different lengths"),
+        ({"inputs": [ONE | {"data": [[0]]}]}, "not nested as its shape"),
+        ({"inputs": [ONE | {"data": [10**400]}]}, "too large"),
+        (b'{"inputs": [], "x": NaN}', "NaN"),
+        (b'{"inputs": [], "id": NaN}', "NaN"),
+        ({"inputs": [], "id": 1}, "id is missing or is not a string"),
+        ({"inputs": [], "id": "\ud800"}, "id is not text"),
+        ({"inputs": [ONE | {"name": "\udfff"}]}, "name is not text"),
+        ({"inputs": [ONE | {"data": None}]}, "not an array of numbers"),
+        ({"inputs": [ONE | {"parameters": {"binary_data_size": 4}}]}, "0 bytes that are left"),
+        ({"inputs": [ONE | {"parameters": {"binary_data_size": 4.0}}]}, "binary_data_size"),
+        ({"inputs": [ONE | {"parameters": {"binary_data_size": "4"}}]}, "binary_data_size"),
+        ({"inputs": [ONE | {"parameters": [4]}]}, "not an object"),
         ({"inputs": [ONE, OTHER], "outputs": 1}, "not a list"),
         (
             {"inputs": [ONE, OTHER], "outputs": [{"name": "t1ce", "parameters": 1}]},
+            "not an object",
+        ),
+        (
+            {
+                "inputs": [ONE, OTHER],
+                "outputs": [{"name": "t1ce", "parameters": {"classification": 1}}],
+            },
             "classification",
         ),
+        ({"inputs": [ONE, OTHER], "parameters": {"binary_data_output": "no"}}, "neither true"),
         ({"inputs": [ONE, OTHER], "parameters": 1}, "not an object"),
         ({"inputs": [ONE, OTHER]}, "expected (192, 160)"),
     ],
@@ -192,6 +219,40 @@ def test_what_is_not_the_protocol_is_refused(
     answer = httpx.post(f"{address}/v2/models/{tiny.bundle.name}/infer", content=content)
     assert answer.status_code == 400, answer.text
     assert message in answer.json()["error"]
+
+
+def test_values_that_no_prepared_slice_has_are_refused(address: str, tiny: TinyModel) -> None:
+    """A scan that was not scaled, or a label map in the place of the prompt, would give an image."""
+    name, good = tiny.bundle.name, tensors(1)
+    with triton.InferenceServerClient(address.removeprefix("http://")) as client:
+        for wrong, message in (
+            ({"t1": good["t1"] * 500}, "t1 holds values from -.* lie between -1 and 1"),
+            ({"t1": good["t1"] + 0.01}, "t1 holds values"),
+            ({"prompt": good["prompt"] * 4}, "prompt holds .* lie between 0 and 1"),
+            ({"prompt": -good["prompt"]}, "prompt holds values"),
+        ):
+            with pytest.raises(InferenceServerException, match=message) as caught:
+                client.infer(name, inputs(good | wrong))
+            assert caught.value.status() == "400"
+        client.infer(name, inputs(good | {"t1": good["t1"] * np.float32(1.0000005)}))
+
+
+def test_json_that_takes_long_to_take_apart_is_refused_first(address: str, tiny: TinyModel) -> None:
+    """Python's parser holds everybody up while it runs."""
+    path = f"{address}/v2/models/{tiny.bundle.name}/infer"
+    for content, message in (
+        (b'{"inputs": [' + b"[]," * 100_000 + b"[]]}", "lists and objects"),
+        (b'{"inputs": [' + b"{}," * 100_000 + b"{}]}", "lists and objects"),
+        (b'{"inputs": [' + b"0," * (5 << 20) + b"0]}", "are allowed"),
+    ):
+        for body, headers in (
+            (content, {}),
+            (gzip.compress(content, 1), {"content-encoding": "gzip"}),
+            (zlib.compress(content, 1), {"content-encoding": "deflate"}),
+        ):
+            answer = httpx.post(path, content=body, headers=headers)
+            assert answer.status_code == 413, answer.text
+            assert message in answer.json()["error"]
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "99999", "9" * 30])

@@ -34,14 +34,23 @@ API = ("/api/status", "/api/files", "/api/openapi.json", "/v2", "/v2/models/fake
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1.2.3"])
-def test_loopback_needs_no_token(host: str) -> None:
-    assert Settings(host=host).loopback
+def test_a_token_is_made_unless_loopback_is_told_to_do_without(host: str) -> None:
+    """Every account of this machine reaches loopback."""
+    settings = Settings(host=host)
+    assert settings.loopback
+    assert settings.token
+    assert len(settings.token) >= 32
+    assert Settings(host=host).token != settings.token
+    assert Settings(host=host, no_token=True).token is None
+    with pytest.raises(UsageError, match="token and no_token were given"):
+        Settings(host=host, token=TOKEN, no_token=True)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_anything_else_demands_a_token_of_some_length(host: str) -> None:
     with pytest.raises(UsageError, match="a token is required"):
-        Settings(host=host)
+        Settings(host=host, no_token=True)
+    assert Settings(host=host).token
     for token in ("short", "short===========", "words with spaces", "percent%20percent", "ü" * 16):
         with pytest.raises(UsageError, match="16 characters at least"):
             Settings(host=host, token=token)

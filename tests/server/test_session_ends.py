@@ -98,4 +98,4 @@ def test_idle_sessions_expire_and_number_and_memory_are_bounded(
     ):
         answer = http.post("/api/sessions", json={"t1": "t1.nii"})
         assert answer.status_code == 413
-        assert "all sessions together may take 1 MiB" in answer.json()["error"]["message"]
+        assert "of the 1 MiB that the server may take" in answer.json()["error"]["message"]

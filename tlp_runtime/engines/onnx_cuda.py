@@ -25,6 +25,7 @@ class OnnxCudaEngine(OnnxDeviceEngine):
         if bundle.precision not in ("bf16", "int8"):
             return None
         return EngineError(
-            f"{bundle.path}: the bundle is {bundle.precision}, which ONNX Runtime cannot run by CUDA",
+            f"{bundle.path}: the bundle is {bundle.precision}, which ONNX Runtime cannot run by "
+            "CUDA",
             fix=RunTask("export", (("precision", "fp16"),), "for that engine"),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from tlp_runtime.errors import InputTooLarge
 
@@ -30,19 +30,22 @@ _MEMBERS = 1 << 16
 _GZIP_WINDOW = 31
 """zlib's window bits for the gzip format."""
 
+Packing = Literal["gzip", "deflate"]
+"""As HTTP calls them: ``deflate`` is zlib's format."""
+
 
 def library() -> str:
     """The library in use, and its version where it has one."""
     return f"isal {version('isal')}" if ISAL else "zlib"
 
 
-def inflate(content: bytes, limit: int | None = None) -> bytes:
-    """Undo gzip, of one member or several.
+def inflate(content: bytes, limit: int | None = None, packing: Packing = "gzip") -> bytes:
+    """Undo a compression; gzip of one member or several.
 
     Parameters
     ----------
     limit
-        Bytes that may come out; None for files that are trusted.
+        Bytes that may come out; None for gzip files that are trusted.
 
     Raises
     ------
@@ -52,7 +55,7 @@ def inflate(content: bytes, limit: int | None = None) -> bytes:
         More than ``limit`` would come out; no more than that was ever held.
     """
     if limit is not None:
-        return _inflate_within(content, limit)
+        return _inflate_within(content, limit, packing)
     if not ISAL:
         try:
             return gzip.decompress(content)
@@ -64,11 +67,26 @@ def inflate(content: bytes, limit: int | None = None) -> bytes:
         raise OSError(str(error)) from error
 
 
-def _inflate_within(content: bytes, limit: int) -> bytes:
+def inflate_start(content: bytes, count: int) -> bytes:
+    """The first ``count`` bytes of what gzip packed, or fewer where there are not so many.
+
+    Raises
+    ------
+    OSError
+        Content that is not gzip, or damaged at its start.
+    """
+    try:
+        return zlib.decompressobj(_GZIP_WINDOW).decompress(content, count)
+    except zlib.error as error:
+        raise OSError(str(error)) from error
+
+
+def _inflate_within(content: bytes, limit: int, packing: Packing) -> bytes:
     """Chunk by chunk, by Python's own zlib, whose way to stop early is exact."""
+    window = _GZIP_WINDOW if packing == "gzip" else zlib.MAX_WBITS
     view, position, out, held = memoryview(content), 0, list[bytes](), 0
     for _ in range(_MEMBERS):
-        member, ended = zlib.decompressobj(_GZIP_WINDOW), False
+        member, ended = zlib.decompressobj(window), False
         while not ended:
             if position == len(view):
                 raise EOFError("the compressed file ended before its end was reached")
@@ -80,16 +98,22 @@ def _inflate_within(content: bytes, limit: int) -> bytes:
             held += len(out[-1])
             if held > limit:
                 raise InputTooLarge(
-                    f"unpacks to more than the {limit / 2**20:.0f} MiB that are allowed.",
-                    fix="Give a smaller file, or allow more.",
+                    f"unpacks to more than the {_size(limit)} that are allowed.",
+                    fix="Use a smaller file, or allow more.",
                 )
             ended = member.eof
             position += len(chunk) - len(member.unused_data)
-        while position < len(view) and not view[position]:
+        while packing == "gzip" and position < len(view) and not view[position]:
             position += 1  # padding between or after members
         if position == len(view):
             return b"".join(out)
+        if packing == "deflate":
+            raise OSError(f"{len(view) - position} bytes follow its end")
     raise OSError(f"has more than {_MEMBERS} parts")
+
+
+def _size(count: int) -> str:
+    return f"{count} bytes" if count < 2**20 else f"{count / 2**20:.0f} MiB"
 
 
 def deflate(*parts: bytes | memoryview) -> bytes:

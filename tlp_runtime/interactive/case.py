@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -313,27 +314,41 @@ class InteractiveCase:
         self.queue.submit(tickets)
         self._notify()
 
-    def _maker(self, z: int, image: Image) -> Callable[[], SliceWork]:
-        """A function that makes the work of slice ``z``, with the prompt as it is by then."""
+    def _maker(self, z: int, image: Image) -> Callable[[], SliceWork | None]:
+        """A function that makes the work of slice ``z``, with the prompt as it is by then.
 
-        def make() -> SliceWork:
-            labels = self._slices[z].labels
-            prompt = self._values[labels if image == "synthesis" else np.zeros_like(labels)]
-            tensors = {name: array[z : z + 1] for name, array in self._tensors.items()}
-            placement = self.prepared.placement
-            return SliceWork(
-                {**tensors, PROMPT_NAME: prompt[None]},
-                window=placement.window,
-                corners=placement.corners,
-                weights=placement.weights if len(placement.corners) > 1 else None,
-            )
+        Neither it nor what :meth:`_done` gives holds the case: what a queue still has of a case
+        that was closed keeps none of its arrays in memory.
+        """
+        weak = weakref.ref(self)
+
+        def make() -> SliceWork | None:
+            case = weak()
+            return None if case is None else case._work(z, image)
 
         return make
 
+    def _work(self, z: int, image: Image) -> SliceWork:
+        labels = self._slices[z].labels
+        prompt = self._values[labels if image == "synthesis" else np.zeros_like(labels)]
+        # copies: views would keep the whole arrays for as long as the queue has the work
+        tensors = {name: array[z : z + 1].copy() for name, array in self._tensors.items()}
+        placement = self.prepared.placement
+        return SliceWork(
+            {**tensors, PROMPT_NAME: prompt[None]},
+            window=placement.window,
+            corners=placement.corners,
+            weights=placement.weights if len(placement.corners) > 1 else None,
+        )
+
     def _done(self, z: int, image: Image) -> Callable[[Ticket], None]:
+        weak = weakref.ref(self)
+
         def done(ticket: Ticket) -> None:
-            self._finished.append((z, image, ticket))
-            self._notify()
+            case = weak()
+            if case is not None:
+                case._finished.append((z, image, ticket))
+                case._notify()
 
         return done
 

@@ -29,6 +29,15 @@ class MaskBox:
         """To index an array of the grid with."""
         return tuple(slice(a, a + n) for a, n in zip(self.start, self.shape, strict=True))
 
+    def require_on(self, grid: Grid) -> None:
+        """Raise :class:`GeometryError` unless the box lies wholly on ``grid``."""
+        ends = np.add(self.start, self.shape)
+        if min(self.start) < 0 or min(self.shape) < 1 or (ends > grid.shape).any():
+            raise GeometryError(
+                f"a box of {shape_text(self.shape)} voxels at {self.start} is not on the grid of "
+                f"the image, {shape_text(grid.shape)}."
+            )
+
     def require(self, labels: NDArray[np.uint8], grid: Grid) -> None:
         """Raise unless the box lies on ``grid`` and ``labels`` are its values.
 
@@ -39,12 +48,7 @@ class MaskBox:
         ContentError
             Values other than 0, 1 and 2.
         """
-        ends = np.add(self.start, self.shape)
-        if min(self.start) < 0 or min(self.shape) < 1 or (ends > grid.shape).any():
-            raise GeometryError(
-                f"a box of {shape_text(self.shape)} voxels at {self.start} is not on the grid of "
-                f"the image, {shape_text(grid.shape)}."
-            )
+        self.require_on(grid)
         if labels.shape != self.shape:
             raise GeometryError(
                 f"labels are {shape_text(labels.shape)}, their box {shape_text(self.shape)}."

@@ -37,7 +37,7 @@ class Ticket:
     ----------
     make
         Gives the work when its turn has come, so that what waits holds no arrays and what runs is
-        of the latest state.
+        of the latest state; None where it is not wanted any more.
     done
         Called by the engine's thread with the ticket, once it ran or failed; must not block.
 
@@ -50,7 +50,7 @@ class Ticket:
     """
 
     def __init__(
-        self, make: Callable[[], Work], level: Level, done: Callable[[Ticket], None]
+        self, make: Callable[[], Work | None], level: Level, done: Callable[[Ticket], None]
     ) -> None:
         self.level = level
         self.work: Work | None = None
@@ -78,11 +78,12 @@ class Ticket:
         self._queued = time.perf_counter()
 
     def begin(self) -> bool:
-        """Make the work, unless it was cancelled: then False."""
-        if self.cancelled:
+        """Make the work, unless it was cancelled or is not wanted any more: then False."""
+        work = None if self.cancelled else self._make()
+        if work is None:
             return False
-        self.work = self._make()
-        self._left = self.work.count
+        self.work = work
+        self._left = work.count
         self._began = time.perf_counter()
         return True
 

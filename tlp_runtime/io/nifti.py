@@ -22,6 +22,7 @@ from nibabel.volumeutils import native_code
 from numpy.typing import NDArray
 
 from tlp_runtime.errors import (
+    InputError,
     InputMissing,
     InputTooLarge,
     InputUnreadable,
@@ -29,10 +30,10 @@ from tlp_runtime.errors import (
     first_line,
 )
 from tlp_runtime.files.atomic import atomic_file
-from tlp_runtime.files.gzip import GZIP_MAGIC, deflate, inflate
+from tlp_runtime.files.gzip import GZIP_MAGIC, deflate, inflate, inflate_start
 from tlp_runtime.files.pointers import FETCH, not_fetched
 from tlp_runtime.geometry.volume import Origin, Volume
-from tlp_runtime.io.nifti_header import NiftiHeader, read_header
+from tlp_runtime.io.nifti_header import NiftiHeader, claimed_voxels, read_header
 
 SUFFIXES = (".nii.gz", ".nii")
 _PAIR = (".hdr", ".img")
@@ -42,6 +43,8 @@ INT16_STEPS = 32767
 SCANNER = 1
 """NIfTI's code of scanner coordinates."""
 _COMMENT = 6
+_HEADER_BYTES = 1024
+"""More than a header of either version has."""
 
 
 def read_volume(path: Path | str) -> Volume:
@@ -131,6 +134,25 @@ def parse_volume(content: bytes, name: str, *, limit: int) -> Volume:
                 fix="Cut or resample it.",
             )
         return _volume(header, unpacked, content, name)
+
+
+def voxels_claimed_by(start: bytes) -> int:
+    """How many voxels a NIfTI file claims to have.
+
+    Parameters
+    ----------
+    start
+        Its beginning, compressed or not; 16 KiB are enough.
+
+    Returns
+    -------
+    0 where it is no NIfTI file, which reading it will say.
+    """
+    try:
+        packed = start.startswith(GZIP_MAGIC)
+        return claimed_voxels(inflate_start(start, _HEADER_BYTES) if packed else start)
+    except (InputError, OSError):
+        return 0
 
 
 @contextmanager

@@ -111,6 +111,17 @@ def read_header(content: bytes, name: str, *, voxel_bytes: int | None = None) ->
     return NiftiHeader(fields, shape, dtype, start, scaling, affine, (*repaired, *doubts))
 
 
+def claimed_voxels(content: bytes) -> int:
+    """How many voxels the header at the beginning of a NIfTI file claims; not checked further.
+
+    Raises
+    ------
+    InputUnreadable
+        It is no header.
+    """
+    return math.prod(_shape(_fields(content, "", False, []), ""))
+
+
 def _start(
     content: bytes, fields: nib.Nifti1Header, last: int, name: str, pair: bool, assumed: list[str]
 ) -> int:
