@@ -36,9 +36,10 @@ def command(
 ) -> None:
     """Serve the interactive viewer, its API and the Open Inference Protocol (v2).
 
-    The address is printed to standard output. By default only this machine can reach it.
+    The address, with its token, is printed to standard output. By default only this machine can
+    reach it.
 
-    To serve others, give --host and a token, and put a proxy with TLS in front.
+    To serve others, use --host, and put a proxy with TLS in front.
 
     Examples: tlp serve --root /data/study
     · TLP_TOKEN=… tlp serve --host 0.0.0.0 --allowed-host tlp.hospital.example
@@ -68,6 +69,7 @@ def run_server(
     output: Output,
     case: Callable[[ModelSpec], ViewerCase] | None = None,
     started: Callable[[str], None] = lambda address: None,
+    first_use: Callable[[], None] = lambda: None,
 ) -> None:
     """Take the address, choose the model, read the case, load the engines, serve until Ctrl-C.
 
@@ -77,11 +79,15 @@ def run_server(
         The modalities that the model must take; None: any.
     started
         Called with the page's address once it answers.
+    first_use
+        Called once, when a request brings the token.
     """
     from tlp_runtime.engines.devices import choose_all
     from tlp_runtime.interactive.queue import EngineQueue
+    from tlp_server.memory import return_freed_memory
     from tlp_server.run import address_of, listen, serve
 
+    return_freed_memory()
     with ExitStack() as opened:
         listener = opened.enter_context(listen(settings.host, settings.port))
         bundle = choose_bundle(output, model, inputs)
@@ -101,4 +107,4 @@ def run_server(
             output.note("Ctrl-C ends it.")
             started(address)
 
-        serve(settings, listener, queues, given, begin)
+        serve(settings, listener, queues, given, begin, first_use)

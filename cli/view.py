@@ -12,6 +12,7 @@ from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.synthesis.request import Request
 from tlp_server.settings import Settings
 
+from .browser import PrivatePage
 from .console import Quiet, Verbose, begin, require
 from .model import ModelOption
 from .options import Pick, verb
@@ -39,7 +40,10 @@ def command(
     choice: EngineChoice,
     settings: Annotated[
         Settings,
-        Pick(only=("host", "port", "token", "token_file"), defaults={"port": 0, "max_sessions": 4}),
+        Pick(
+            only=("host", "port", "token", "token_file", "no_token", "memory"),
+            defaults={"port": 0, "max_sessions": 4},
+        ),
     ],
     no_open: Annotated[
         bool,
@@ -81,11 +85,13 @@ def command(
         first = next(iter(images.values()))
         return read_case(stem(first.resolve()), make, spec)
 
+    page = PrivatePage()
+
     def started(address: str) -> None:
-        if not no_open:
-            import webbrowser
+        if not no_open and not page.open(address):
+            output.note("no browser could be opened; open the address yourself.")
 
-            if not webbrowser.open(address):
-                output.note("no browser could be opened; open the address yourself.")
-
-    run_server(settings, model, choice, tuple(images), output, case, started)
+    try:
+        run_server(settings, model, choice, tuple(images), output, case, started, page.remove)
+    finally:
+        page.remove()

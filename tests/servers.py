@@ -87,9 +87,15 @@ def running(
 
 @contextmanager
 def served(*arguments: object, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server as a process; gives the address it printed. Ended by SIGINT, as by Ctrl-C."""
+    """A server as a process; gives the address it printed. Ended by SIGINT, as by Ctrl-C.
+
+    It asks for no token unless the arguments or the environment say something of one.
+    """
+    texts = [str(argument) for argument in arguments]
+    if "TLP_TOKEN" not in environment and not any("-token" in text for text in texts):
+        texts.append("--no-token")
     process = subprocess.Popen(
-        COMMAND + [str(argument) for argument in arguments],
+        COMMAND + texts,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -15,6 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Query, UploadFile
 from fastapi import Request as HttpRequest
 from fastapi.responses import Response, StreamingResponse
+from fastapi.security import HTTPBearer
 
 from tlp_runtime.errors import (
     Forbidden,
@@ -56,7 +57,7 @@ from tlp_server.settings import Settings
 
 FLOAT64 = 8
 GZIP, BINARY = "application/gzip", "application/octet-stream"
-BYTES = {"type": "string", "format": "binary"}
+BYTES: dict[str, Any] = {"type": "string", "format": "binary"}
 
 
 @dataclass(frozen=True)
@@ -84,23 +85,31 @@ Number = Annotated[int, Query(ge=0, le=2**53)]
 Index = Annotated[int | None, Query(ge=0, le=65535)]
 Count = Annotated[int | None, Query(ge=1, le=65535)]
 
+ERRORS = {
+    400: "options that cannot go together",
+    401: "no token, or a wrong one",
+    403: "not the client's business",
+    404: "no such session, file, case or model",
+    408: "the body came too slowly",
+    413: "larger than the server takes",
+    421: "another host's name",
+    422: "an image, mask or request that cannot be used",
+    429: "no room for another session or request now",
+    500: "a defect; the server's log says where",
+    503: "the engine failed, or memory ran out",
+}
+"""What any request may be answered with."""
+
+TOKEN = HTTPBearer(
+    auto_error=False,  # the gate has checked it
+    description="The token of the address that the server printed. None with --no-token.",
+)
+
 router = APIRouter(
     prefix="/api",
     tags=["sessions"],
-    responses={
-        status: {"model": Failure, "description": description}
-        for status, description in (
-            (400, "options that cannot go together"),
-            (401, "no token, or a wrong one"),
-            (403, "not the client's business"),
-            (404, "no such session, file or case"),
-            (408, "the body came too slowly"),
-            (413, "larger than the server takes"),
-            (421, "another host's name"),
-            (422, "an image, mask or request that cannot be used"),
-            (429, "no room for another session"),
-        )
-    },
+    dependencies=[Depends(TOKEN)],
+    responses={status: {"model": Failure, "description": text} for status, text in ERRORS.items()},
 )
 
 
@@ -112,7 +121,9 @@ async def status(service: Served) -> Status:
         version=version("tlp-mri"),
         instance=service.instance,
         model=ModelInfo(
-            name=bundle.name, precision=bundle.precision, inputs=list(bundle.spec.inputs)
+            name=bundle.name,
+            precision=bundle.precision,
+            inputs=list(bundle.spec.inputs),  # type: ignore[arg-type]
         ),
         engines=[_engine(queue) for queue in service.queues],
         case=service.case is not None,
@@ -200,7 +211,7 @@ async def close_session(
 @router.get(
     "/sessions/{session_id}/images/{name}",
     response_class=Response,
-    responses={200: {"content": {GZIP: {}}, "description": "NIfTI, compressed"}},
+    responses={200: {"content": {GZIP: {"schema": BYTES}}, "description": "NIfTI, compressed"}},
 )
 async def image(service: Served, session_id: str, name: ImageName) -> Response:
     """An image as it is shown: axes in RAS order, sform and qform alike.
@@ -227,7 +238,7 @@ async def evidence(service: Served, session_id: str) -> EvidenceInfo:
     "/sessions/{session_id}/files/{name}",
     response_class=Response,
     responses={
-        200: {"content": {GZIP: {}}, "description": "NIfTI, compressed"},
+        200: {"content": {GZIP: {"schema": BYTES}}, "description": "NIfTI, compressed"},
         409: {"model": Failure, "description": "slices are still to be run"},
     },
 )
@@ -269,7 +280,12 @@ async def put_prompt(
     "/sessions/{session_id}/strokes",
     response_class=StreamingResponse,
     responses={
-        200: {"content": {MEDIA_TYPE: {}}, "description": "frames (docs/server.md)"},
+        200: {
+            "content": {MEDIA_TYPE: {"schema": BYTES}},
+            "description": "Frames until nothing is left to be run. Each is the length of its "
+            "header in bytes (uint32, little-endian), the header (JSON, schema `FrameHeader`) and "
+            "`bytes` bytes of float32 voxels (little-endian, x fastest).",
+        },
         409: {"model": Failure, "description": "not the stroke that follows"},
     },
     openapi_extra={
@@ -360,10 +376,10 @@ def _info(service: Service, session: Session) -> SessionInfo:
         id=session.id,
         instance=service.instance,
         name=session.name,
-        shape=list(case.grid.shape),
+        shape=case.grid.shape,
         affine=case.grid.affine.tolist(),
-        spacing_mm=list(case.grid.spacing_mm),
-        images=list(case.images),
+        spacing_mm=case.grid.spacing_mm,
+        images=list(case.images),  # type: ignore[arg-type]
         first=case.first,
         slices=case.count,
         interpolated=case.interpolated,

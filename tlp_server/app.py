@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +23,7 @@ from tlp_server.cases import ViewerCase
 from tlp_server.failures import on_defect, on_error, on_http_error, on_invalid
 from tlp_server.files import Root
 from tlp_server.gate import Gate
+from tlp_server.schemas import FrameHeader
 from tlp_server.sessions import Sessions
 from tlp_server.settings import Settings
 from tlp_server.tensors import HEADER_LENGTH
@@ -41,7 +43,10 @@ def page_is_built() -> bool:
 
 
 def create_app(
-    settings: Settings, queues: Sequence[EngineQueue], case: ViewerCase | None = None
+    settings: Settings,
+    queues: Sequence[EngineQueue],
+    case: ViewerCase | None = None,
+    first_use: Callable[[], None] = lambda: None,
 ) -> ASGIApp:
     """The server of one model.
 
@@ -51,6 +56,8 @@ def create_app(
         One per engine, all of one bundle; the caller closes them after the server.
     case
         Opened for whoever asks for a session without naming a scan.
+    first_use
+        Called once, when a request brings the token.
     """
     bundle = queues[0].engine.bundle
     sessions = Sessions(settings, bundle.spec, queues)
@@ -89,7 +96,9 @@ def create_app(
     )
     app.state.service = service
     app.include_router(api.router)
+    app.include_router(inference.health)
     app.include_router(inference.router)
+    _describe_frames(app)
     if page_is_built():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     if settings.allow_origins:
@@ -100,4 +109,18 @@ def create_app(
             allow_headers=["Authorization", "Content-Encoding", HEADER_LENGTH],
             expose_headers=[HEADER_LENGTH],
         )
-    return Gate(app, settings, sessions)
+    return Gate(app, settings, sessions, first_use)
+
+
+def _describe_frames(app: FastAPI) -> None:
+    """Add the frames' header, which no route returns as JSON, to the API's description."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = FrameHeader.model_json_schema(ref_template="#/components/schemas/{model}")
+            inner = schema.pop("$defs")
+            plain()["components"]["schemas"] |= {**inner, "FrameHeader": schema}
+        return plain()
+
+    app.openapi = described  # type: ignore[method-assign]

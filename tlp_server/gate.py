@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -68,10 +68,19 @@ class Gate:
     ----------
     sessions
         Counts the memory of bodies next to that of the cases.
+    first_use
+        Called once, when a request brings the token.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, sessions: Sessions) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        sessions: Sessions,
+        first_use: Callable[[], None] = lambda: None,
+    ) -> None:
         self._app = app
+        self._first_use: Callable[[], None] | None = first_use
         self._settings = settings
         self._sessions = sessions
 
@@ -145,6 +154,9 @@ class Gate:
                     fix="Open the address that it printed, or send the header 'Authorization: "
                     "Bearer TOKEN'.",
                 )
+            if self._first_use is not None:
+                self._first_use()
+                self._first_use = None
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18 or int(length) > self._most(scope):
             return self._too_large(scope)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Mapping
+from enum import Enum
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -18,7 +19,8 @@ from tlp_runtime.errors import EngineError, ModelMissing, TLPError
 from tlp_runtime.interactive.queue import EngineQueue, Level, Ticket
 from tlp_runtime.spec.model import OUTPUT_NAME, ModelSpec
 from tlp_runtime.synthesis.batches import SliceWork
-from tlp_server.api import Service, service_of
+from tlp_server.api import ERRORS, TOKEN, Service, service_of
+from tlp_server.schemas import ProtocolFailure
 from tlp_server.tensors import (
     FP32,
     HEADER_LENGTH,
@@ -31,25 +33,56 @@ from tlp_server.tensors import (
 
 MODEL_VERSION = "1"
 Served = Annotated[Service, Depends(service_of)]
+_TENSOR = {"name": "t1", "datatype": "FP32", "shape": [1, 1, 192, 160]}
+_BINARY = "application/octet-stream"
 _BODY = {
     "requestBody": {
+        "description": "Inputs as JSON numbers, or as JSON with `binary_data_size` in their "
+        f"parameters, {HEADER_LENGTH} bytes of it, and float32 values (little-endian) after it.",
         "content": {
-            "application/json": {"schema": {"type": "object"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        }
+            "application/json": {
+                "schema": {"type": "object"},
+                "example": {"inputs": [{**_TENSOR, "data": [-1.0]}]},
+            },
+            _BINARY: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The output as JSON numbers, or binary after the JSON where that is wanted.",
+        "content": {
+            "application/json": {
+                "schema": {"type": "object"},
+                "example": {
+                    "model_name": "my-model",
+                    "model_version": "1",
+                    "outputs": [{**_TENSOR, "name": OUTPUT_NAME, "data": [-1.0]}],
+                },
+            },
+            _BINARY: {"schema": {"type": "string", "format": "binary"}},
+        },
     }
 }
 
-router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+_TAGS: list[str | Enum] = ["Open Inference Protocol"]
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ProtocolFailure, "description": text} for status, text in ERRORS.items()
+}
+
+health = APIRouter(prefix="/v2/health", tags=_TAGS, responses=_ERRORS)
+"""What a supervisor asks without a token."""
+
+router = APIRouter(prefix="/v2", tags=_TAGS, dependencies=[Depends(TOKEN)], responses=_ERRORS)
 
 
-@router.get("/health/live")
+@health.get("/live")
 async def live() -> dict[str, bool]:
     """The server answers."""
     return {"live": True}
 
 
-@router.get("/health/ready")
+@health.get("/ready")
 async def ready() -> dict[str, bool]:
     """The model is loaded."""
     return {"ready": True}
@@ -86,8 +119,15 @@ async def model_ready(service: Served, name: str, number: str = MODEL_VERSION) -
     return {"name": name, "ready": True}
 
 
-@router.post("/models/{name}/infer", openapi_extra=_BODY)
-@router.post("/models/{name}/versions/{number}/infer", openapi_extra=_BODY)
+@router.post(
+    "/models/{name}/infer", openapi_extra=_BODY, response_class=Response, responses=_ANSWER
+)
+@router.post(
+    "/models/{name}/versions/{number}/infer",
+    openapi_extra=_BODY,
+    response_class=Response,
+    responses=_ANSWER,
+)
 async def infer(
     request: Request, service: Served, name: str, number: str = MODEL_VERSION
 ) -> Response:

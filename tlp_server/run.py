@@ -12,7 +12,8 @@ from tlp_runtime.errors import ChooseAnother, SetOption, UsageError
 from tlp_runtime.interactive.queue import EngineQueue
 from tlp_server.app import create_app
 from tlp_server.cases import ViewerCase
-from tlp_server.settings import Settings
+from tlp_server.memory import resident_bytes
+from tlp_server.settings import MIB, Settings
 
 BACKLOG = 128
 GOODBYE_S = 3
@@ -56,6 +57,7 @@ def serve(
     queues: Sequence[EngineQueue],
     case: ViewerCase | None = None,
     started: Callable[[], None] = lambda: None,
+    first_use: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM, then close the queues.
 
@@ -63,9 +65,23 @@ def serve(
     ----------
     started
         Called once requests are answered.
+    first_use
+        Called once, when a request brings the token.
+
+    Raises
+    ------
+    UsageError
+        The process takes all of the memory that it may take before a case is open.
     """
+    base = resident_bytes()
+    if base >= settings.memory_mib * MIB:
+        raise UsageError(
+            f"the server takes {base // MIB} MiB before any case is open, of the "
+            f"{settings.memory_mib} MiB that it may take",
+            fix=SetOption("memory_mib", "more"),
+        )
     config = uvicorn.Config(
-        create_app(settings, queues, case),
+        create_app(settings, queues, case, first_use),
         log_config=None,
         access_log=False,  # paths and queries may name a patient; the gate logs routes
         server_header=False,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import httpx
@@ -53,8 +55,8 @@ def test_ctrl_c_during_a_stream_ends_the_server_soon(
         stream.close()
 
 
-def test_a_made_token_stands_in_the_address_alone(tiny: TinyModel) -> None:
-    command = serve(tiny, "--port", 0, "--token", "auto")
+def test_a_token_is_made_and_stands_in_the_address_alone(tiny: TinyModel) -> None:
+    command = serve(tiny, "--port", 0)
     process = subprocess.Popen(
         COMMAND + [str(argument) for argument in command],
         stdout=subprocess.PIPE,
@@ -71,6 +73,59 @@ def test_a_made_token_stands_in_the_address_alone(tiny: TinyModel) -> None:
     assert token not in errors
 
 
+def test_the_browser_gets_the_token_by_a_file_that_only_its_owner_reads(
+    tiny: TinyModel, case: dict[str, Path], tmp_path: Path
+) -> None:
+    """Not as an argument, which every account of the machine sees in the list of processes."""
+    seen = tmp_path / "seen"
+    browser = tmp_path / "browser.sh"
+    browser.write_text(
+        f'#!/bin/sh\nfile="${{1#file://}}"\nstat -c %a "$file" > {seen}.mode\n'
+        f'cp "$file" {seen}.page\necho "$@" > {seen}.arguments\n'
+    )
+    browser.chmod(0o700)
+    command = ("view", "--t1", case["t1"], "--model", tiny.bundle.path, "--token", "auto")
+    with served(*command, BROWSER=f"{browser} %s") as (address, _):
+        for _ in range(200):
+            if Path(f"{seen}.arguments").is_file():
+                break
+            time.sleep(0.05)
+        arguments = Path(f"{seen}.arguments").read_text().strip()
+        page = Path(f"{seen}.page").read_text()
+        found = re.search(r'location\.replace\("([^"]+)#token=([^"]+)"\)', page)
+        assert found
+        assert found[1] == f"{address}/"
+        assert found[2] not in arguments
+        assert Path(f"{seen}.mode").read_text().strip() == "600"
+        private = Path(arguments.removeprefix("file://"))
+        assert private.is_file()
+        assert httpx.get(f"{address}/api/status").status_code == 401
+        assert private.is_file()
+        bearer = {"authorization": f"Bearer {found[2]}"}
+        assert httpx.get(f"{address}/api/status", headers=bearer).status_code == 200
+        assert not private.exists()  # it has been used
+
+
+def test_a_page_that_nobody_opened_ends_with_the_server(
+    tiny: TinyModel, case: dict[str, Path], tmp_path: Path
+) -> None:
+    command = ("view", "--t1", case["t1"], "--model", tiny.bundle.path, "--token", "auto")
+    with served(*command, BROWSER="true %s", TMPDIR=str(tmp_path)) as (_, process):
+        while not list(tmp_path.glob("tlp-view-*.html")):
+            time.sleep(0.05)
+        assert ended(process)[0] == 0
+    assert not list(tmp_path.glob("tlp-view-*"))
+
+
+def test_memory_that_the_model_alone_takes_is_refused(tiny: TinyModel) -> None:
+    process = subprocess.run(
+        [*COMMAND, *map(str, serve(tiny, "--port", 0, "--memory", 20))],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert process.returncode == 2
+    assert "before any case is open, of the 20 MiB" in process.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -80,9 +135,10 @@ def test_a_made_token_stands_in_the_address_alone(tiny: TinyModel) -> None:
         (["view", "--t1", "{t1}", "--model", "{model}", "--prompt", "{t1}"], 3, "have no meaning"),
         (["view", "--t1", "{t1}", "--model", "{model}", "--prompt", "{far}"], 3, "grid"),
         (["view", "--t1", "{t1}", "--model", "none"], 4, "none"),
-        (["view", "--t1", "{t1}", "--host", "0.0.0.0"], 2, "a token is required"),
+        (["view", "--t1", "{t1}", "--host", "0.0.0.0", "--no-token"], 2, "a token is required"),
+        (["serve", "--token", "auto", "--no-token"], 2, "choose one of them"),
         (["serve", "--root", "none"], 3, "is not a folder"),
-        (["serve", "--host", "0.0.0.0", "--port", "0"], 2, "a token is required"),
+        (["serve", "--host", "0.0.0.0", "--port", "0", "--no-token"], 2, "a token is required"),
         (["serve", "--token", "short"], 2, "16 characters at least"),
         (["serve", "--host", "192.0.2.1", "--token", "auto"], 2, "cannot be served on"),
     ],

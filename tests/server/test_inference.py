@@ -222,7 +222,7 @@ def test_what_is_not_the_protocol_is_refused(
 
 
 def test_values_that_no_prepared_slice_has_are_refused(address: str, tiny: TinyModel) -> None:
-    """A scan that was not scaled, or a label map in the place of the prompt, would give an image."""
+    """A scan that was not scaled, or a label map as the prompt, would give an image too."""
     name, good = tiny.bundle.name, tensors(1)
     with triton.InferenceServerClient(address.removeprefix("http://")) as client:
         for wrong, message in (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import logging
 import socket
 import struct
+import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
@@ -24,7 +26,9 @@ from tests.servers import Page, running
 from tlp_runtime.errors import InputMissing, InputTooLarge, UsageError
 from tlp_runtime.files.gzip import inflate
 from tlp_runtime.io.nifti import nifti_bytes, parse_volume
-from tlp_server.settings import Settings
+from tlp_server.memory import resident_bytes
+from tlp_server.run import listen
+from tlp_server.settings import MIB, Settings
 
 TOKEN = "a-token-of-sufficient-length"
 API = ("/api/status", "/api/files", "/api/openapi.json", "/v2", "/v2/models/fake")
@@ -203,6 +207,53 @@ def test_a_listing_shows_scans_and_folders_within_the_root(http: httpx.Client) -
     assert http.post("/api/sessions", json={"t1": "in.nii"}).status_code == 201
 
 
+@pytest.mark.parametrize(
+    "path", [".hidden/t1.nii", ".t1.nii", "päti ent/../.t1.nii", "seen.nii", "seen/t1.nii"]
+)
+def test_what_is_hidden_is_neither_listed_nor_opened(
+    http: httpx.Client, root: Path, path: str
+) -> None:
+    """By its name, or by a link that is not hidden itself."""
+    content = (root / "t1.nii").read_bytes()
+    (root / ".hidden" / "t1.nii").write_bytes(content)
+    (root / ".t1.nii").write_bytes(content)
+    (root / "seen.nii").symlink_to(root / ".t1.nii")
+    (root / "seen").symlink_to(root / ".hidden")
+    try:
+        listing = http.get("/api/files").json()
+        assert listing["folders"] == ["päti ent"]
+        assert listing["files"] == ["in.nii", "t1.nii"]
+        assert http.get("/api/files", params={"path": ".hidden"}).status_code == 404
+        assert http.get("/api/files", params={"path": "seen"}).status_code == 404
+        assert http.post("/api/sessions", json={"t1": path}).status_code in (403, 404)
+    finally:
+        for made in ("seen", "seen.nii", ".t1.nii", ".hidden/t1.nii"):
+            (root / made).unlink()
+
+
+def test_a_name_that_is_not_utf_8_hides_no_other(http: httpx.Client, root: Path) -> None:
+    import os
+
+    names = [os.fsencode(root) + b"/caf\xe9.nii", os.fsencode(root) + b"/caf\xe9"]
+    Path(os.fsdecode(names[0])).write_bytes((root / "t1.nii").read_bytes())
+    Path(os.fsdecode(names[1])).mkdir()
+    try:
+        listing = http.get("/api/files").json()
+        assert listing["files"] == ["in.nii", "t1.nii"]
+        assert listing["folders"] == ["päti ent"]
+        assert listing["unnamed"] == 2
+    finally:
+        Path(os.fsdecode(names[0])).unlink()
+        Path(os.fsdecode(names[1])).rmdir()
+
+
+@pytest.mark.parametrize("path", ["\ud800.nii", "\udce9", "a\udfff/b.nii"])
+def test_a_path_that_is_not_text_is_refused(http: httpx.Client, path: str) -> None:
+    body = json.dumps({"t1": path}).encode()
+    answer = http.post("/api/sessions", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422), answer.text
+
+
 def test_a_pipe_under_the_root_holds_nobody_up(http: httpx.Client, root: Path) -> None:
     import os
 
@@ -231,6 +282,107 @@ def test_a_body_that_is_too_large_is_refused_said_or_unsaid(http: httpx.Client) 
     assert answer.status_code == 413
     page = Page.open(http, t1="t1.nii")
     assert http.put(f"{page.path}/prompt", content=chunks()).status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/api/sessions", "/api/sessions/x", "/v2/models/fake"])
+def test_json_of_a_few_paths_is_bounded_to_that(http: httpx.Client, path: str) -> None:
+    """It is taken apart where nothing else runs; 57 MiB of lists held everybody up for 6 s."""
+    for content in (b"[" + b"[]," * (1 << 20) + b"[]]", b'{"t1": "' + b"x" * (1 << 20) + b'"}'):
+        answer = http.post(path, content=content, headers={"content-type": "application/json"})
+        assert answer.status_code == 413, answer.text
+        assert "larger than 65536 bytes" in answer.text
+
+
+def test_unfinished_bodies_are_bounded_together(root: Path) -> None:
+    """Each of them is small enough; all of them together are more than the server may take."""
+    limit = resident_bytes() // MIB + 64
+    with running(FakeEngine(SMALL), root=root, memory_mib=limit, max_upload_mib=32) as address:
+        host, port = urlsplit(address).hostname, urlsplit(address).port
+        head = (
+            b"POST /api/sessions/upload HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 33000000\r\n\r\n"
+            b'--x\r\nContent-Disposition: form-data; name="t1"; filename="a"\r\n\r\n'
+        )
+        clients = [socket.create_connection((host, port), timeout=20) for _ in range(6)]
+        try:
+            refused = 0
+            for client in clients:
+                client.sendall(head)
+                try:
+                    client.sendall(bytes(24 << 20))
+                except OSError:  # the server has closed it
+                    refused += 1
+            first = clients[-1].recv(4096) if not refused else b" 429 "
+            assert b" 429 " in first.splitlines()[0]
+            with httpx.Client(base_url=address) as http:
+                assert http.get("/api/status").status_code == 200
+        finally:
+            for client in clients:
+                client.close()
+        # What was taken is given back.
+        with httpx.Client(base_url=address) as http:
+            for _ in range(100):
+                if http.post("/api/sessions", json={"t1": "t1.nii"}).status_code == 201:
+                    return
+                time.sleep(0.05)
+        pytest.fail("the memory of bodies that ended is still counted")
+
+
+def test_a_box_beyond_the_image_is_refused_before_it_is_unpacked(http: httpx.Client) -> None:
+    page = Page.open(http, t1="t1.nii")
+    content = gzip.compress(bytes(1 << 28), 9)
+    for box in (
+        {"x": 0, "y": 0, "z": 0, "nx": 2048, "ny": 2048, "nz": 64},
+        {"x": 60000, "y": 0, "z": 0, "nx": 65535, "ny": 65535, "nz": 1},
+    ):
+        tracemalloc.start()
+        answer = http.post(
+            f"{page.path}/strokes", params={"revision": 1, **box}, content=content,
+            headers={"content-encoding": "gzip"},
+        )  # fmt: skip
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert answer.status_code == 422, answer.text
+        assert "is not on the grid" in answer.text
+        assert peak < 16 << 20
+    box = {"x": 0, "y": 0, "z": 0, "nx": 4, "ny": 4, "nz": 4}
+    answer = http.post(
+        f"{page.path}/strokes", params={"revision": 1, **box}, content=content,
+        headers={"content-encoding": "gzip"},
+    )  # fmt: skip
+    assert answer.status_code == 413, answer.text
+    assert "unpacks to more than the 64 bytes" in answer.text
+
+
+@pytest.mark.parametrize("value", [10**30, 2**63, 2**64])
+def test_counters_beyond_every_integer_are_refused(http: httpx.Client, value: int) -> None:
+    page = Page.open(http, t1="t1.nii")
+    for query in ({"revision": value}, {"revision": 0, "since": value}):
+        assert http.post(f"{page.path}/strokes", params=query).status_code == 422
+
+
+@pytest.mark.parametrize("offset", [1e30, float("inf"), float("nan"), -1e30])
+def test_voxels_that_begin_nowhere_are_refused_or_warned_of(
+    http: httpx.Client, offset: float
+) -> None:
+    content = bytearray(nifti_bytes(scan(), description="test", packed=False))
+    struct.pack_into("<f", content, 108, offset)
+    answer = http.post("/api/sessions/upload", files={"t1": ("a.nii", bytes(content))})
+    assert answer.status_code in (201, 422), answer.text
+    page = Page.open(http, t1="t1.nii")
+    answer = http.put(f"{page.path}/prompt", content=bytes(content))
+    assert answer.status_code == 422, answer.text
+
+
+def test_an_answer_of_two_parts_is_not_held_back() -> None:
+    """Nagle's algorithm and delayed receipts made 44 ms of every small request."""
+    with (
+        listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+        listener.accept()[0] as accepted,
+    ):
+        assert client
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def bomb(size: int) -> bytes:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import socket
+import subprocess
+import sys
 import threading
+import time
+import weakref
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from tests.fakes.engine import FakeEngine
-from tests.scans import SMALL
-from tests.servers import Page, running
+from tests.fakes.engine import FakeEngine, GatedEngine
+from tests.scans import SMALL, scan
+from tests.servers import Page, case_of, running
+from tlp_runtime.interactive.case import InteractiveCase
+from tlp_runtime.interactive.queue import EngineQueue
 
 
 def test_sessions_end(http: httpx.Client) -> None:
@@ -99,3 +108,103 @@ def test_idle_sessions_expire_and_number_and_memory_are_bounded(
         answer = http.post("/api/sessions", json={"t1": "t1.nii"})
         assert answer.status_code == 413
         assert "of the 1 MiB that the server may take" in answer.json()["error"]["message"]
+
+
+def test_a_reader_that_stalls_does_not_hold_its_session(root: Path) -> None:
+    """It asks for slices and takes none; its session ends as if nobody used it."""
+    with (
+        running(FakeEngine(SMALL), root=root, idle_s=1) as address,
+        pytest.MonkeyPatch.context() as patch,
+        httpx.Client(base_url=address) as http,
+    ):
+        patch.setattr("tlp_server.sessions.EXPIRY_EVERY_S", 0.05)
+        page = Page.open(http, t1="t1.nii")
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with client:
+            client.connect((urlsplit(address).hostname, urlsplit(address).port))
+            client.sendall(
+                f"POST {page.path}/strokes?revision=0 HTTP/1.1\r\nHost: localhost\r\n"
+                "Content-Length: 0\r\n\r\n".encode()
+            )
+            time.sleep(0.3)
+            assert http.get("/api/status").json()["sessions"] == 1
+            deadline = time.monotonic() + 15
+            while http.get("/api/status").json()["sessions"]:
+                assert time.monotonic() < deadline, "the session is still held"
+                time.sleep(0.05)
+
+
+def test_a_session_that_ends_in_the_middle_of_its_work_leaves_nothing_behind() -> None:
+    """No cycle of references that waits for the garbage collector, no work that keeps the case."""
+    engine = GatedEngine(SMALL)
+    with EngineQueue(engine, batch=2) as queue:
+        prepared = case_of({"t1": scan()}).prepared
+        gc.disable()
+        try:
+            engine.gate.clear()
+            case = InteractiveCase(prepared, SMALL, queue)
+            case.go_on()
+            assert engine.entered.acquire(timeout=10)
+            gone = weakref.ref(case)
+            case.pause()
+            del case
+            assert gone() is None
+            engine.gate.set()
+        finally:
+            gc.enable()
+
+
+MEMORY_SCRIPT = """
+import sys
+import httpx
+import numpy as np
+from tests.fakes.engine import FakeEngine
+from tests.scans import SMALL, scan
+from tests.servers import Page, running
+from tlp_runtime import Volume
+from tlp_runtime.io.nifti import nifti_bytes
+from tlp_server.memory import resident_bytes, return_freed_memory
+
+assert return_freed_memory()
+sessions, shape = int(sys.argv[1]), tuple(map(int, sys.argv[2].split("x")))
+small = scan()
+data = np.zeros(shape, np.float32, order="F")
+middle = tuple(slice(n // 4, -n // 4) for n in shape)
+data[middle] = np.random.default_rng(0).uniform(0.2, 1, data[middle].shape)
+content = nifti_bytes(Volume(data, small.affine), description="test")
+limit = int(sys.argv[3])
+with (
+    running(FakeEngine(SMALL), memory_mib=limit, max_volume_mib=1024) as address,
+    httpx.Client(base_url=address, timeout=120) as http,
+):
+    for number in range(sessions):
+        answer = http.post("/api/sessions/upload", files={"t1": ("a.nii.gz", content)})
+        assert answer.status_code == 201, answer.text
+        page = Page(http, answer.json())
+        page.go_on()
+        page.draw([n // 2 for n in shape], np.ones((5, 5, 3), np.uint8))
+        assert http.get(f"{page.path}/files/synthesis").status_code == 200
+        assert http.delete(page.path).status_code == 204
+        del page
+        print(resident_bytes() >> 20, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sessions", "shape"),
+    [(24, "160x160x80"), pytest.param(200, "240x240x155", marks=pytest.mark.proof)],
+)
+@pytest.mark.timeout(1800)
+def test_memory_stays_as_sessions_come_and_go(sessions: int, shape: str) -> None:
+    limit = 1024
+    process = subprocess.run(
+        [sys.executable, "-c", MEMORY_SCRIPT, str(sessions), shape, str(limit)],
+        capture_output=True, text=True, timeout=1500,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr[-2000:]
+    mib = [int(line) for line in process.stdout.split()]
+    assert len(mib) == sessions
+    early, late = sorted(mib[2 : sessions // 3]), sorted(mib[-sessions // 3 :])
+    assert late[len(late) // 2] < 1.2 * early[len(early) // 2]
+    assert max(mib) < limit

@@ -113,7 +113,8 @@ def list_images(path: Path) -> Listing:
             "files of one MR series, or one multi-frame file."
         )
     if others:
-        logger.info("%s: %d files are not DICOM images and are left out.", path, others)
+        # without the folder's name, which may be a patient's: a server logs this too
+        logger.info("%d files are not DICOM images and are left out.", others)
     return Listing(images, tuple(unreadable))
 
 
