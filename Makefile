@@ -4,11 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install page wheel test lint demo proof clean
+.PHONY: help install page types web wheel test lint demo proof clean
 
 help:
 	@echo "make install   a virtual environment in $(VENV) with everything"
 	@echo "make page      the viewer's page, by Node.js (make install does it too)"
+	@echo "make web       checks of the page: types, lint and tests"
+	@echo "make types     the page's types of the API, made again"
 	@echo "make wheel     a wheel with the page, in dist/"
 	@echo "make test      format, lint, types, import rules and tests: what CI runs"
 	@echo "make demo      train, export, infer, evaluate on the phantom; report in demo/"
@@ -26,10 +28,26 @@ install: $(VENV)/.installed
 
 # Built by setup.py at installation as well; this is for when its sources change.
 PAGE = tlp_server/page/index.html
-$(PAGE): $(shell find web -path web/node_modules -prune -o -type f -print)
-	cd web && npm ci && npm run build
+NODE = web/node_modules/.package-lock.json
+$(NODE): web/package-lock.json
+	cd web && npm ci
+$(PAGE): $(NODE) $(shell find web -path web/node_modules -prune -o -type f -print)
+	cd web && npm run build
 
 page: $(PAGE)
+
+# The page's own checks: types of the API as the server describes them, lint, tests of its logic.
+SCHEMAS = from tlp_server.app import description; import json; \
+	print(json.dumps({**description(), "paths": {}}, indent=1))
+build/openapi.json: install tlp_server/*.py
+	mkdir -p build
+	$(BIN)/python -c '$(SCHEMAS)' > $@
+
+types: build/openapi.json $(NODE)
+	cd web && npm run --silent types
+
+web: build/openapi.json page
+	cd web && npm run --silent types -- --check && npm run --silent lint && npm test --silent
 
 wheel: install $(PAGE)
 	TLP_PAGE=required $(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
@@ -41,7 +59,7 @@ lint: install
 	$(BIN)/lint-imports
 
 # One thread a process: PyTorch's threads wait for each other badly when several processes run.
-test: lint page
+test: lint web
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 demo: install

@@ -15,6 +15,7 @@ it is part of the public contract and never reused.
     |   |   +-- InputTooLarge
     |   +-- GeometryError
     |   +-- ContentError
+    |   |   +-- NotLabels
     |   |   +-- UnknownLabels
     |   +-- InputDoubtful        a warning that was made an error
     +-- ModelError            4  bundles, checkpoints, runs, specifications
@@ -270,6 +271,10 @@ class ContentError(InputError):
 
 class UnknownLabels(ContentError):
     """A label map whose numbers have no known meaning."""
+
+
+class NotLabels(ContentError):
+    """An image in the place of a label map."""
 
 
 class InputDoubtful(InputError):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 import uuid
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, Depends, Query, UploadFile
@@ -29,7 +31,7 @@ from tlp_runtime.files.gzip import inflate
 from tlp_runtime.interactive.case import InteractiveCase
 from tlp_runtime.interactive.parts import MaskBox
 from tlp_runtime.interactive.queue import EngineQueue
-from tlp_runtime.io.nifti import parse_volume, voxels_claimed_by
+from tlp_runtime.io.nifti import parse_volume, stem, voxels_claimed_by
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.synthesis.prepare import require_modalities
 from tlp_runtime.synthesis.provenance import DESCRIPTION
@@ -40,6 +42,7 @@ from tlp_server.files import Root
 from tlp_server.frames import MEDIA_TYPE
 from tlp_server.images import FileName, ImageName, file_bytes, image_bytes
 from tlp_server.schemas import (
+    DrawnLabels,
     EngineInfo,
     EvidenceInfo,
     Failure,
@@ -117,6 +120,7 @@ router = APIRouter(
 async def status(service: Served) -> Status:
     """Version, model, engines and load of this server."""
     bundle, sessions = service.bundle, service.sessions
+    tumour, oedema = bundle.spec.prompt.drawn_labels
     return Status(
         version=version("tlp-mri"),
         instance=service.instance,
@@ -124,6 +128,7 @@ async def status(service: Served) -> Status:
             name=bundle.name,
             precision=bundle.precision,
             inputs=list(bundle.spec.inputs),  # type: ignore[arg-type]
+            labels=DrawnLabels(tumour=tumour, oedema=oedema),
         ),
         engines=[_engine(queue) for queue in service.queues],
         case=service.case is not None,
@@ -248,7 +253,9 @@ async def file(service: Served, session_id: str, name: FileName) -> Response:
     content = await asyncio.to_thread(file_bytes, session.case, name)
     download = {"prompt": "prompt", "synthesis": "synth-t1ce", "plain": "synth-t1ce_no-prompt",
                 "evidence": "synth-t1ce_evidence"}  # fmt: skip
-    disposition = f'attachment; filename="{download[name]}.nii.gz"'
+    file = f"{file_stem(session.name)}_{download[name]}.nii.gz"
+    plain = file.encode("ascii", "replace").decode().replace("?", "_")
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(file)}"
     return Response(content, media_type=GZIP, headers={"Content-Disposition": disposition})
 
 
@@ -376,6 +383,7 @@ def _info(service: Service, session: Session) -> SessionInfo:
         id=session.id,
         instance=service.instance,
         name=session.name,
+        file_stem=file_stem(session.name),
         shape=case.grid.shape,
         affine=case.grid.affine.tolist(),
         spacing_mm=case.grid.spacing_mm,
@@ -412,6 +420,16 @@ def _out_of_step(case: InteractiveCase) -> OutOfStep:
         revision=case.revision,
         fix=f"Send the whole mask with {case.revision + 1}.",
     )
+
+
+def file_stem(name: str) -> str:
+    """What the names of a case's files begin with: its own name and its folder's.
+
+    Scans are often called alike, such as ``t1.nii.gz`` in a folder per patient.
+    """
+    path = PurePosixPath(name)
+    parts = (*path.parent.parts[-1:], stem(Path(path.name)))
+    return re.sub(r"[^\w.-]+", "_", "_".join(parts)).strip("._") or "case"
 
 
 def _plain_name(name: str | None) -> str:

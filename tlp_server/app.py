@@ -37,6 +37,9 @@ DESCRIPTION = (
 )
 
 
+Lifespan = Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]
+
+
 def page_is_built() -> bool:
     """Whether this installation has the viewer's page."""
     return (PAGE / "index.html").is_file()
@@ -79,6 +82,28 @@ def create_app(
 
     # What is uploaded stays in memory: a scan is not left in a temporary file.
     MultiPartParser.spool_max_size = settings.max_body
+    app = _routes(lifespan)
+    app.state.service = service
+    if page_is_built():
+        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    if settings.allow_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allow_origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Encoding", HEADER_LENGTH],
+            expose_headers=[HEADER_LENGTH],
+        )
+    return Gate(app, settings, sessions, first_use)
+
+
+def description() -> dict[str, Any]:
+    """The API's OpenAPI description, of which the page's types are made."""
+    return _routes(None).openapi()
+
+
+def _routes(lifespan: Lifespan | None) -> FastAPI:
+    """Every route and its errors, without a service behind them."""
     app = FastAPI(
         title="TLP server",
         description=DESCRIPTION,
@@ -94,33 +119,17 @@ def create_app(
             Exception: on_defect,
         },
     )
-    app.state.service = service
     app.include_router(api.router)
     app.include_router(inference.health)
     app.include_router(inference.router)
-    _describe_frames(app)
-    if page_is_built():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
-    if settings.allow_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.allow_origins,
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Encoding", HEADER_LENGTH],
-            expose_headers=[HEADER_LENGTH],
-        )
-    return Gate(app, settings, sessions, first_use)
-
-
-def _describe_frames(app: FastAPI) -> None:
-    """Add the frames' header, which no route returns as JSON, to the API's description."""
     plain = app.openapi
 
     def described() -> dict[str, Any]:
-        if app.openapi_schema is None:
+        if app.openapi_schema is None:  # with the frames' header, which no route returns as JSON
             schema = FrameHeader.model_json_schema(ref_template="#/components/schemas/{model}")
             inner = schema.pop("$defs")
             plain()["components"]["schemas"] |= {**inner, "FrameHeader": schema}
         return plain()
 
     app.openapi = described  # type: ignore[method-assign]
+    return app

@@ -117,10 +117,18 @@ class EngineInfo(BaseModel):
     library: str = Field(examples=["onnxruntime 1.32.0"])
 
 
+class DrawnLabels(BaseModel):
+    """What tumour and oedema are in a mask that is saved."""
+
+    tumour: int = Field(examples=[1])
+    oedema: int = Field(examples=[2])
+
+
 class ModelInfo(BaseModel):
     name: str = Field(examples=["my-model"])
     precision: str = Field(examples=["fp32"])
     inputs: list[Modality]
+    labels: DrawnLabels
 
 
 class Status(BaseModel):
@@ -172,6 +180,9 @@ class SessionInfo(BaseModel):
     id: str
     instance: str
     name: str = Field(examples=["t1.nii.gz"])
+    file_stem: str = Field(
+        description="What the names of its files begin with.", examples=["patient_t1"]
+    )
     shape: tuple[int, int, int] = Field(
         description="Voxels along x, y, z of the served grid, axes in RAS.",
         examples=[[240, 240, 155]],

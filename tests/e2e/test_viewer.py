@@ -247,7 +247,7 @@ def test_a_dark_synthesis_is_seen_until_somebody_sets_its_window(chromium: Brows
         viewing(chromium, address) as viewer,
     ):
         viewer.opened()
-        plain = viewer.array("plain", SHAPE)[:, :, viewer.state["cross"][2]]
+        plain = viewer.array("plain", SHAPE)
         top = 2 * np.quantile(plain[plain > plain.max() / 10], 0.95)
         assert top < 0.8
         width, level = (

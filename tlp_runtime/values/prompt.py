@@ -11,7 +11,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import ContentError, SetOption, UnknownLabels, UsageError
+from tlp_runtime.errors import (
+    ChooseAnother,
+    ContentError,
+    NotLabels,
+    SetOption,
+    UnknownLabels,
+    UsageError,
+)
 from tlp_runtime.geometry.boxes import box_of
 from tlp_runtime.spec.model import PromptSpec
 from tlp_runtime.values.intensity import require_numbers
@@ -62,6 +69,9 @@ _READ_DIFFERENTLY: tuple[tuple[re.Pattern[str], frozenset[int], tuple[str, ...]]
 )
 """Names and labels that several schemes read differently, and these schemes."""
 
+MOST_LABELS = 64
+"""More unknown values than any map of a tumour has; scans have hundreds."""
+
 MOST = 0.5
 """More of a brain than any tumour with its oedema takes."""
 
@@ -80,8 +90,8 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
 
     Raises
     ------
-    ContentError
-        A value that is not a whole number.
+    NotLabels
+        It is an image: more than :data:`MOST_LABELS` values, or fractions.
     UnknownLabels
         A label that ``spec`` does not know, or labels as of :func:`require_one_scheme`.
     """
@@ -95,6 +105,14 @@ def encode(labels: NDArray[Any], spec: PromptSpec, name: str) -> NDArray[np.floa
     if not unknown:
         require_one_scheme(found, name, spec)
     else:
+        broken = sum(not float(value).is_integer() for value in unknown)
+        if len(unknown) > MOST_LABELS or broken > 1:
+            raise NotLabels(
+                f"{name}: holds {len(found)} different values from {found[0]:g} to {found[-1]:g}"
+                f"{', fractions among them' if broken else ''}, as a scan does; expected the few "
+                "whole numbers of a mask",
+                fix=ChooseAnother("prompt", "mask"),
+            )
         shown = ", ".join(f"{value:g}" for value in unknown[:8])
         raise UnknownLabels(
             f"{name}: labels {shown}{', …' if len(unknown) > 8 else ''} have no meaning here. "

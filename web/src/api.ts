@@ -1,76 +1,23 @@
 /** The server's HTTP interface, one method per request. Errors are thrown as one of the classes below. */
 
 import { joined } from "./fixes";
-import { Grid, type Box, type Vec3 } from "./grid";
+import { Grid, type Box } from "./grid";
+import type { components } from "./schema"; // generated from the server's description: make types
 
-export type ImageName = "t1" | "t2";
-export type ResultName = "synthesis" | "plain";
-export type FileName = "prompt" | ResultName;
-
-export interface Engine {
-  name: string;
-  device: string;
-  library: string;
-}
-
-export interface Status {
-  version: string;
-  instance: string;
-  model: { name: string; precision: string; inputs: ImageName[] };
-  engines: Engine[];
-  case: boolean;
-  root: boolean;
-  notice: string;
-}
-
+type Schemas = components["schemas"];
+export type Status = Schemas["Status"];
+export type Session = Schemas["SessionInfo"];
+export type Warning = Schemas["WarningInfo"];
+export type Evidence = Schemas["EvidenceInfo"];
+export type Folder = Schemas["Folder"];
+export type Labels = Schemas["DrawnLabels"];
+export type FrameHeader = Schemas["FrameHeader"];
 /** What to do about a problem, as data: each page and program words it for its own users. */
-export type Fix =
-  | { kind: "advice"; text: string }
-  | { kind: "install"; requirements: string[] }
-  | { kind: "set-option"; option: string; value: string; purpose: string }
-  | { kind: "choose-another"; option: string; what: string; purpose: string }
-  | { kind: "run-task"; task: string };
+export type Fix = Schemas["Problem"]["fixes"][number];
 
-/** A warning about the scan ("input") or about the run ("operational"). */
-export interface Warning {
-  code: string;
-  kind: "input" | "operational";
-  text: string;
-  numbers: Record<string, number | string>;
-  fixes: Fix[];
-}
-
-export interface Session {
-  id: string;
-  shape: Vec3;
-  affine: number[][];
-  spacing_mm: Vec3;
-  images: ImageName[];
-  first: number;
-  slices: number;
-  interpolated: boolean;
-  warnings: Warning[];
-  revision: number;
-  serial: number;
-  engine: Engine;
-  name: string;
-  prompt: boolean;
-}
-
-/** What the prompt alone made of the synthesis. */
-export interface Evidence {
-  /** Change above which a voxel is drawn, not seen: a share of `brain_level`. */
-  threshold: number;
-  drawn_ml: number;
-  brain_level: number;
-}
-
-export interface Folder {
-  path: string;
-  folders: string[];
-  files: string[];
-  truncated: boolean;
-}
+export type ResultName = FrameHeader["images"][number];
+export type ImageName = Session["images"][number];
+export type FileName = "prompt" | ResultName;
 
 /** Where a session's images come from; kept, so that the session can be made again. */
 export type Source =
@@ -99,6 +46,11 @@ export class Refused extends Error {
   get sessionGone(): boolean {
     return this.status === 404 && this.kind === "SessionGone";
   }
+
+  /** The server asks for another token than this tab has: it may have been started again. */
+  get tokenNeeded(): boolean {
+    return this.status === 401;
+  }
 }
 
 /** No answer: the server is down or cannot be reached. */
@@ -107,8 +59,11 @@ export class Unreachable extends Error {}
 const HEADERS_WITHIN_MS = 60_000;
 const TOKEN_KEY = "tlp-token";
 
-/** The access token of the address's fragment, kept for this tab and taken out of the address bar. */
-export function takeToken(): string | null {
+/**
+ * The access token of the address's fragment, kept for this tab and taken out of the address bar. Without
+ * one there: the token that was kept.
+ */
+function takeToken(): string | null {
   const given = /^#token=(.+)$/.exec(location.hash)?.[1]; // as it is: to URLSearchParams a plus is a space
   if (given === undefined) return sessionStorage.getItem(TOKEN_KEY);
   sessionStorage.setItem(TOKEN_KEY, given);
@@ -121,7 +76,12 @@ export function gridOf(session: Session): Grid {
 }
 
 export class Api {
-  constructor(private readonly token: string | null) {}
+  private token = takeToken();
+
+  /** Takes the token of an address that was pasted into this tab. */
+  refreshToken(): void {
+    this.token = takeToken();
+  }
 
   status(within_ms = HEADERS_WITHIN_MS): Promise<Status> {
     return this.json("GET", "api/status", {}, within_ms);
@@ -159,12 +119,10 @@ export class Api {
     return body(await this.fetch("GET", `api/sessions/${id}/images/${name}`));
   }
 
-  /** An image to keep, on the scan's own grid, and the name the server gives it. */
-  async file(id: string, name: FileName): Promise<{ blob: Blob; name: string }> {
+  /** An image to keep, on the scan's own grid. */
+  async file(id: string, name: FileName): Promise<Blob> {
     const response = await this.fetch("GET", `api/sessions/${id}/files/${name}`);
-    const said = /filename="?([^";]+)"?/.exec(response.headers.get("Content-Disposition") ?? "");
-    const blob = new Blob([await body(response)], { type: "application/octet-stream" });
-    return { blob, name: said?.[1] ?? `${name}.nii.gz` };
+    return new Blob([await body(response)], { type: "application/octet-stream" });
   }
 
   /** `meaning` says what the file's numbers mean, if not as in BraTS: "tumour=1,3 oedema=2". */
@@ -174,11 +132,11 @@ export class Api {
     return this.json("PUT", `api/sessions/${id}/prompt${query}`, { body: file, headers });
   }
 
-  /** Sends a stroke (`payload` is its gzip'd box); resolves with the stream as soon as the headers are there. */
   evidence(id: string): Promise<Evidence> {
     return this.json("GET", `api/sessions/${id}/evidence`);
   }
 
+  /** Sends a stroke (`payload` is its gzip'd box); resolves with the stream as soon as the headers are there. */
   stroke(id: string, query: StrokeQuery, payload: Uint8Array<ArrayBuffer> | null): Promise<Response> {
     const { box, ...rest } = query;
     const search = new URLSearchParams();

@@ -1,6 +1,6 @@
 /** One open case: session, panes, tools and loop, from opening to closing. */
 
-import { type Api, type FileName, gridOf, Refused, type ResultName } from "./api";
+import { type Api, type FileName, gridOf, Refused, type ResultName, Unreachable } from "./api";
 import { type Session, type Source, type Status } from "./api";
 import { type Actions } from "./commands";
 import { Display, type Shown } from "./display";
@@ -9,15 +9,23 @@ import { Editor } from "./editor";
 import { EvidenceView } from "./evidence";
 import { PaneFrame } from "./frame";
 import type { Grid } from "./grid";
+import { type Left, packed, type Setup, unpacked } from "./left";
 import { Loop } from "./loop";
 import { Mask } from "./mask";
-import { blank, checkGrid, gunzip, labels } from "./nifti";
-import type { Pane } from "./pane";
+import { blank, checkGrid, gunzip, labels, maskFile } from "./nifti";
+import { type Overlay, OVERLAYS, type Pane } from "./pane";
 import { resize, showPanel } from "./panel";
 import { Pointer } from "./pointer";
 import { showDevice, showPosition, showProgress, showTiming } from "./status";
 import { Tools } from "./tools";
 import { Viewer } from "./viewer";
+
+/** What files that are kept are called, after the case's name. */
+const FILES: Record<FileName, string> = {
+  prompt: "prompt",
+  synthesis: "synth-t1ce",
+  plain: "synth-t1ce_no-prompt",
+};
 
 export interface CaseHost {
   /** An error outside the loop (saving, loading); "" takes it away. */
@@ -68,12 +76,15 @@ export class Case implements Actions {
       this.pointer.attach(frame.pane);
       frame.pane.onLost = () => host.graphicsLost();
       frame.showRange();
+      frame.showOverlay();
     }
     frames.at(-1)!.addChoices((shown) => this.show(shown));
     viewer.onMove = () => this.refresh();
     viewer.onDraw = (panes) => panes.forEach((pane) => this.pointer.drawOver(pane));
     byId<HTMLInputElement>("slice").max = String(this.grid.shape[2] - 1);
     byId("case").textContent = session.name;
+    byId("interpolated").hidden = !session.interpolated;
+    document.title = `${session.name} · TLP viewer`;
     viewer.setView({});
     showTiming(null);
   }
@@ -89,7 +100,9 @@ export class Case implements Actions {
     const viewer = new Viewer(grid, session.first);
     let opened: Case | null = null;
     const ranged = (pane: Pane) => opened?.ranged(pane);
-    const frames = [...session.images, "synthesis" as const].map((name) => new PaneFrame(name, grid, ranged));
+    const overlaid = (pane: Pane, overlay: Overlay) => opened?.setOverlay(pane, overlay);
+    const names = [...session.images, "synthesis" as const];
+    const frames = names.map((name) => new PaneFrame(name, grid, ranged, overlaid));
     byId("panes").replaceChildren(...frames.map((frame) => frame.root));
     for (const { pane } of frames) {
       let bytes: ArrayBuffer;
@@ -116,7 +129,42 @@ export class Case implements Actions {
     return this.editor.unsaved && !this.mask.empty;
   }
 
+  /** What another page of this tab needs to go on from here. */
+  get left(): Left {
+    const { source, session } = this.loop;
+    const panes = [...this.viewer.panes.values()];
+    const setup: Setup = {
+      cross: this.viewer.cross,
+      tools: this.tools.settings,
+      view: this.viewer.view,
+      overlays: Object.fromEntries(panes.map((pane) => [pane.name, pane.overlay])),
+      windows: Object.fromEntries(panes.filter((p) => p.range !== p.initial).map((p) => [p.name, p.range])),
+    };
+    return { session: session.id, source, unsaved: this.unsaved, setup, mask: packed(this.mask.data) };
+  }
+
+  /** Takes over what a page before this one left. */
+  async takeOver({ setup, mask, unsaved }: Left): Promise<void> {
+    Object.assign(this.tools.settings, setup.tools);
+    this.viewer.setView(setup.view);
+    for (const { pane } of this.frames) {
+      const [overlay, range] = [setup.overlays[pane.name], setup.windows[pane.name]];
+      if (overlay) this.setOverlay(pane, overlay);
+      if (range) {
+        pane.setRange(range);
+        this.ranged(pane);
+      }
+    }
+    this.viewer.moveTo(setup.cross);
+    this.tool(setup.tools.tool);
+    const kept = mask === null ? null : await unpacked(mask);
+    if (kept?.length === this.grid.size) this.editor.restore(kept);
+    this.editor.unsaved = unsaved;
+  }
+
   close(): void {
+    byId("interpolated").hidden = true;
+    document.title = "TLP viewer";
     this.loop.close();
     this.viewer.dispose();
     byId("panes").replaceChildren();
@@ -182,6 +230,7 @@ export class Case implements Actions {
   show(shown: Shown): void {
     this.display.show(shown);
     this.frames.at(-1)!.showRange();
+    this.frames.at(-1)!.showOverlay();
     this.refresh();
   }
 
@@ -194,8 +243,20 @@ export class Case implements Actions {
   }
 
   toggleOverlay(): void {
-    const next = { filled: "outline", outline: "hidden", hidden: "filled" } as const;
-    this.viewer.setView({ overlay: next[this.viewer.view.overlay] });
+    const pane = this.viewer.active;
+    if (!pane) return;
+    const next = OVERLAYS[(OVERLAYS.indexOf(pane.overlay) + 1) % OVERLAYS.length]!;
+    this.setOverlay(pane, next);
+  }
+
+  private setOverlay(pane: Pane, overlay: Overlay): void {
+    if (pane === this.display.pane) this.display.setOverlay(overlay);
+    else this.viewer.setOverlay(pane, overlay);
+    this.frameOf(pane).showOverlay();
+  }
+
+  private frameOf(pane: Pane): PaneFrame {
+    return this.frames.find((one) => one.pane === pane)!;
   }
 
   opacity(step: 1 | -1): void {
@@ -265,6 +326,8 @@ export class Case implements Actions {
   }
 
   private showLoop(): void {
+    const done = !this.loop.busy && this.loop.phase === "live";
+    if (done && this.display.fit(true)) this.frameOf(this.display.pane).showRange();
     showProgress(this.loop);
     this.evidence.follow();
     showDevice(this.status, this.loop.session);
@@ -282,36 +345,45 @@ export class Case implements Actions {
 
   private toldPhase: Loop["phase"] = "live";
 
-  /** Finished slices came in; the first that is looked at sets the window. */
+  /** Finished slices came in. */
   private changed(images: readonly ResultName[], slices: readonly number[]): Promise<void> {
-    const z = this.viewer.cross[2];
-    if (slices.includes(z) && this.display.fit(images[0]!, z)) this.frames.at(-1)!.showRange();
-    return this.display.changed(images, slices);
+    const painted = this.display.changed(images, slices);
+    if (this.display.fit(false)) this.frameOf(this.display.pane).showRange();
+    return painted;
   }
 
   private ranged(pane: Pane): void {
     if (pane === this.display.pane) this.display.centre();
-    const frame = this.frames.find((one) => one.pane === pane)!;
+    const frame = this.frameOf(pane);
     frame.showRange();
     if (pane === this.display.pane) frame.showChoice(this.display);
     this.viewer.draw(pane);
   }
 
-  /** Keeps a file of what is drawn now: waits until the server has it, and has run it. */
+  /**
+   * Keeps a file of what is drawn now: waits until the server has it, and has run it. A mask is kept by
+   * the page itself where the server is away.
+   */
   private async save(name: FileName): Promise<void> {
     if (this.saving) return;
     this.saving = true;
     this.host.alert("");
     const { unsaved } = this.editor;
+    const file = `${this.loop.session.file_stem}_${FILES[name]}.nii.gz`;
     try {
       await this.loop.settled(name === "prompt" ? "sent" : "run");
       if (name === "prompt") this.editor.unsaved = false;
-      const file = await this.api.file(this.loop.session.id, name);
-      download(file.blob, file.name);
+      download(await this.api.file(this.loop.session.id, name), file);
     } catch (error) {
       if (this.loop.closed) return; // another case was opened meanwhile
       this.editor.unsaved ||= unsaved;
       this.loop.noticed(error);
+      if (name === "prompt" && (this.loop.phase !== "live" || error instanceof Unreachable)) {
+        download(new Blob([maskFile(this.mask.data, this.grid, this.status.model.labels)]), file);
+        this.editor.unsaved = false;
+        this.host.alert(`${messageOf(error)} The mask was saved all the same, by this page: its axes are in RAS order.`);
+        return;
+      }
       this.host.alert(`Not saved: ${messageOf(error)}`);
     } finally {
       this.saving = false;

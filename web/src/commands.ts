@@ -46,7 +46,7 @@ export const TOOLS: readonly { tool: Tool; name: string; key: string; hint: stri
   { tool: "brush", name: "Brush", key: "b", hint: "Right button erases." },
   { tool: "eraser", name: "Eraser", key: "e", hint: "Drag to erase." },
   { tool: "contour", name: "Contour", key: "c", hint: "Filled on release." },
-  { tool: "fill", name: "Fill", key: "f", hint: "Click: what looks alike around it." },
+  { tool: "fill", name: "Fill", key: "f", hint: "Click: what looks alike, within reach." },
   { tool: "box", name: "Box", key: "x", hint: "Drag a rectangle." },
   { tool: "sphere", name: "Sphere", key: "s", hint: "Click: a ball around the point." },
 ];
@@ -70,7 +70,7 @@ export const COMMANDS: readonly Command[] = [
   { keys: ["Shift+o"], says: "Open another case", run: (a) => a.openOther() },
   { keys: ["p"], says: "Prompt on or off (A/B)", run: (a) => a.togglePrompt() },
   { keys: ["d"], says: "Difference map", run: (a) => a.toggleDifference() },
-  { keys: ["o"], says: "Overlay filled, outlined, hidden", run: (a) => a.toggleOverlay() },
+  { keys: ["o"], says: "Mask filled, outlined, hidden in this pane", run: (a) => a.toggleOverlay() },
   { keys: [","], says: "Overlay fainter", run: (a) => a.opacity(-1) },
   { keys: ["."], says: "Overlay stronger", run: (a) => a.opacity(1) },
   { keys: ["v"], says: "Outline of what is drawn, not seen", run: (a) => a.toggleEvidence() },
@@ -125,5 +125,6 @@ function wants(target: HTMLElement, key: string): boolean {
     if (target.type === "range") return key.startsWith("Arrow") || key.startsWith("Page") || key === "Home";
     return key !== "Escape";
   }
+  if (target instanceof HTMLSelectElement) return true;
   return target instanceof HTMLButtonElement && (key === " " || key === "Enter");
 }

@@ -1,7 +1,8 @@
 /** What the synthesis pane shows: with the prompt, without it, or the difference of the two. */
 
 import type { ResultName } from "./api";
-import type { Pane } from "./pane";
+import { Brightness } from "./brightness";
+import type { Overlay, Pane } from "./pane";
 import { DIVERGING, GREY, type Range } from "./texture";
 import type { Viewer } from "./viewer";
 
@@ -11,9 +12,6 @@ type Kind = "values" | "difference";
 
 /** The window's top, in times of what most of the brain stays below: room for what a prompt enhances. */
 const HEADROOM = 2;
-const MOST = 0.95;
-/** Brain is what is brighter than this, in parts of a slice's brightest voxel. */
-const BRAIN = 0.1;
 
 export class Display {
   shown: Shown = "synthesis";
@@ -23,7 +21,10 @@ export class Display {
     difference: { min: -0.3, max: 0.3 },
   };
   private readonly kept: Record<Kind, Range> = { ...this.initial };
-  private fitted = false;
+  /** The mask must cover neither what is looked for nor what did not change. */
+  private readonly overlays: Record<Kind, Overlay> = { values: "outline", difference: "none" };
+  private readonly brightness: Brightness;
+  private complete = false;
 
   constructor(
     private readonly viewer: Viewer,
@@ -31,6 +32,7 @@ export class Display {
     private readonly results: Record<ResultName, Float32Array>,
   ) {
     this.slice = new Float32Array(pane.grid.plane);
+    this.brightness = new Brightness(results.plain, pane.grid);
     this.pane.range = this.initial.values;
     this.show("synthesis");
   }
@@ -41,6 +43,7 @@ export class Display {
     const differs = shown === "difference";
     this.pane.initial = this.initial[this.kind];
     this.pane.range = this.kept[this.kind];
+    this.viewer.setOverlay(this.pane, this.overlays[this.kind]);
     // NiiVue's own volume keeps to what is shown, for whoever reads it there
     if (!differs) this.pane.nv.volumes[0]!.img = this.results[shown];
     this.pane.show(differs ? (z) => this.differenceOf(z) : (z) => this.sliceOf(shown, z), differs ? DIVERGING : GREY);
@@ -49,24 +52,24 @@ export class Display {
 
   /** Slices of a result changed; resolves when what can be seen of it is painted. */
   changed(images: readonly ResultName[], slices: readonly number[]): Promise<void> {
+    if (images.includes("plain")) this.brightness.update(slices);
     const seen = this.shown === "difference" || images.includes(this.shown);
     return seen ? this.viewer.valuesChanged(this.pane, slices) : Promise.resolve();
   }
 
   /**
-   * Sets the window by a slice, once, unless somebody has set it before: how bright a synthesis is
-   * depends on the scan's brightest voxel, and [0, 1] may leave a brain in the dark. Whether it did.
+   * Fits the window to what has come of the synthesis without a prompt, unless somebody has set it: how
+   * bright that is depends on the scan's brightest voxel, and [0, 1] may leave a brain in the dark. It
+   * is fitted again with every slice until all are there. Whether it changed.
    */
-  fit(name: ResultName, z: number): boolean {
-    if (this.fitted) return false;
-    const slice = this.sliceOf(name, z);
-    const brightest = slice.reduce((most, value) => Math.max(most, value), 0);
-    const brain = slice.filter((value) => value > BRAIN * brightest).sort();
-    const most = brain[Math.floor(MOST * brain.length)];
-    if (most === undefined) return false;
-    this.fitted = true;
+  fit(complete: boolean): boolean {
+    const level = this.complete ? null : this.brightness.level();
+    if (level === null) return false;
+    this.complete = complete;
     const { values } = this.initial;
-    this.initial.values = { min: 0, max: Math.min(HEADROOM * most, 1) };
+    const max = Math.min(HEADROOM * level, 1);
+    if (max === values.max) return false;
+    this.initial.values = { min: 0, max };
     if (this.kept.values === values) this.kept.values = this.initial.values;
     if (this.kind === "values") {
       this.pane.initial = this.initial.values;
@@ -74,6 +77,12 @@ export class Display {
     }
     this.viewer.draw(this.pane);
     return true;
+  }
+
+  /** Sets how the mask is shown over this kind of image. */
+  setOverlay(overlay: Overlay): void {
+    this.overlays[this.kind] = overlay;
+    this.viewer.setOverlay(this.pane, overlay);
   }
 
   /** The middle of the difference stays at zero, whatever the window. */

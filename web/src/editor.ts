@@ -72,6 +72,14 @@ export class Editor {
     }
   }
 
+  /** Replaces the mask by one that a page before this left; no step to undo. */
+  restore(labels: Uint8Array): void {
+    const ended = performance.now();
+    this.mask.replace(labels);
+    const change = this.mask.commit();
+    if (change) this.changed(change.box, ended);
+  }
+
   private step(move: () => Box | null): void {
     if (this.locked) return;
     const ended = performance.now();

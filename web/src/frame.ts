@@ -2,10 +2,11 @@
 
 import { make, press } from "./dom";
 import type { Grid } from "./grid";
-import { Pane, type PaneName } from "./pane";
+import { type Overlay, OVERLAYS, Pane, type PaneName } from "./pane";
 import type { Display, Shown } from "./display";
 
 const TITLES: Record<PaneName, string> = { t1: "T1", t2: "T2", synthesis: "Synthetic T1ce" };
+const OVERLAY_NAMES: Record<Overlay, string> = { fill: "Filled", outline: "Outlined", none: "Hidden" };
 const SHOWN: readonly [Shown, string, string][] = [
   ["synthesis", "Prompt", "With the prompt (P switches)"],
   ["plain", "No prompt", "As if nothing were drawn (P switches)"],
@@ -19,10 +20,19 @@ export class PaneFrame {
   private readonly width: HTMLInputElement;
   private readonly level: HTMLInputElement;
   private readonly choices = new Map<Shown, HTMLButtonElement>();
+  private readonly overlay = make("select", { title: "How the mask is shown here (O)" });
   private readonly legend = make("div", { class: "legend", hidden: true });
 
-  /** @param changed called when the window was set here */
-  constructor(name: PaneName, grid: Grid, changed: (pane: Pane) => void) {
+  /**
+   * @param changed called when the window was set here
+   * @param overlaid called when another overlay was chosen here
+   */
+  constructor(
+    name: PaneName,
+    grid: Grid,
+    changed: (pane: Pane) => void,
+    overlaid: (pane: Pane, overlay: Overlay) => void,
+  ) {
     const title = TITLES[name];
     const box = make("div", { class: "canvas-box" });
     this.pane = new Pane(name, title, grid, box);
@@ -48,8 +58,15 @@ export class PaneFrame {
       this.pane.setRange({ ...this.pane.initial });
       changed(this.pane);
     });
+    this.overlay.setAttribute("aria-label", `${title}: overlay of the mask`);
+    this.overlay.append(...OVERLAYS.map((one) => make("option", { value: one }, OVERLAY_NAMES[one])));
+    this.overlay.addEventListener("change", () => {
+      overlaid(this.pane, this.overlay.value as Overlay);
+      this.pane.over.focus({ preventScroll: true });
+    });
     const foot = make("div", { class: "pane-foot" });
     foot.append(make("label", {}, "W", this.width), make("label", {}, "L", this.level), reset);
+    foot.append(make("label", {}, "Mask", this.overlay));
     this.root.append(this.head, box, foot);
   }
 
@@ -71,6 +88,10 @@ export class PaneFrame {
     const reach = this.pane.range.max;
     const scale = make("b", {}, ...[-reach, 0, reach].map((v) => make("span", {}, signed(v))));
     this.legend.replaceChildren("With minus without the prompt", make("i"), scale);
+  }
+
+  showOverlay(): void {
+    this.overlay.value = this.pane.overlay;
   }
 
   showRange(): void {

@@ -1,19 +1,6 @@
 /** The stream of finished slices: 4 bytes length, a JSON header, then the slices' float32 values. */
 
-import type { ResultName } from "./api";
-
-export interface FrameHeader {
-  serial: number;
-  revision: number;
-  images: ResultName[];
-  slices: number[];
-  left: number;
-  bytes: number;
-  state: "running" | "done" | "superseded" | "failed";
-  error: string | null;
-  /** What was not needed for these slices is missing. */
-  seconds: { server: number } & Partial<Record<"prompt" | "queue" | "engine" | "restore", number>>;
-}
+import type { FrameHeader } from "./api";
 
 export interface Frame extends FrameHeader {
   /** For each z of `slices` one axial slice, x fastest. */

@@ -29,7 +29,8 @@ export function showHelp(): void {
     "p",
     {},
     "Draw in any pane; the synthesis follows. Right button: erases (navigate: window). Wheel: slices. ",
-    "Ctrl and wheel: zoom. Middle button: moves the image.",
+    "Ctrl and wheel: zoom. Middle button: moves the image. One finger draws, two move and zoom; once a pen is ",
+    "used, fingers draw no more.",
   );
   byId("help-body").replaceChildren(mouse, list);
   byId<HTMLDialogElement>("help-dialog").showModal();

@@ -26,6 +26,12 @@ export interface LoopHost {
 
 const POLL_MS = 1000;
 const CONFLICTS = 5;
+export const NEEDS_TOKEN = "The server asks for its token: open the address that it printed, in this tab too.";
+
+/** The server or the session is gone for now, or was started again. */
+const isAway = (error: unknown) =>
+  error instanceof Unreachable || (error instanceof Refused && (error.sessionGone || error.tokenNeeded));
+
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export class Loop {
@@ -118,7 +124,7 @@ export class Loop {
 
   /** A request outside the loop failed: where the server or the session is gone, the loop sees to it. */
   noticed(error: unknown): void {
-    if (error instanceof Unreachable || (error instanceof Refused && error.sessionGone)) this.broken(error);
+    if (isAway(error)) this.broken(error);
   }
 
   /** No more requests, nothing more is told. */
@@ -246,9 +252,10 @@ export class Loop {
   private broken(error: unknown): void {
     if (this.closed || this.phase === "offline") return;
     this.stream = null;
-    if (error instanceof Unreachable || (error instanceof Refused && error.sessionGone)) {
+    if (isAway(error)) {
       this.phase = "offline";
-      this.message = error instanceof Unreachable ? "The server does not answer." : "The session has expired.";
+      this.message = "The server does not answer.";
+      if (error instanceof Refused) this.message = error.tokenNeeded ? NEEDS_TOKEN : "The session has expired.";
       void this.recover();
     } else {
       this.phase = "failed";
@@ -268,6 +275,8 @@ export class Loop {
         if (error instanceof Refused && error.sessionGone) {
           if (await this.reopen()) break;
           if (this.phase !== "offline") return;
+        } else if (error instanceof Refused && error.tokenNeeded) {
+          this.tell(NEEDS_TOKEN);
         } else if (!(error instanceof Unreachable) && !(error instanceof Refused && error.status >= 500)) {
           this.fail(error);
           return;
@@ -277,6 +286,12 @@ export class Loop {
     }
     this.unsentSince = null; // the time away is no stroke's
     if (!this.closed) this.run();
+  }
+
+  private tell(message: string): void {
+    if (this.message === message) return;
+    this.message = message;
+    this.host.told();
   }
 
   private async reopen(): Promise<boolean> {
@@ -293,7 +308,7 @@ export class Loop {
       this.wholeMask = true;
       return true;
     } catch (error) {
-      const later = error instanceof Unreachable || (error instanceof Refused && [429, 503].includes(error.status));
+      const later = error instanceof Unreachable || (error instanceof Refused && [401, 429, 503].includes(error.status));
       if (!later) this.fail(error);
       return false;
     }

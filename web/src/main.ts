@@ -2,18 +2,19 @@
 
 import "./style.css";
 
-import { Api, Refused, type Session, type Source, type Status, type Warning, takeToken } from "./api";
+import { Api, Refused, type Session, type Source, type Status, type Warning } from "./api";
 import { Case } from "./case";
 import { listen } from "./commands";
 import { byId, make, messageOf } from "./dom";
 import { joined } from "./fixes";
 import { handle } from "./handle";
 import { showHelp } from "./help";
-import { KEPT_S, leave, takeLeft } from "./left";
+import { KEPT_S, leave, type Left, takeLeft } from "./left";
+import { NEEDS_TOKEN } from "./loop";
 import { OpenScreen } from "./open";
 import { wirePanel } from "./panel";
 
-const api = new Api(takeToken());
+const api = new Api();
 let current: Case | null = null;
 let status: Status | null = null;
 let retry: (() => void) | null = null;
@@ -39,7 +40,7 @@ function warn(warnings: readonly Warning[]): void {
   byId("warnings").hidden = warnings.length === 0;
 }
 
-async function openCase(source: Source, session: Session): Promise<void> {
+async function openCase(source: Source, session: Session, left: Left | null = null): Promise<void> {
   show("work");
   byId("panes").replaceChildren(make("p", { class: "loading" }, "Loading the images…"));
   try {
@@ -48,6 +49,7 @@ async function openCase(source: Source, session: Session): Promise<void> {
     warn(session.warnings);
     current.refresh();
     current.tool("brush");
+    if (left) await current.takeOver(left);
   } catch (error) {
     byId("panes").replaceChildren();
     show("open");
@@ -55,9 +57,9 @@ async function openCase(source: Source, session: Session): Promise<void> {
   }
 }
 
-async function openNew(source: Source, session: Session): Promise<void> {
+async function openNew(source: Source, session: Session, left: Left | null = null): Promise<void> {
   try {
-    await openCase(source, session);
+    await openCase(source, session, left);
   } catch (error) {
     api.close(session.id);
     throw error;
@@ -89,18 +91,25 @@ function chooseCase(): void {
   new OpenScreen(api, status!, openNew);
 }
 
-/** Goes on with the session that this tab had before it was reloaded, if the server still has it. */
+/**
+ * Goes on with what this tab had before it was reloaded: in its session, or in a new one of the same scan
+ * where the server has lost it. False where there was nothing, or the scan was uploaded and is gone.
+ */
 async function goneOn(): Promise<boolean> {
   const left = takeLeft();
   if (!left) return false;
   try {
-    await openCase(left.source, await api.session(left.session));
+    try {
+      await openCase(left.source, await api.session(left.session), left);
+    } catch (error) {
+      if (!(error instanceof Refused && error.sessionGone)) throw error;
+      if (left.source.kind === "upload") return false;
+      await openNew(left.source, await api.open(left.source), left);
+    }
   } catch (error) {
-    if (error instanceof Refused && error.sessionGone) return false;
     leave(left); // for the next try
     throw error;
   }
-  current!.editor.unsaved = left.unsaved;
   return true;
 }
 
@@ -118,10 +127,8 @@ async function start(): Promise<void> {
     const source: Source = { kind: "case" };
     await openNew(source, await api.open(source));
   } catch (error) {
-    const denied = error instanceof Refused && error.status === 401;
     byId("open").replaceChildren();
-    const says = denied ? "The server asks for its token: open the address that it printed." : messageOf(error);
-    alert(says, () => void start());
+    alert(error instanceof Refused && error.tokenNeeded ? NEEDS_TOKEN : messageOf(error), () => void start());
   }
 }
 
@@ -156,9 +163,13 @@ function wire(): void {
   });
   window.addEventListener("pagehide", () => {
     if (!current) return;
-    const { source, session } = current.loop;
-    leave({ session: session.id, source, unsaved: current.unsaved });
-    api.close(session.id, KEPT_S);
+    leave(current.left);
+    api.close(current.loop.session.id, KEPT_S);
+  });
+  // an address with another token, pasted into this tab, loads nothing by itself
+  window.addEventListener("hashchange", () => {
+    api.refreshToken();
+    if (!current) void start();
   });
   window.addEventListener("pageshow", (event) => {
     if (!event.persisted) return;

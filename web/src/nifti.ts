@@ -2,6 +2,7 @@
 
 import { gzipSync } from "fflate";
 
+import type { Labels } from "./api";
 import type { Grid } from "./grid";
 
 const HEADER = 352;
@@ -43,12 +44,28 @@ export function labels(bytes: ArrayBuffer, grid: Grid): Uint8Array {
 
 /** A NIfTI of zeros (float32) on the grid, its sform the grid's affine. */
 export function blank(grid: Grid): ArrayBuffer {
-  const bytes = new ArrayBuffer(HEADER + 4 * grid.size);
+  return empty(grid, FLOAT32, 4);
+}
+
+/**
+ * A mask as a compressed NIfTI (uint8) on the grid, axes in RAS order.
+ *
+ * @param tumour, oedema the labels that the model knows them by
+ */
+export function maskFile(mask: Uint8Array, grid: Grid, { tumour, oedema }: Labels): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(empty(grid, UINT8, 1));
+  const label = [0, tumour, oedema];
+  mask.forEach((value, i) => (bytes[HEADER + i] = label[value]!));
+  return gzip(bytes);
+}
+
+function empty(grid: Grid, type: number, size: number): ArrayBuffer {
+  const bytes = new ArrayBuffer(HEADER + size * grid.size);
   const view = new DataView(bytes);
   view.setInt32(0, 348, true);
   [3, ...grid.shape, 1, 1, 1, 1].forEach((n, i) => view.setInt16(40 + 2 * i, n, true));
-  view.setInt16(70, FLOAT32, true);
-  view.setInt16(72, 32, true);
+  view.setInt16(70, type, true);
+  view.setInt16(72, 8 * size, true);
   [1, ...grid.spacing_mm].forEach((mm, i) => view.setFloat32(76 + 4 * i, mm, true));
   view.setFloat32(108, HEADER, true);
   view.setFloat32(112, 1, true); // scl_slope

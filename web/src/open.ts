@@ -89,6 +89,10 @@ export class OpenScreen {
     }
     for (const name of folder.files) entries.append(this.entry(name, join(name)));
     if (entries.childElementCount === 0) entries.append(make("li", {}, "Nothing to open here."));
+    if (folder.unnamed > 0) {
+      const many = folder.unnamed === 1 ? "One more has a name" : `${folder.unnamed} more have names`;
+      entries.append(make("li", {}, `${many} that is not UTF-8; rename it to open it.`));
+    }
     if (folder.truncated) entries.append(make("li", {}, "More than can be listed."));
     this.browser.replaceChildren(crumbs, entries);
     this.update();

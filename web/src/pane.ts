@@ -7,6 +7,10 @@ import { GREY, ImageTexture, LabelTexture, type Palette, type Picture, type Rang
 
 export type PaneName = "t1" | "t2" | "synthesis";
 
+/** How the mask is shown over an image. */
+export type Overlay = "fill" | "outline" | "none";
+export const OVERLAYS: readonly Overlay[] = ["fill", "outline", "none"];
+
 /** Label colours, [red, green, blue] of 255: none, tumour, oedema. The same as in style.css. */
 export const LABEL_COLOURS: readonly [number, number, number][] = [
   [0, 0, 0],
@@ -32,6 +36,8 @@ export class Pane {
   initial: Range = { min: 0, max: 1 };
   range: Range = { min: 0, max: 1 };
   palette: Palette = GREY;
+  /** Set by the viewer. */
+  overlay: Overlay = "fill";
   /** How long the last draw took, in ms. */
   drawMs = 0;
 
@@ -148,8 +154,8 @@ export class Pane {
     return this.tiles(cross).find((t) => t.plane.w === 2) ?? null;
   }
 
-  /** Canvas pixel of a mouse event. */
-  at(event: MouseEvent): [number, number] {
+  /** Canvas pixel of a place in the page, such as a mouse event's. */
+  at(event: { clientX: number; clientY: number }): [number, number] {
     const rect = this.over.getBoundingClientRect();
     const dpr = this.gl.width / rect.width;
     return [(event.clientX - rect.left) * dpr, (event.clientY - rect.top) * dpr];

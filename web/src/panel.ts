@@ -7,21 +7,30 @@ import { icon } from "./icons";
 import type { Tools, ToolSettings } from "./tools";
 import type { Viewer } from "./viewer";
 
-type SizeName = "brush_mm" | "tolerance" | "depth_mm" | "radius_mm";
+type SizeName = "brush_mm" | "tolerance" | "reach_mm" | "depth_mm" | "radius_mm";
 
-const SIZE_OF: Partial<Record<ToolSettings["tool"], SizeName>> = {
-  brush: "brush_mm",
-  eraser: "brush_mm",
-  fill: "tolerance",
-  box: "depth_mm",
-  sphere: "radius_mm",
+const SIZES_OF: Record<ToolSettings["tool"], readonly SizeName[]> = {
+  navigate: [],
+  window: [],
+  brush: ["brush_mm"],
+  eraser: ["brush_mm"],
+  contour: [],
+  fill: ["tolerance", "reach_mm"],
+  box: ["depth_mm"],
+  sphere: ["radius_mm"],
 };
-const UNITS: Record<SizeName, string> = { brush_mm: "mm", tolerance: "% of window", depth_mm: "mm", radius_mm: "mm" };
+const UNITS: Record<SizeName, string> = {
+  brush_mm: "mm",
+  tolerance: "% of window",
+  reach_mm: "mm",
+  depth_mm: "mm",
+  radius_mm: "mm",
+};
 const SIZES = Object.keys(UNITS) as SizeName[];
 
-/** The part of the current tool's settings that `[` and `]` change; the tool has none: null. */
+/** Changes the first size of the current tool, if it has one, by a step: what `[` and `]` do. */
 export function resize(settings: ToolSettings, step: 1 | -1): void {
-  const name = SIZE_OF[settings.tool];
+  const [name] = SIZES_OF[settings.tool];
   if (!name) return;
   const input = byId<HTMLInputElement>(name);
   settings[name] = Math.min(Math.max(settings[name] + step, Number(input.min)), Number(input.max));
@@ -47,7 +56,6 @@ export function wirePanel(actions: () => Actions, tools: () => Tools, changed: (
     "save-mask": (a) => a.saveMask(),
     "save-synthesis": (a) => a.saveSynthesis(),
     "open-other": (a) => a.openOther(),
-    overlay: (a) => a.toggleOverlay(),
     evidence: (a) => a.toggleEvidence(),
     multiplanar: (a) => a.multiplanar(),
     crosshair: (a) => a.crosshair(),
@@ -59,6 +67,9 @@ export function wirePanel(actions: () => Actions, tools: () => Tools, changed: (
     "slice-down": (a) => a.slice(-1),
   };
   for (const [id, run] of Object.entries(buttons)) byId(id).addEventListener("click", () => run(actions()));
+  byId<HTMLInputElement>("fill-over").addEventListener("change", (event) => {
+    tools().settings.over = (event.target as HTMLInputElement).checked;
+  });
   for (const name of SIZES) {
     byId<HTMLInputElement>(name).addEventListener("input", (event) => {
       tools().settings[name] = Number((event.target as HTMLInputElement).value);
@@ -76,15 +87,14 @@ export function showPanel({ settings }: Tools, editor: Editor, { view, cross }: 
   press(byId("label-1"), settings.label === 1);
   press(byId("label-2"), settings.label === 2);
   for (const name of SIZES) {
-    byId(`setting-${name}`).hidden = SIZE_OF[settings.tool] !== name;
+    byId(`setting-${name}`).hidden = !SIZES_OF[settings.tool].includes(name);
     setRange(name, settings[name], `${settings[name]} ${UNITS[name]}`);
   }
   setRange("opacity", Math.round(100 * view.opacity), `${Math.round(100 * view.opacity)} %`);
+  byId("setting-over").hidden = settings.tool !== "fill";
+  byId<HTMLInputElement>("fill-over").checked = settings.over;
   byId<HTMLButtonElement>("undo").disabled = editor.locked || !editor.history.canUndo;
   byId<HTMLButtonElement>("redo").disabled = editor.locked || !editor.history.canRedo;
-  const overlay = { filled: "Filled", outline: "Outlined", hidden: "Hidden" }[view.overlay];
-  byId("overlay").textContent = overlay;
-  byId("overlay").setAttribute("aria-label", `Overlay: ${overlay.toLowerCase()}`);
   press(byId("multiplanar"), view.multiplanar);
   press(byId("crosshair"), view.crosshair);
   byId("convention").textContent = view.radiological ? "Switch to neurological" : "Switch to radiological";

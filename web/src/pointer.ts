@@ -1,9 +1,10 @@
-/** Mouse and pen in the panes: draw, move the crosshair, window, pan, zoom, scroll through slices. */
+/** Mouse, pen and finger in the panes: draw, move the crosshair, window, pan, zoom, scroll through slices. */
 
 import type { Vec3 } from "./grid";
 import { drawOver, type Inside } from "./hover";
 import type { Pane, Tile } from "./pane";
 import type { Tools } from "./tools";
+import { isPalm, type Contact, Pinch } from "./touch";
 import type { Viewer } from "./viewer";
 
 type Drag =
@@ -18,6 +19,12 @@ const RIGHT = 2;
 
 export class Pointer {
   private drag: Drag | null = null;
+  /** The pointer that draws or drags; others do not disturb it. */
+  private owner = 0;
+  private pinch: Pinch | null = null;
+  private readonly fingers = new Map<number, Contact>();
+  /** A pen was used: from then on fingers move the image and do not draw, as a hand rests on the screen. */
+  private pen = false;
   private scrolled = 0;
   private mouse: { pane: Pane; at: [number, number] } | null = null;
 
@@ -29,9 +36,9 @@ export class Pointer {
     private readonly drawn: (pane: Pane) => Inside | null,
   ) {}
 
-  /** A button is down. */
+  /** A button or a finger is down. */
   get dragging(): boolean {
-    return this.drag !== null;
+    return this.drag !== null || this.pinch !== null;
   }
 
   attach(pane: Pane): void {
@@ -39,19 +46,37 @@ export class Pointer {
     over.addEventListener("pointerdown", (event) => this.down(pane, event));
     over.addEventListener("pointermove", (event) => this.move(pane, event));
     over.addEventListener("pointerup", (event) => this.up(pane, event));
-    over.addEventListener("pointercancel", () => this.cancel());
+    over.addEventListener("pointercancel", (event) => this.cancelled(event));
     over.addEventListener("pointerleave", () => this.leave(pane));
     over.addEventListener("contextmenu", (event) => event.preventDefault());
     over.addEventListener("wheel", (event) => this.wheel(pane, event), { passive: false });
     over.addEventListener("focus", () => (this.viewer.active = pane));
   }
 
+  /** What touches the screen, before it does anything: a palm, a first finger, or a second one. */
+  private touches(pane: Pane, event: PointerEvent): boolean {
+    event.preventDefault();
+    if (isPalm(event)) return false;
+    this.fingers.set(event.pointerId, { pane, x: event.clientX, y: event.clientY });
+    pane.over.setPointerCapture(event.pointerId);
+    const [first, second] = [...this.fingers.values()];
+    if (this.fingers.size === 1) return !this.pen || !this.tools.draws;
+    if (this.fingers.size === 2 && first!.pane === second!.pane) {
+      this.takeBack();
+      this.pinch = new Pinch(this.viewer, first!, second!);
+    }
+    return false;
+  }
+
   private down(pane: Pane, event: PointerEvent): void {
+    if (event.pointerType === "pen") this.pen = true;
+    if (event.pointerType === "touch" && !this.touches(pane, event)) return;
     if (this.drag) return;
     const from = pane.at(event);
     const tile = pane.tileAt(...from, this.viewer.cross);
     if (!tile) return;
     event.preventDefault();
+    this.owner = event.pointerId;
     this.viewer.active = pane;
     pane.over.focus({ preventScroll: true });
     pane.over.setPointerCapture(event.pointerId);
@@ -72,6 +97,14 @@ export class Pointer {
   }
 
   private move(pane: Pane, event: PointerEvent): void {
+    const finger = this.fingers.get(event.pointerId);
+    if (finger) [finger.x, finger.y] = [event.clientX, event.clientY];
+    if (this.pinch) {
+      this.pinch.follow();
+      return;
+    }
+    if (event.pointerType === "touch" && !finger) return; // a palm
+    if (this.drag && event.pointerId !== this.owner) return;
     const drag = this.drag;
     const here = pane.at(event);
     if (drag?.kind === "draw") {
@@ -89,8 +122,9 @@ export class Pointer {
   }
 
   private up(pane: Pane, event: PointerEvent): void {
+    this.lifted(event);
     const drag = this.drag;
-    if (!drag) return;
+    if (!drag || event.pointerId !== this.owner) return;
     this.drag = null;
     if (drag.kind === "draw") {
       this.tools.moveTo(drag.tile.voxel(...pane.at(event)));
@@ -99,10 +133,26 @@ export class Pointer {
     this.hover(pane, event);
   }
 
+  /** A finger is gone; after two, the one that is left draws nothing until it is lifted too. */
+  private lifted(event: PointerEvent): void {
+    this.fingers.delete(event.pointerId);
+    if (this.fingers.size === 0) this.pinch = null;
+  }
+
+  private cancelled(event: PointerEvent): void {
+    this.lifted(event);
+    if (event.pointerId === this.owner) this.cancel();
+  }
+
   /** Takes the gesture under way back. */
   cancel(): void {
-    this.drag = null;
+    this.takeBack();
     this.tools.cancel();
+  }
+
+  private takeBack(): void {
+    this.drag = null;
+    if (this.tools.drawing) this.tools.cancel();
   }
 
   /** Draws what lies over a pane. */

@@ -66,9 +66,19 @@ export function polygon(mask: Mask, plane: Plane, outline: readonly Point[], lab
   }
 }
 
+/** How far a flood goes. */
+export interface FloodLimits {
+  /** Largest difference from the seed's value. */
+  tolerance: number;
+  /** Largest distance of a voxel's centre from the seed's. */
+  reach_mm: number;
+  /** Whether a voxel of this label may be changed; the flood goes on past one that may not. */
+  may: (label: number) => boolean;
+}
+
 /**
- * The region of the plane that hangs together with a seed (4 neighbours) and whose values lie within
- * `tolerance` of the seed's.
+ * The region of the plane that hangs together with a seed (4 neighbours) and whose values lie near the
+ * seed's.
  *
  * @param value the shown image's value at a voxel
  */
@@ -77,9 +87,10 @@ export function flood(
   plane: Plane,
   value: (p: Vec3) => number,
   seed: Point,
-  tolerance: number,
+  { tolerance, reach_mm, may }: FloodLimits,
   label: Label,
 ): void {
+  const [du, dv] = [mask.grid.spacing_mm[plane.u], mask.grid.spacing_mm[plane.v]];
   const [nu, nv] = [mask.grid.shape[plane.u], mask.grid.shape[plane.v]];
   const reference = value(at(plane, ...seed));
   const seen = new Uint8Array(nu * nv);
@@ -88,8 +99,10 @@ export function flood(
     const [u, v] = stack.pop()!;
     if (u < 0 || v < 0 || u >= nu || v >= nv || seen[u + nu * v]) continue;
     seen[u + nu * v] = 1;
-    if (!(Math.abs(value(at(plane, u, v)) - reference) <= tolerance)) continue;
-    put(mask, plane, u, v, label);
+    if (((u - seed[0]) * du) ** 2 + ((v - seed[1]) * dv) ** 2 > reach_mm ** 2) continue;
+    const here = at(plane, u, v);
+    if (!(Math.abs(value(here) - reference) <= tolerance)) continue;
+    if (may(mask.data[mask.grid.index(...here)]!)) put(mask, plane, u, v, label);
     stack.push([u + 1, v], [u - 1, v], [u, v + 1], [u, v - 1]);
   }
 }

@@ -46,7 +46,7 @@ export class StrokeClock {
   painted(): Timing {
     const now = performance.now();
     const { seconds, slices } = this.frame!;
-    const ms = (s: number | undefined) => 1000 * (s ?? 0);
+    const ms = (s: number | null | undefined) => 1000 * (s ?? 0);
     const server = ms(seconds.server);
     // a run that was already under way can have begun before the stroke: its time before that is not the stroke's
     const engine = Math.min(ms(seconds.engine), server);

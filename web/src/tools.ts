@@ -13,8 +13,12 @@ export interface ToolSettings {
   label: 1 | 2;
   /** Diameter of brush and eraser. */
   brush_mm: number;
-  /** Of the shown window's width, in percent. */
+  /** Of the fill: of the shown window's width, in percent. */
   tolerance: number;
+  /** Of the fill: how far from its seed. */
+  reach_mm: number;
+  /** Whether the fill takes voxels of the other class. */
+  over: boolean;
   /** Of the box, across the slices. */
   depth_mm: number;
   radius_mm: number;
@@ -38,6 +42,8 @@ export class Tools {
     label: 1,
     brush_mm: 8,
     tolerance: 10,
+    reach_mm: 25,
+    over: false,
     depth_mm: 9,
     radius_mm: 6,
   };
@@ -129,7 +135,10 @@ export class Tools {
     const width = pane.range.max - pane.range.min;
     const tolerance = (this.settings.tolerance / 100) * width;
     if (!this.editor.mask.grid.contains(at(plane, seed))) return;
-    flood(this.editor.mask, plane, (p) => pane.value(p), seed, tolerance, label);
+    const { reach_mm, over } = this.settings;
+    const mine = this.settings.label; // also where the fill erases
+    const may = (there: number) => over || there === 0 || there === mine;
+    flood(this.editor.mask, plane, (p) => pane.value(p), seed, { tolerance, reach_mm, may }, label);
   }
 }
 

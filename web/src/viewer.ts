@@ -3,20 +3,18 @@
 import { SLICE_TYPE } from "@niivue/niivue";
 
 import type { Box, Grid, Vec3 } from "./grid";
-import { Pane, type PaneName } from "./pane";
+import { type Overlay, Pane, type PaneName } from "./pane";
 
 /** Above this a pane is slow (software rendering): a stroke under way is drawn in its own pane only. */
 const SLOW_MS = 12;
 /** At most one redraw in this time for slices that come in, in the multiplanar view. */
 const COALESCE_MS = 250;
 
-export type Overlay = "filled" | "outline" | "hidden";
-
 export interface ViewOptions {
   multiplanar: boolean;
   radiological: boolean;
   crosshair: boolean;
-  overlay: Overlay;
+  /** Of filled overlays. */
   opacity: number;
 }
 
@@ -26,7 +24,6 @@ export class Viewer {
     multiplanar: false,
     radiological: true,
     crosshair: true,
-    overlay: "filled",
     opacity: 0.5,
   };
   cross: Vec3;
@@ -110,11 +107,22 @@ export class Viewer {
     for (const { nv } of this.panes.values()) {
       nv.opts.sliceType = this.view.multiplanar ? SLICE_TYPE.MULTIPLANAR : SLICE_TYPE.AXIAL;
       nv.opts.isRadiologicalConvention = this.view.radiological;
-      nv.drawOpacity = { filled: this.view.opacity, outline: 0.001, hidden: 0 }[this.view.overlay];
-      nv.drawRimOpacity = this.view.overlay === "outline" ? 1 : -1;
     }
+    for (const pane of this.panes.values()) this.showOverlay(pane);
     this.draw();
     this.onMove();
+  }
+
+  /** Sets how a pane shows the mask. */
+  setOverlay(pane: Pane, overlay: Overlay): void {
+    pane.overlay = overlay;
+    this.showOverlay(pane);
+    this.draw(pane);
+  }
+
+  private showOverlay({ nv, overlay }: Pane): void {
+    nv.drawOpacity = { fill: this.view.opacity, outline: 0.001, none: 0 }[overlay];
+    nv.drawRimOpacity = overlay === "outline" ? 1 : -1;
   }
 
   get zoom(): number {
