@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
 from tlp_runtime.engines.choice import EngineChoice
+from tlp_runtime.errors import TLPError, first_line
 from tlp_runtime.synthesis.request import Request
 from tlp_server.settings import Settings
 
 from .browser import PrivatePage
 from .console import Quiet, Verbose, begin, require
+from .last_address import Address, LastAddress, is_free
 from .model import ModelOption
 from .options import Pick, verb
 from .serve import require_page, run_server
@@ -38,11 +41,13 @@ def command(
     ],
     model: ModelOption = None,
     choice: EngineChoice,
-    settings: Annotated[
+    served: Annotated[
+        dict[str, Any],
         Settings,
         Pick(
             only=("host", "port", "token", "token_file", "no_token", "memory"),
             defaults={"port": 0, "max_sessions": 4},
+            changes=True,
         ),
     ],
     no_open: Annotated[
@@ -58,7 +63,8 @@ def command(
 ) -> None:
     """Draw on a scan in the browser and see its synthesis change.
 
-    Starts a server that only this machine can reach, prints its address and opens it.
+    Starts a server that only this machine can reach, prints its address and opens it. Started
+    again for the same files, it takes the same address, and a page that is still open goes on.
 
     Example: tlp view --t1 a.nii.gz --t2 b.nii.gz --prompt roi.nii.gz
     """
@@ -82,12 +88,20 @@ def command(
         from tlp_runtime.io.nifti import stem
         from tlp_server.cases import read_case
 
-        first = next(iter(images.values()))
-        return read_case(stem(first.resolve()), make, spec)
+        first = next(iter(images.values())).resolve()
+        # with its folder: many a scan is called t1.nii.gz
+        return read_case(f"{first.parent.name}/{stem(first)}", make, spec)
 
+    last = LastAddress(images.values())
+    settings = _settings(served, last.read())
     page = PrivatePage()
 
     def started(address: str) -> None:
+        port = urlsplit(address).port or 0
+        try:
+            last.write(Address(port, settings.token))
+        except (OSError, TLPError) as error:
+            output.note(f"a restart will not be found by the page: {first_line(error)}")
         if not no_open and not page.open(address):
             output.note("no browser could be opened; open the address yourself.")
 
@@ -95,3 +109,14 @@ def command(
         run_server(settings, model, choice, tuple(images), output, case, started, page.remove)
     finally:
         page.remove()
+
+
+def _settings(given: dict[str, Any], last: Address | None) -> Settings:
+    """What was given; for the rest the case's last port and token, as far as they can be had."""
+    chosen = dict(given)
+    if last is not None:
+        if not given.get("port") and is_free(given.get("host", "127.0.0.1"), last.port):
+            chosen["port"] = last.port
+        if last.token and not any(given.get(one) for one in ("token", "token_file", "no_token")):
+            chosen["token"] = last.token
+    return Settings(**chosen)

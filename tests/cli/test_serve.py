@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -26,6 +28,23 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     return process.returncode, errors
+
+
+@contextmanager
+def started(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server as it starts without an option about tokens; gives the whole address."""
+    process = subprocess.Popen(
+        COMMAND + [str(argument) for argument in arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip(), process
+    finally:
+        if process.poll() is None:
+            ended(process)
 
 
 def test_serve_prints_its_address_and_ends_by_ctrl_c(
@@ -117,6 +136,34 @@ def test_a_page_that_nobody_opened_ends_with_the_server(
     assert not list(tmp_path.glob("tlp-view-*"))
 
 
+def test_a_case_that_is_viewed_again_has_the_address_it_had(
+    tiny: TinyModel, case: dict[str, Path], tmp_path: Path, tlp_home: Path
+) -> None:
+    """So that a page that is still open finds it; another case, or another account, does not."""
+    command = ("view", "--t1", case["t1"], "--model", tiny.bundle.path, "--no-open")
+
+    def address(*arguments: object) -> str:
+        with started(*command, *arguments) as (shown, process):
+            assert ended(process)[0] == 0
+        return shown
+
+    first = address()
+    (kept,) = (tlp_home / "views").iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert kept.parent.stat().st_mode & 0o777 == 0o700
+    assert "#token=" in first
+    assert address() == first
+    assert address("--token", "another-token-altogether") == (
+        first.partition("#")[0] + "#token=another-token-altogether"
+    )
+    with started(*command) as (one, _), started(*command) as (other, _):
+        assert one.partition("#")[0] != other.partition("#")[0]
+    kept.chmod(0o644)  # others may have read it
+    assert address().partition("#")[2] != one.partition("#")[2]
+    kept.write_text("{")
+    address()
+
+
 def test_memory_that_the_model_alone_takes_is_refused(tiny: TinyModel) -> None:
     process = subprocess.run(
         [*COMMAND, *map(str, serve(tiny, "--port", 0, "--memory", 20))],
@@ -132,7 +179,7 @@ def test_memory_that_the_model_alone_takes_is_refused(tiny: TinyModel) -> None:
         (["view"], 2, "at least one image. Use --t1 FILE"),
         (["view", "--t1", "none.nii.gz", "--model", "{model}"], 3, "does not exist"),
         (["view", "--t1", "{t1}", "--model", "{model}", "--prompt", "none.nii.gz"], 3, "does not"),
-        (["view", "--t1", "{t1}", "--model", "{model}", "--prompt", "{t1}"], 3, "have no meaning"),
+        (["view", "--t1", "{t1}", "--model", "{model}", "--prompt", "{t1}"], 3, "as a scan does"),
         (["view", "--t1", "{t1}", "--model", "{model}", "--prompt", "{far}"], 3, "grid"),
         (["view", "--t1", "{t1}", "--model", "none"], 4, "none"),
         (["view", "--t1", "{t1}", "--host", "0.0.0.0", "--no-token"], 2, "a token is required"),
