@@ -43,9 +43,11 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def viewing(chromium: Browser, address: str) -> Iterator[Viewer]:
+def viewing(
+    chromium: Browser, address: str, size: dict[str, int] | None = None
+) -> Iterator[Viewer]:
     """The page at an address; what its console calls an error fails the test."""
-    context = chromium.new_context(viewport=SIZE, accept_downloads=True)  # type: ignore[arg-type]
+    context = chromium.new_context(viewport=size or SIZE, accept_downloads=True)  # type: ignore[arg-type]
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -75,6 +77,12 @@ class Viewer:
         """Wait until everything drawn is run and painted."""
         self.page.evaluate("() => window.tlp.idle()")
         return self
+
+    def idle_view(self) -> None:
+        """Wait for the next frame, in the middle of a gesture."""
+        self.page.evaluate(
+            "() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
+        )
 
     def until(self, condition: str, seconds: float = 60) -> None:
         """Wait for a function of the page (by polling: its policy forbids what Playwright does)."""

@@ -43,6 +43,7 @@ it is part of the public contract and never reused.
         +-- UnknownHost
         +-- TokenNeeded
         +-- RequestTooLarge
+        +-- RequestTooSlow
         +-- OutOfStep
         +-- Unfinished
 """

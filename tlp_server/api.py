@@ -105,7 +105,7 @@ ERRORS = {
 
 TOKEN = HTTPBearer(
     auto_error=False,  # the gate has checked it
-    description="The token of the address that the server printed. None with --no-token.",
+    description="The token of the address that the server printed. None where the server was started without one.",
 )
 
 router = APIRouter(

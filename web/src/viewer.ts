@@ -18,6 +18,12 @@ export interface ViewOptions {
   opacity: number;
 }
 
+/** Where the image lies (NiiVue's pan, in mm at zoom 1) and how large. */
+export interface Placing {
+  pan: Vec3;
+  zoom: number;
+}
+
 export class Viewer {
   readonly panes = new Map<PaneName, Pane>();
   readonly view: ViewOptions = {
@@ -138,6 +144,25 @@ export class Viewer {
     const old = first.nv.scene.pan2Dxyzmm;
     const pan = zoom === 1 ? [0, 0, 0] : [0, 1, 2].map((i) => old[i]! + mm[i]! * (old[3]! - zoom));
     this.setPan(pan as Vec3, zoom);
+  }
+
+  /** How the image lies on the screen now. */
+  get placing(): Placing {
+    const [x, y, z, zoom] = [...this.panes.values()][0]!.nv.scene.pan2Dxyzmm;
+    return { pan: [x!, y!, z!], zoom: zoom! };
+  }
+
+  /**
+   * Zooms and moves the image from how it lay so that what was at voxel `from` comes to lie where voxel
+   * `to` was then.
+   */
+  place({ pan, zoom }: Placing, from: Vec3, to: Vec3, factor: number): void {
+    const [first] = this.panes.values();
+    if (!first) return;
+    const { nv } = first;
+    const [a, b] = [from, to].map((p) => nv.frac2mm(nv.vox2frac(p)));
+    const now = Math.min(Math.max(zoom * factor, 1), 16);
+    this.setPan([0, 1, 2].map((i) => pan[i]! + zoom * b![i]! - now * a![i]!) as Vec3, now);
   }
 
   /** Moves the image so that what lay at voxel `from` comes to lie where voxel `to` is shown now. */
