@@ -13,7 +13,8 @@ from tests.browser import changed, drawn_in, viewing
 from tests.cohorts import SlowEngine
 from tests.fakes.engine import FakeEngine
 from tests.scans import SMALL, scan
-from tests.servers import case_of, running, saved
+from tests.servers import case_of, running, saved, served
+from tests.support import TinyModel
 from tlp_runtime import Volume
 from tlp_runtime.io.nifti import parse_volume, read_volume
 
@@ -247,3 +248,174 @@ def test_warnings_and_refusals_advise_nothing_that_the_page_does_not_have(
             assert "--" not in text
             assert "brain_mask" not in text
             assert "resample" not in text.lower()
+
+
+def test_a_scan_loaded_as_a_mask_is_refused_by_what_it_is(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    """Not by asking what its hundreds of labels mean."""
+    path = saved(BRAIN, tmp_path / "t1.nii.gz")
+    counted = saved(
+        Volume(np.rint(BRAIN.data).astype(np.int16), BRAIN.affine), tmp_path / "int16.nii.gz"
+    )
+    asked: list[str] = []
+    with (
+        running(FakeEngine(SMALL), case_of({"t1": BRAIN})) as address,
+        viewing(chromium, address) as viewer,
+    ):
+        viewer.opened()
+        viewer.page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+        for file in (path, counted):
+            with viewer.page.expect_file_chooser() as chooser:
+                viewer.click("load-mask")
+            chooser.value.set_files(file)
+            viewer.page.get_by_text("as a scan does").wait_for()
+            assert "Choose another mask" in viewer.page.inner_text("#alert-text")
+            viewer.click("alert-close")
+        viewer.forgive()
+        assert asked == []
+        assert not viewer.array("mask", SHAPE).any()
+
+
+def test_a_mask_is_saved_while_the_server_is_away(chromium: Browser, tmp_path: Path) -> None:
+    i, j, k = MIDDLE
+    turned = scan(orientation="AIR")
+    shape = turned.reoriented("RAS").shape
+    with running(FakeEngine(SMALL), case_of({"t1": turned})) as address:
+        context = viewing(chromium, address)
+        viewer = context.__enter__()
+        viewer.opened()
+        viewer.show_slice(k)
+        viewer.tool("sphere")
+        viewer.drag("t1", (i, j, k))
+        viewer.idle()
+    try:
+        viewer.click("label-2")
+        viewer.drag("t1", (i + 12, j, k))  # nobody is there
+        viewer.until("() => window.tlp.state.phase === 'offline'")
+        mask = viewer.array("mask", shape)
+        with viewer.page.expect_download() as download:
+            viewer.click("save-mask")
+        assert download.value.suggested_filename == "case_prompt.nii.gz"
+        path = tmp_path / "roi.nii.gz"
+        download.value.save_as(path)
+        viewer.page.get_by_text("saved all the same, by this page").wait_for()
+        np.testing.assert_array_equal(read_volume(path).data, mask)
+        # It is a prompt of that scan, whatever the order of the scan's own axes.
+        again = case_of({"t1": turned}, read_volume(path))
+        np.testing.assert_array_equal(again.mask, mask)
+    finally:
+        viewer.forgive()
+        context.__exit__(None, None, None)
+
+
+def test_a_reload_keeps_the_slice_the_tool_and_the_convention(chromium: Browser) -> None:
+    i, j, k = MIDDLE
+    with (
+        running(FakeEngine(SMALL), case_of({"t1": BRAIN})) as address,
+        viewing(chromium, address) as viewer,
+    ):
+        page = viewer.opened().page
+        page.on("dialog", lambda dialog: dialog.accept())
+        viewer.show_slice(k + 7)
+        viewer.tool("sphere")
+        viewer.click("label-2")
+        viewer.slider("radius_mm", 9)
+        viewer.click("convention")
+        viewer.click("crosshair")
+        page.get_by_label("T1: overlay of the mask").select_option("outline")
+        width = page.get_by_label("T1: window width")
+        width.fill("123")
+        width.press("Enter")
+        viewer.drag("t1", (i, j, k + 7))
+        viewer.idle()
+        mask, cross = viewer.array("mask", SHAPE), viewer.state["cross"]
+        page.reload()
+        viewer.opened()
+        assert viewer.state["cross"] == cross
+        np.testing.assert_array_equal(viewer.array("mask", SHAPE), mask)
+        for button in ("tool-sphere", "label-2"):
+            assert page.get_attribute(f"#{button}", "aria-pressed") == "true"
+        assert page.get_attribute("#crosshair", "aria-pressed") == "false"
+        assert page.input_value("#radius_mm") == "9"
+        assert "Neurological" in page.inner_text("#convention-text")
+        assert page.get_by_label("T1: overlay of the mask").input_value() == "outline"
+        assert width.input_value().startswith("123")
+        assert page.title() == "case · TLP viewer"
+
+
+def test_a_view_that_is_started_again_is_found_with_all_that_was_drawn(
+    chromium: Browser, tiny: TinyModel, phantom_case: Path, tmp_path: Path
+) -> None:
+    """By a page that stayed open, and by one that is loaded again afterwards."""
+    t1 = read_volume(phantom_case / f"{phantom_case.name}_t1.nii.gz")
+    (tmp_path / "patient 7").mkdir()
+    small = Volume(np.asfortranarray(t1.data[:, :, 70:76]), t1.affine)
+    scan_file = saved(small, tmp_path / "patient 7" / "t1.nii.gz")
+    command = ("view", "--t1", scan_file, "--model", tiny.bundle.path, "--no-open")
+    shape = small.reoriented("RAS").shape
+    i, j, k = shape[0] // 2, shape[1] // 2, 3
+    with served(*command) as (address, _):
+        context = viewing(chromium, address)
+        viewer = context.__enter__()
+        viewer.page.on("dialog", lambda dialog: dialog.accept())
+        viewer.opened()
+        viewer.show_slice(k)
+        viewer.drag("t1", (i, j, k))
+        viewer.idle()
+        first = viewer.state["session"]
+    try:
+        viewer.drag("t1", (i + 20, j, k))
+        viewer.until("() => window.tlp.state.phase === 'offline'")
+        mask = viewer.array("mask", shape)
+        with served(*command) as (again, _):
+            assert again == address
+            viewer.until("() => !window.tlp.state.busy && window.tlp.state.phase === 'live'")
+            assert viewer.state["session"] != first
+            np.testing.assert_array_equal(viewer.idle().array("mask", shape), mask)
+            with viewer.page.expect_download() as download:
+                viewer.click("save-synthesis")
+            assert download.value.suggested_filename == "patient_7_t1_synth-t1ce.nii.gz"
+            assert viewer.page.title() == "patient 7/t1 · TLP viewer"
+        with served(*command) as (again, _):  # loaded again, of a server that knows nothing of it
+            viewer.page.reload()
+            viewer.opened()
+            np.testing.assert_array_equal(viewer.array("mask", shape), mask)
+            assert viewer.state["cross"][2] == k
+            assert drawn_in(viewer.array("mask", shape)) == [k]
+    finally:
+        viewer.forgive()
+        context.__exit__(None, None, None)
+
+
+def test_the_address_pasted_into_the_tab_that_asks_for_it_works(chromium: Browser) -> None:
+    """That changes only the address's fragment, by which no page is loaded again."""
+    tokens = ["first-token-of-the-server", "second-token-of-the-server"]
+    i, j, k = MIDDLE
+    case = case_of({"t1": BRAIN})
+    with running(FakeEngine(SMALL), case, token=tokens[0]) as address:
+        port = int(address.rsplit(":", 1)[1])
+        context = viewing(chromium, address)
+        viewer = context.__enter__()
+        viewer.page.get_by_text("asks for its token").wait_for()
+        viewer.forgive()
+        viewer.page.evaluate("(hash) => void (location.hash = hash)", f"token={tokens[0]}")
+        viewer.opened()
+        assert "token" not in viewer.page.url
+        viewer.show_slice(k)
+        viewer.drag("t1", (i, j, k))
+        viewer.idle()
+        mask = viewer.array("mask", SHAPE)
+    try:
+        with running(FakeEngine(SMALL), case, port=port, token=tokens[1]):
+            viewer.drag("t1", (i + 12, j, k))
+            viewer.page.get_by_text("asks for its token").wait_for()
+            viewer.page.evaluate("(hash) => void (location.hash = hash)", f"token={tokens[1]}")
+            viewer.until("() => !window.tlp.state.busy && window.tlp.state.phase === 'live'")
+            assert "token" not in viewer.page.url
+            grown = viewer.idle().array("mask", SHAPE)
+            assert (grown >= mask).all()
+            assert grown.sum() > mask.sum()
+    finally:
+        viewer.forgive()
+        context.__exit__(None, None, None)

@@ -46,7 +46,7 @@ export const TOOLS: readonly { tool: Tool; name: string; key: string; hint: stri
   { tool: "brush", name: "Brush", key: "b", hint: "Right button erases." },
   { tool: "eraser", name: "Eraser", key: "e", hint: "Drag to erase." },
   { tool: "contour", name: "Contour", key: "c", hint: "Filled on release." },
-  { tool: "fill", name: "Fill", key: "f", hint: "Click: what looks alike, within reach." },
+  { tool: "fill", name: "Fill", key: "f", hint: "Click: what looks alike there." },
   { tool: "box", name: "Box", key: "x", hint: "Drag a rectangle." },
   { tool: "sphere", name: "Sphere", key: "s", hint: "Click: a ball around the point." },
 ];
