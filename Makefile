@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+# The runtime and the server as they are deployed: no PyTorch, no onnx but for the tests' stand-ins.
+LEAN = $(VENV)-lean
 
 .PHONY: help install page types web wheel test lint demo proof clean
 
@@ -25,6 +27,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 install: $(VENV)/.installed
+
+$(LEAN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LEAN)
+	$(LEAN)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,serve,dicom,test]'
+	! $(LEAN)/bin/python -c 'import torch' 2>/dev/null
+	touch $@
 
 # Built by setup.py at installation as well; this is for when its sources change.
 PAGE = tlp_server/page/index.html
@@ -59,8 +67,13 @@ lint: install
 	$(BIN)/lint-imports
 
 # One thread a process: PyTorch's threads wait for each other badly when several processes run.
-test: lint web
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# What both environments' tests work on is made once, by the first.
+PYTEST = OMP_NUM_THREADS=1 TLP_TEST_ASSETS=$(CURDIR)/build/assets
+SHARED = -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+test: lint web $(LEAN)/.installed
+	rm -rf build/assets && $(BIN)/python -m tests.assets build/assets
+	$(PYTEST) $(LEAN)/bin/pytest $(SHARED) tests/runtime tests/server
+	$(PYTEST) $(BIN)/pytest $(SHARED) tests/cli tests/e2e tests/engines tests/export tests/train
 
 demo: install
 	$(BIN)/python -m benchmarks.demo --out demo
@@ -69,4 +82,4 @@ proof: install page
 	$(BIN)/pytest -m proof
 
 clean:
-	rm -rf $(VENV) demo build dist web/node_modules tlp_server/page *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LEAN) demo build dist web/node_modules tlp_server/page *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import (
-    DATA_DIR,
-    REAL_CASES,
-    TinyModel,
-    make_tiny_model,
-    make_untrained_bundle,
-)
+from tests.support import DATA_DIR, DUAL, PHANTOM, REAL_CASES, TinyModel
+from tlp_runtime.engines.cuda import gpu_problem
 from tlp_runtime.models.bundle import Bundle
-from tlp_train.phantom import write_cohort
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip, by name, GPU tests without a GPU and proofs unless they were asked for."""
-    import torch
-
     for item in items:
-        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        if item.get_closest_marker("gpu") and gpu_problem(0) is not None:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU; none is here"))
         if item.get_closest_marker("proof") and "proof" not in str(config.option.markexpr):
             item.add_marker(pytest.mark.skip(reason="a long proof; run by make proof"))
@@ -53,11 +46,23 @@ def log_levels() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four phantom cases, of which at least the first has a tumour."""
-    folder = tmp_path_factory.mktemp("phantom")
-    write_cohort(folder, cases=4, seed=1)
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what was made beforehand (TLP_TEST_ASSETS), or made now, which takes PyTorch."""
+    folder = tmp_path_factory.mktemp("assets")
+    given = os.environ.get("TLP_TEST_ASSETS")
+    if given:
+        shutil.copytree(given, folder, dirs_exist_ok=True)
+    else:
+        from tests.assets import make
+
+        make(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_dir(assets: Path) -> Path:
+    """Four phantom cases, of which at least the first has a tumour."""
+    return assets / PHANTOM
 
 
 @pytest.fixture(scope="session")
@@ -67,21 +72,15 @@ def phantom_case(phantom_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory, phantom_dir: Path) -> Iterator[TinyModel]:
+def tiny(assets: Path) -> TinyModel:
     """A T1 model of a few parameters, trained for a moment, and its exported bundle."""
-    folder = tmp_path_factory.mktemp("tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TLP_HOME", os.fspath(folder / "home"))
-        yield make_tiny_model(folder, phantom_dir)
+    return TinyModel(assets)
 
 
 @pytest.fixture(scope="session")
-def tiny_dual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
+def tiny_dual(assets: Path) -> Bundle:
     """A T1 and T2 model of random weights."""
-    folder = tmp_path_factory.mktemp("dual")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TLP_HOME", os.fspath(folder / "home"))
-        yield make_untrained_bundle(folder, ("t1", "t2"))
+    return Bundle.open(assets / DUAL)
 
 
 @pytest.fixture(scope="session")

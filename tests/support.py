@@ -7,51 +7,23 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from tests.fakes.engine import TINY_NETWORK
-from tlp_export import export
-from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import models
-from tlp_runtime.spec.model import ModelSpec
-from tlp_train.checkpoint import Lineage, load_checkpoint, write_checkpoint
-from tlp_train.config import TrainConfig, preset
-from tlp_train.module import SynthesisModule
-from tlp_train.runs import Run
-from tlp_train.split import Split
-from tlp_train.trainer import fit
+
+if TYPE_CHECKING:
+    from tlp_train.runs import Run
 
 DATA_DIR = Path(__file__).parent / "data"
+PHANTOM, RUN, TINY, DUAL = "phantom", "run", "tiny-t1", "tiny-t1-t2"
+"""Folders of what :mod:`tests.assets` makes."""
 REAL_CASES = Path(__file__).resolve().parents[2] / "shared" / "data" / "brats"
-
-
-def tiny_config(inputs: tuple[str, ...] = ("t1",), **changes: Any) -> TrainConfig:
-    """A run of seconds."""
-    config = preset(
-        "demo",
-        inputs,
-        spec=ModelSpec(inputs=inputs, network=TINY_NETWORK),
-        epochs=1,
-        constant_epochs=1,
-        batch_size=2,
-        slices_per_epoch=4,
-        validation_slices=2,
-        discriminator_channels=2,
-        precision="32-true",
-    )
-    return replace(config, **changes)
-
-
-def split_of(data: Path) -> Split:
-    """The first cases train, the next validates, the last tests."""
-    *train, validation, test = sorted(path.name for path in data.iterdir())
-    return Split(tuple(train), (validation,), (test,))
 
 
 def need_tool(name: str, package: str) -> str:
@@ -94,10 +66,26 @@ def read_only(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TinyModel:
-    """A finished run and the bundle made of it."""
+    """A T1 model of a few parameters, trained for a moment, and its exported bundle."""
 
-    run: Run
-    bundle: Bundle
+    assets: Path
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The bundle made of its run."""
+        return Bundle.open(self.assets / TINY)
+
+    @property
+    def run_folder(self) -> Path:
+        """The finished run's folder."""
+        return self.assets / RUN
+
+    @cached_property
+    def run(self) -> Run:
+        """The finished run; needs PyTorch."""
+        from tlp_train.runs import Run
+
+        return Run.open(self.run_folder)
 
     def register(self) -> None:
         """Make it known under the current ``TLP_HOME``."""
@@ -108,23 +96,3 @@ class TinyModel:
         target = folder / "bundle copy"
         shutil.copytree(self.bundle.path, target)
         return target
-
-
-def make_tiny_model(folder: Path, data: Path) -> TinyModel:
-    """Train and export under ``folder``."""
-    config = tiny_config()
-    assert find_cases(data, ("t1", "t1ce", "seg"))
-    run = Run.create(folder / "run", config, data, split_of(data))
-    run = fit(run, folder / "cache", progress=False)
-    exported = export(load_checkpoint(run.last), out=folder / "tiny-t1")
-    return TinyModel(run, exported.bundle)
-
-
-def make_untrained_bundle(folder: Path, inputs: tuple[str, ...]) -> Bundle:
-    """A bundle of random weights, for what does not depend on them."""
-    config = tiny_config(inputs)
-    torch.manual_seed(0)
-    module = SynthesisModule(config)
-    path = folder / "untrained.ckpt"
-    write_checkpoint(path, config.spec, module.generator.state_dict(), Lineage(config=config))
-    return export(load_checkpoint(path), out=folder / f"tiny-{'-'.join(inputs)}").bundle

@@ -28,7 +28,6 @@ from tlp_runtime.models.choice import (
     set_default,
 )
 from tlp_runtime.models.store import Register
-from tlp_train.runs import newest_finished
 
 
 def test_entries_are_relative_in_the_store_and_absolute_elsewhere(
@@ -154,12 +153,12 @@ def test_a_damaged_entry_harms_no_other(
     tlp_home: Path, place: Place, tiny: TinyModel, text: str
 ) -> None:
     models().add("a", place("a"))
-    Register("runs").add("run", tiny.run.folder)
+    Register("runs").add("run", tiny.run_folder)
     for kind in ("models", "runs"):
         (tlp_home / "register" / kind / "bad.json").write_text(text, encoding="latin-1")
     assert [one.name for one in models()] == ["a"]
     assert used("t1") == "a"
-    assert newest_finished().folder == tiny.run.folder
+    assert [one.path for one in Register("runs")] == [tiny.run_folder]
     for find in (models().find, lambda name: find_bundle(name, None)):
         with pytest.raises(ModelDamaged, match=r"bad\.json: is not a register entry") as raised:
             find("bad")

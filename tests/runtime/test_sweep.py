@@ -254,14 +254,6 @@ def test_the_limit_counts_two_operations_a_product_and_says_what_it_is(
     assert "no CUDA support" in str(open_product("ort-cuda", "cuda:0", "fp16"))
 
 
-def test_openvino_is_held_against_its_own_products() -> None:
-    for precision, kind in (("fp32", "fp32"), ("bf16", "bf16")):
-        found = open_product("ov-cpu", "cpu", precision)  # type: ignore[arg-type]
-        assert isinstance(found, Product), found
-        assert found.what.startswith(f"{kind} 1024 x 1024, openvino")
-        assert found.tflops() > 0
-
-
 def test_energy_is_told_only_by_a_counter(monkeypatch: pytest.MonkeyPatch) -> None:
     class Library:
         class NVMLError(Exception): ...

@@ -37,7 +37,10 @@ def fetched(http: httpx.Client, path: str) -> Volume:
 
 def test_the_server_says_what_it_is(http: httpx.Client) -> None:
     status = http.get("/api/status").json()
-    assert status["model"] == {"name": "fake", "precision": "fp32", "inputs": ["t1"]}
+    labels = {"tumour": 1, "oedema": 2}
+    assert status["model"] == {
+        "name": "fake", "precision": "fp32", "inputs": ["t1"], "labels": labels,
+    }  # fmt: skip
     assert status["engines"] == [{"name": "fake", "device": "cpu", "library": "none"}]
     assert (status["case"], status["root"]) == (False, True)
     assert "not for diagnosis" in status["notice"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support import split_of, tiny_config
+from tests.assets import split_of, tiny_config
 from tlp_train.callbacks import read_metrics
 from tlp_train.module import SynthesisModule
 from tlp_train.runs import Run

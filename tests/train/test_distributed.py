@@ -14,7 +14,8 @@ import pytest
 import torch
 from tlp_cli.main import main
 
-from tests.support import TinyModel, split_of, tiny_config
+from tests.assets import split_of, tiny_config
+from tests.support import TinyModel
 from tlp_runtime.errors import DeviceUnavailable, ModelMissing, UsageError
 from tlp_train.callbacks import read_metrics
 from tlp_train.checkpoint import load_checkpoint

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tlp_cli.main import main
 
-from tests.support import split_of
+from tests.assets import split_of
 from tests.train.runs import assert_equal_runs, killed_before, new_run
 from tlp_runtime.errors import UsageError
 from tlp_runtime.spec.model import IntensitySpec

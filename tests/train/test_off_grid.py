@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from tlp_cli.main import main
 
+from tests.assets import tiny_config
 from tests.fakes.engine import TINY_NETWORK, FakeEngine
 from tests.scans import SMALL, scan
-from tests.support import TinyModel, tiny_config
+from tests.support import TinyModel
 from tlp_export.slices import real_slices
 from tlp_runtime import Synthesizer, Volume
 from tlp_runtime.errors import ContentError, GeometryError, InputError, SetOption

@@ -15,7 +15,8 @@ import pytest
 import torch
 from tlp_cli.main import main
 
-from tests.support import TinyModel, tiny_config
+from tests.assets import tiny_config
+from tests.support import TinyModel
 from tests.train.runs import LONG, Killed, assert_equal_runs, killed_before, new_run, weights
 from tlp_export import export
 from tlp_runtime.errors import ModelMismatch, ModelMissing, UsageError

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support import TinyModel, tiny_config
+from tests.assets import tiny_config
+from tests.support import TinyModel
 from tests.train.runs import assert_equal_runs, new_run, weights
 from tlp_runtime.errors import (
     ModelDamaged,

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.support import split_of, tiny_config
+from tests.assets import split_of, tiny_config
 from tlp_train.launchers import is_first_process
 from tlp_train.processes import join_run
 from tlp_train.runs import Run

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from tlp_cli.fixes import line
 
+from tests.fakes.machines import ADA
 from tests.support import TinyModel
 from tlp_runtime import doctor
 from tlp_runtime.doctor import Diagnosis, Finding, examine
 from tlp_runtime.engines import onnx as onnx_engine
 from tlp_runtime.engines import openvino
 from tlp_runtime.engines.builds import build_engine
-from tlp_runtime.engines.cuda import Cuda, Gpu
+from tlp_runtime.engines.cuda import Cuda
 from tlp_runtime.engines.options import EngineOptions
 from tlp_runtime.engines.registry import engines
 from tlp_runtime.engines.select import SelectedEngine, choose
@@ -23,8 +24,6 @@ from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.errors import DeviceUnavailable
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.warnings import WarningLog
-
-ADA = Gpu(0, "NVIDIA L4", (8, 9), 23034, "GPU-1")
 
 
 def lines(finding: Finding) -> list[str]:
