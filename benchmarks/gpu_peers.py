@@ -120,7 +120,7 @@ class OpenTorch:
         """How far its image is from the reference."""
         return differences(self._run()[1], self._given.reference)
 
-    def memory_mib(self) -> float:
+    def memory_mib(self) -> float | None:
         """The process's peak so far."""
         return peak_memory_mib()
 
@@ -175,7 +175,7 @@ class OpenEngine:
             )
         return self._product.tflops() if isinstance(self._product, Product) else None
 
-    def memory_mib(self) -> float:
+    def memory_mib(self) -> float | None:
         """The process's peak so far."""
         return peak_memory_mib()
 

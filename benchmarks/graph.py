@@ -117,7 +117,7 @@ class OpenPlain:
         """TFLOP/s of matrix products in OpenVINO."""
         return self._product.tflops() if isinstance(self._product, Product) else None
 
-    def memory_mib(self) -> float:
+    def memory_mib(self) -> float | None:
         """The process's peak so far."""
         return peak_memory_mib()
 

@@ -124,6 +124,8 @@ def _table(report: BenchReport) -> RenderableType:
     for name, latency in found:
         values = (latency.p50_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms)
         rows.append((name, *(f"{value:.1f}" for value in values), str(latency.count)))
+    held = report.peak_memory_mib
+    peak = "unknown" if held is None else f"{held:.0f} MiB"
     return table(
         ("", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "n"),
         rows,
@@ -132,7 +134,7 @@ def _table(report: BenchReport) -> RenderableType:
             f"{env['cpu']}, {env['cores']} cores · {env['engine_library']} · Python "
             f"{env['python']} · {report.slices} slices a volume, batch {report.batch}\n"
             f"{report.slices_per_second:.1f} slices/s in the engine · peak memory "
-            f"{report.peak_memory_mib:.0f} MiB · warm-up {report.warmup} volume(s)"
+            f"{peak} · warm-up {report.warmup} volume(s)"
             + (f"\n{report.load}" if report.load is not None else "")
         ),
         left=("",),

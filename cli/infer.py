@@ -70,7 +70,7 @@ def command(
     --cases and --bids run many cases; those that an earlier run finished are skipped.
 
     Examples: tlp infer --t1 a.nii.gz --prompt roi.nii.gz --preview a.png
-    · tlp infer --t1 series --prompt-sphere 12,-30,45,15 --out-format dicom
+    · tlp infer --t1 series --prompt-sphere -76,97,57,15 --out-format dicom
     · tlp infer --cases cases.csv --out syntheses
     · tlp infer --bids study --derivatives study/derivatives/tlp --participant-label 01 02
     """

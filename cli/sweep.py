@@ -151,7 +151,7 @@ def _cells(point: Point) -> list[str]:
         "-" if point.faster is None else f"{point.faster:.2f}",
         device,
         tflops + share,
-        f"{point.memory_mib:.0f}",
+        "unknown" if point.memory_mib is None else f"{point.memory_mib:.0f}",
     ]
 
 

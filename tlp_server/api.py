@@ -105,7 +105,8 @@ ERRORS = {
 
 TOKEN = HTTPBearer(
     auto_error=False,  # the gate has checked it
-    description="The token of the address that the server printed. None where the server was started without one.",
+    description="The token of the address that the server printed; none where it was started "
+    "without one.",
 )
 
 router = APIRouter(

@@ -133,7 +133,7 @@ def test_the_figures_follow_from_the_turns(unproven: Bundle, paced: str) -> None
         assert point.tflops == pytest.approx(one.gflop * point.slices_per_second / 1e3)
         assert one.limit is not None
         assert point.share_of_limit is not None
-        assert point.memory_mib > 50
+        assert (point.memory_mib or 0) > 50
         assert point.load is not None
     assert 0 < slow.points[0].slices_per_second <= 500
 

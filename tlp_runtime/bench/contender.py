@@ -67,7 +67,7 @@ class Rest:
     upload_ms: float | None
     compute_ms: float | None
     download_ms: float | None
-    memory_mib: float
+    memory_mib: float | None
 
 
 class OpenContender:
@@ -161,7 +161,7 @@ class OpenContender:
         times = [engine.timed(feed) for _ in range(min(self._options.runs, 10))]
         memory = engine.memory_mib()
         if memory is None or self._free_before is None:
-            used = peak_memory_mib()
+            used: float | None = peak_memory_mib()
         else:
             used = max(self._free_before - memory[0], 0)
         return Rest(

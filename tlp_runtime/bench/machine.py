@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-import resource
 import sys
 from importlib.metadata import version
 from typing import Any
@@ -28,8 +27,12 @@ def environment(library: str) -> dict[str, str]:
     }
 
 
-def peak_memory_mib() -> float:
-    """Largest resident set of this process so far."""
+def peak_memory_mib() -> float | None:
+    """Largest resident set of this process so far; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 if sys.platform != "darwin" else 1024**2)
 

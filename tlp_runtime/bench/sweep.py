@@ -63,7 +63,7 @@ class Point:
     download_ms: float | None
     tflops: float | None
     share_of_limit: float | None
-    memory_mib: float
+    memory_mib: float | None
     energy_mj: float | None
     warmup: int
     settled: bool

@@ -66,7 +66,7 @@ class BenchReport:
     slices_per_second
         Rate of the engine at the batch used, median over volumes.
     peak_memory_mib
-        Largest resident memory of the process so far.
+        Largest resident memory of the process so far; None where the system does not tell.
     load
         What else the machine did meanwhile; None where the system does not tell.
     """
@@ -82,7 +82,7 @@ class BenchReport:
     stages: Mapping[str, Latency]
     slice_batch1: Latency
     slices_per_second: float
-    peak_memory_mib: float
+    peak_memory_mib: float | None
     environment: Mapping[str, str]
     load: Load | None
 
