@@ -6,7 +6,7 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 # The runtime and the server as they are deployed: no PyTorch, no onnx but for the tests' stand-ins.
 LEAN = $(VENV)-lean
 
-.PHONY: help install page types web wheel test lint demo proof clean
+.PHONY: help install page types web wheel test lint floors newest demo proof clean
 
 help:
 	@echo "make install   a virtual environment in $(VENV) with everything"
@@ -16,6 +16,8 @@ help:
 	@echo "make wheel     a wheel with the page, in dist/"
 	@echo "make test      format, lint, types, import rules and tests: what CI runs"
 	@echo "make demo      train, export, infer, evaluate on the phantom; report in demo/"
+	@echo "make floors    the runtime's tests at the lowest versions that are declared"
+	@echo "make newest    the same at the newest ones"
 	@echo "make proof     the long proofs that CI has no time for"
 
 # torch first, by its exact version: a range would bring gigabytes of CUDA to a CPU machine.
@@ -70,10 +72,31 @@ lint: install
 # What both environments' tests work on is made once, by the first.
 PYTEST = OMP_NUM_THREADS=1 TLP_TEST_ASSETS=$(CURDIR)/build/assets
 SHARED = -n 2 --dist loadfile --no-loadscope-reorder --durations=20
-test: lint web $(LEAN)/.installed
-	rm -rf build/assets && $(BIN)/python -m tests.assets build/assets
+AT_FLOORS = tests/server tests/runtime/test_synthesize.py tests/runtime/test_files.py \
+	tests/runtime/test_models.py tests/runtime/test_dicom_seg.py tests/runtime/test_dicom_whole.py
+build/assets: install
+	rm -rf $@ && OMP_NUM_THREADS=1 $(BIN)/python -m tests.assets $@
+test: lint web $(LEAN)/.installed $(VENV)-floors/.installed
+	rm -rf build/assets && $(MAKE) build/assets
 	$(PYTEST) $(LEAN)/bin/pytest $(SHARED) tests/runtime tests/server
+	$(PYTEST) $(VENV)-floors/bin/pytest $(SHARED) $(AT_FLOORS)
 	$(PYTEST) $(BIN)/pytest $(SHARED) tests/cli tests/e2e tests/engines tests/export tests/train
+
+# The lowest versions that pyproject.toml declares, and the newest there are; PyTorch is in neither.
+OTHERS = $(VENV)-floors $(VENV)-newest
+build/floors.txt: pyproject.toml tests/floors.py install
+	mkdir -p build
+	$(BIN)/python -m tests.floors cpu serve dicom > $@
+$(VENV)-floors/.installed: build/floors.txt
+	$(PYTHON) -m venv $(VENV)-floors
+	$(VENV)-floors/bin/pip install --quiet --disable-pip-version-check -c $< -e '.[cpu,serve,dicom,test]'
+	touch $@
+floors: build/assets $(VENV)-floors/.installed
+	$(PYTEST) $(VENV)-floors/bin/pytest $(SHARED) tests/runtime tests/server
+newest: build/assets
+	rm -rf $(VENV)-newest && $(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/pip install --quiet --disable-pip-version-check -e '.[cpu,serve,dicom,test]'
+	$(PYTEST) $(VENV)-newest/bin/pytest $(SHARED) tests/runtime tests/server
 
 demo: install
 	$(BIN)/python -m benchmarks.demo --out demo
@@ -82,4 +105,4 @@ proof: install page
 	$(BIN)/pytest -m proof
 
 clean:
-	rm -rf $(VENV) $(LEAN) demo build dist web/node_modules tlp_server/page *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LEAN) $(OTHERS) demo build dist web/node_modules tlp_server/page *.egg-info .pytest_cache .mypy_cache .ruff_cache

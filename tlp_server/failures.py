@@ -166,7 +166,7 @@ def _response(
     headers = {"Retry-After": "30"} if status == 429 else None
     problem = problem.encode("utf-8", "backslashreplace").decode()  # what was sent may be no text
     said = problem if message is None else message.encode("utf-8", "backslashreplace").decode()
-    if request.url.path.startswith("/v2"):
+    if request.scope["path"].startswith("/v2"):
         return JSONResponse({"error": said}, status, headers)
     body = {
         "kind": kind,
