@@ -116,7 +116,7 @@ class Place:
             Another engine than the place's, or more of it.
         """
         if which.startswith("rtx "):
-            bundle = self._rtx_bundle(which.removeprefix("rtx "))
+            bundle = self.rtx_bundle(which.removeprefix("rtx "))
             return RtxEngine(bundle, build=False)
         choice = choice or EngineChoice(engine=self.provider)
         selected = choose(choice.engine, self.device)
@@ -135,7 +135,7 @@ class Place:
             return str(self.record["rtx"]["precision"])
         return "fp32" if which == "plain" else which
 
-    def _rtx_bundle(self, target: str) -> Bundle:
+    def rtx_bundle(self, target: str) -> Bundle:
         """The bundle with that engine in it, said to be for every GPU.
 
         The question is whether it runs here, not whether it was made to; an engine's sidecar

@@ -170,7 +170,7 @@ def test_everything_can_be_prepared(tiny: TinyModel, tmp_path: Path) -> None:
     place = Place(folder, "cuda")
     for target in ("default", "sm80"):
         assert prepared["rtx"][target].startswith("built by TensorRT-RTX")
-        bundle = place._rtx_bundle(target)
+        bundle = place.rtx_bundle(target)
         (engine,) = (bundle.path / "engines").iterdir()
         assert json.loads((engine / "engine.json").read_text())["compute_capabilities"] == []
     _run("--run", folder, "--json", tmp_path / "gpu.json", "--parts", "rtx")

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from tests.fakes.cuda_runtime import FakeRuntime
 
@@ -57,6 +58,8 @@ class FakeBinding:
         self.layer_type: str | None = None
         self.builds = 0
         self.kernel_caches: list[bytes] = []
+        self.ran: list[tuple[int | None, NDArray[np.float32]]] = []
+        """Profile and first input of every run."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._known:
@@ -375,8 +378,12 @@ class _Context:
         addresses = dict(self._addresses)
         first = next(name for name in self._body["inputs"] if name != "prompt")
 
+        profile = self._profile
+
         def run() -> None:
             cuda.floats(lent, size // 4).fill(np.nan)
+            inputs = cuda.floats(addresses[first], count).reshape(shape).copy()
+            self._trt.ran.append((profile, inputs))
             given = cuda.floats(addresses[first], count) / 2
             given = given + cuda.floats(addresses["prompt"], count) / 4
             cuda.floats(addresses["t1ce"], count)[:] = np.clip(given, -1, 1)

@@ -37,7 +37,10 @@ def slices(count: int, seed: int, size: tuple[int, int] = (80, 64)) -> SliceWork
 
 
 def expected(one: SliceWork) -> np.ndarray:
-    result: np.ndarray = np.clip(one._tensors["t1"] * 0.5 + one._tensors["prompt"] * 0.25, -1, 1)
+    """What the engine makes of the inputs that a work gives."""
+    tensors = {name: np.empty((one.count, *one.window), np.float32) for name in ("t1", "prompt")}
+    one.fill(0, tensors)
+    result: np.ndarray = np.clip(tensors["t1"] * 0.5 + tensors["prompt"] * 0.25, -1, 1)
     return result
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import TinyModel
-from tlp_runtime.cohort.cluster import Cluster, _shares
+from tlp_runtime.cohort.cluster import Cluster, actors_of
 from tlp_runtime.engines import devices
 from tlp_runtime.engines.base import Engine, Opening
 from tlp_runtime.engines.choice import EngineChoice
@@ -102,10 +102,10 @@ def test_every_machine_of_a_cluster_has_its_share() -> None:
         {"NodeID": "c", "Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
         {"NodeID": "d", "Alive": True, "Resources": {}},
     ]
-    assert _shares(nodes, EngineChoice()) == [("a", 4, 1), ("a", 4, 1)]
-    assert _shares(nodes, EngineChoice(device="cpu")) == [("a", 8, 0), ("b", 4, 0)]
-    assert _shares(nodes[1:], EngineChoice()) == [("b", 4, 0)]
-    assert _shares(nodes, EngineChoice(engine="ort-cpu")) == [("a", 8, 0), ("b", 4, 0)]
+    assert actors_of(nodes, EngineChoice()) == [("a", 4, 1), ("a", 4, 1)]
+    assert actors_of(nodes, EngineChoice(device="cpu")) == [("a", 8, 0), ("b", 4, 0)]
+    assert actors_of(nodes[1:], EngineChoice()) == [("b", 4, 0)]
+    assert actors_of(nodes, EngineChoice(engine="ort-cpu")) == [("a", 8, 0), ("b", 4, 0)]
 
 
 def test_without_ray_the_line_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,21 +108,25 @@ def test_names_and_pairs_that_cannot_be(engine: str, device: str) -> None:
         choose(engine, device)
 
 
-def test_running_out_of_memory_is_exit_6_and_other_failures_5(tiny: TinyModel) -> None:
-    class Failing:
-        def __init__(self, message: str) -> None:
-            self.message = message
+def test_running_out_of_memory_is_exit_6_and_other_failures_5(
+    tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    class Failing(onnxruntime.InferenceSession):  # type: ignore[misc]
+        says = ""
 
         def run(self, *arguments: object) -> None:
-            raise RuntimeError(self.message)
+            raise RuntimeError(self.says)
 
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Failing)
     zeros = np.zeros((2, 1, 192, 160), np.float32)
     with onnx_engine.OnnxEngine(tiny.bundle) as engine:
-        engine._session = Failing("Failed to allocate memory for requested buffer of size 9")
+        Failing.says = "Failed to allocate memory for requested buffer of size 9"
         with pytest.raises(MemoryExhausted, match="with a batch of 2 slices") as e:
             engine.run({"t1": zeros, "prompt": zeros})
         assert e.value.exit_code == 6
-        engine._session = Failing("Non-zero status code")
+        Failing.says = "Non-zero status code"
         with pytest.raises(EngineError, match="the run failed: Non-zero") as other:
             engine.run({"t1": zeros, "prompt": zeros})
         assert other.value.exit_code == 5

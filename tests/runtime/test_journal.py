@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,12 +102,27 @@ def test_a_place_that_cannot_hold_it(tmp_path: Path) -> None:
         Journal(tmp_path / "journal.jsonl")
 
 
-def test_a_full_disk_is_said_and_what_it_held_is_whole(path: Path) -> None:
-    with Journal(path) as journal:
-        journal.write(RUN, done("a"))
-        journal._file.close()
-        journal._file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
-        with pytest.raises(NoSpace, match="No space left"):
-            journal.write(done("b"))
+class FullDisk(io.FileIO):
+    """A file whose disk is full in the middle of the second line."""
+
+    written = 0
+
+    def write(self, text: Any) -> int:
+        if self.written:
+            super().write(bytes(text)[:5])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.written += 1
+        return super().write(text)
+
+
+def test_a_full_disk_is_said_and_what_it_held_is_whole(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, mode, buffering: FullDisk(self, mode))
+        with Journal(path) as journal:
+            journal.write(RUN, done("a"))
+            with pytest.raises(NoSpace, match="No space left"):
+                journal.write(done("b"))
     with Journal(path) as journal:
         assert set(journal.finished) == {"a"}

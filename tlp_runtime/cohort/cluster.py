@@ -208,7 +208,7 @@ class Cluster(Backend):
 
     def _start(self) -> None:
         """Start one actor per GPU, or per machine without GPUs; all must open the same engine."""
-        shares = _shares(self._ray.nodes(), self._choice)
+        shares = actors_of(self._ray.nodes(), self._choice)
         if not shares:
             raise DeviceUnavailable("the Ray cluster has no machine to run on.")
         remote = self._ray.remote(Worker)
@@ -364,7 +364,9 @@ def _connect(address: str) -> Any:
     return ray
 
 
-def _shares(nodes: Sequence[Mapping[str, Any]], choice: EngineChoice) -> list[tuple[str, int, int]]:
+def actors_of(
+    nodes: Sequence[Mapping[str, Any]], choice: EngineChoice
+) -> list[tuple[str, int, int]]:
     """(node, CPUs, GPUs) of each actor."""
     alive = [
         (node["NodeID"], int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
