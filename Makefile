@@ -17,7 +17,7 @@ help:
 	@echo "make test      format, lint, types, import rules and tests: what CI runs"
 	@echo "make demo      train, export, infer, evaluate on the phantom; report in demo/"
 	@echo "make floors    the runtime's tests at the lowest versions that are declared"
-	@echo "make newest    the same at the newest ones"
+	@echo "make newest    the same at the newest ones, by each Python from 3.11 to 3.13 that is there"
 	@echo "make proof     the long proofs that CI has no time for"
 
 # torch first, by its exact version: a range would bring gigabytes of CUDA to a CPU machine.
@@ -93,9 +93,11 @@ $(VENV)-floors/.installed: build/floors.txt
 	touch $@
 floors: build/assets $(VENV)-floors/.installed
 	$(PYTEST) $(VENV)-floors/bin/pytest $(SHARED) tests/runtime tests/server
-newest: build/assets
-	rm -rf $(VENV)-newest && $(PYTHON) -m venv $(VENV)-newest
-	$(VENV)-newest/bin/pip install --quiet --disable-pip-version-check -e '.[cpu,serve,dicom,test]'
+newest: $(patsubst %,newest-%,3.11 3.12 3.13)
+newest-%: build/assets
+	@command -v python$* >/dev/null || { echo "python$* is not installed: not tested"; exit 0; }; \
+	rm -rf $(VENV)-newest && python$* -m venv $(VENV)-newest && \
+	$(VENV)-newest/bin/pip install --quiet --disable-pip-version-check -e '.[cpu,serve,dicom,test]' && \
 	$(PYTEST) $(VENV)-newest/bin/pytest $(SHARED) tests/runtime tests/server
 
 demo: install

@@ -113,7 +113,9 @@ def measure(engine: Engine, case: ViewerCase, strokes: int) -> dict[str, list[di
     with listen("127.0.0.1", 0) as listener, EngineQueue(engine, batch=4) as queue:
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(Settings(port=0), [queue], case), log_config=None, timeout_keep_alive=600
+                create_app(Settings(port=0, no_token=True), [queue], case),
+                log_config=None,
+                timeout_keep_alive=600,
             )
         )
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)

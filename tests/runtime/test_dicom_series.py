@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import nibabel as nib
@@ -194,3 +195,15 @@ def test_the_format_is_told_from_the_file_not_its_name(series: Path, tmp_path: P
     assert read_scan(tmp_path / "a.nii.gz").series is None
     with pytest.raises(UsageError, match="not DICOM"):
         read_scan(tmp_path / "a.nii.gz", "1.2.3")
+
+
+def test_a_log_of_other_files_names_no_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Folders are often called after patients, and a server's log is nobody's record of them."""
+    folder = dicom_series.write(dicom_series.datasets(dicom_series.head()), tmp_path / "Doe, John")
+    (folder / "DOE.txt").write_text("notes")
+    with caplog.at_level(logging.INFO, logger="tlp_runtime"):
+        read_series(folder)
+    assert "1 files are not DICOM images" in caplog.text
+    assert "doe" not in caplog.text.lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 from typing import Any
 
@@ -73,3 +74,33 @@ def test_no_request_of_any_form_breaks_the_server(
     assert len(statuses) == OPERATIONS
     reached = {label for label, seen in statuses.items() if seen & {200, 201, 204}}
     assert len(reached) > OPERATIONS / 2, statuses
+
+
+def test_the_description_has_what_a_client_is_made_from(server: str) -> None:
+    """Who may ask, what may be answered, what it looks like, and what a frame is."""
+    described = httpx.get(f"{server}/api/openapi.json").json()
+    (scheme,) = described["components"]["securitySchemes"].items()
+    assert scheme[1]["type"] == "http"
+    assert scheme[1]["scheme"] == "bearer"
+    schemas = described["components"]["schemas"]
+    assert {"serial", "slices", "images", "bytes", "state"} <= set(
+        schemas["FrameHeader"]["properties"]
+    )
+    examples = [one for one in schemas.values() if '"examples"' in json.dumps(one)]
+    assert len(examples) > 8
+    errors = {"400", "401", "403", "404", "408", "413", "421", "422", "429", "500", "503"}
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            where = f"{method} {path}"
+            assert errors <= set(operation["responses"]), where
+            guarded = not path.startswith("/v2/health")
+            assert bool(operation.get("security")) == guarded, where
+            for status in errors:
+                content = operation["responses"][status]["content"]["application/json"]
+                kind = "ProtocolFailure" if path.startswith("/v2") else "Failure"
+                if status != "422" or path.startswith("/api"):
+                    assert content["schema"]["$ref"].endswith(f"/{kind}"), where
+    stroke = described["paths"]["/api/sessions/{session_id}/strokes"]["post"]
+    assert "FrameHeader" in stroke["responses"]["200"]["description"]
+    infer = described["paths"]["/v2/models/{name}/infer"]["post"]
+    assert "example" in infer["requestBody"]["content"]["application/json"]
