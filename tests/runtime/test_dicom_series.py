@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import BasicTextSRStorage
 
 from tests.fakes import dicom_series
 from tests.fakes.dicom_series import head, require_same_place
@@ -202,7 +203,11 @@ def test_a_log_of_other_files_names_no_folder(
 ) -> None:
     """Folders are often called after patients, and a server's log is nobody's record of them."""
     folder = dicom_series.write(dicom_series.datasets(dicom_series.head()), tmp_path / "Doe, John")
-    (folder / "DOE.txt").write_text("notes")
+    report = dicom_series.datasets(head())[0]
+    for element in ("PixelData", "Rows", "Columns"):
+        delattr(report, element)
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
+    report.save_as(folder / "DOE.dcm", enforce_file_format=True)
     with caplog.at_level(logging.INFO, logger="tlp_runtime"):
         read_series(folder)
     assert "1 files are not DICOM images" in caplog.text
