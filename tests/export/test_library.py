@@ -140,6 +140,7 @@ def test_bundles_that_differ_have_names_that_differ(tiny: TinyModel) -> None:
     assert name(given) == name(elsewhere), "the voxels count, not where they lie"
 
 
+@pytest.mark.proof
 def test_a_second_int8_export_with_other_options_replaces_nothing(tiny: TinyModel) -> None:
     first = export(tiny.run.last, ExportOptions(precision="int8"))
     second = export(tiny.run.last, ExportOptions(precision="int8", exclude=("decoder",)))

@@ -17,6 +17,7 @@ from tlp_train.checkpoint import load_checkpoint
 from tlp_train.published import import_weights
 
 
+@pytest.mark.proof
 def test_in_bf16_on_a_cpu_they_give_it_as_well_as_bf16_can(
     fixtures_dir: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import onnx
+import pytest
 
 from tests.support import TinyModel
 from tlp_export import ExportOptions, export
@@ -42,6 +43,7 @@ def test_another_process_in_another_folder_writes_the_same_bytes(
         assert here.read_bytes() == there.read_bytes(), name
 
 
+@pytest.mark.proof
 def test_an_int8_export_is_the_same_the_second_time(tiny: TinyModel, tmp_path: Path) -> None:
     first, second = (
         export(tiny.run.last, ExportOptions(precision="int8"), out=tmp_path / name)
