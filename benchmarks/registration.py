@@ -2,9 +2,9 @@
 
     python -m benchmarks.registration --data ../shared/data/brats
 
-Each T2 is turned by 10 degrees about (1, 1, 1), shifted by 12 mm and cut into 2 mm slices. The error
-is the distance between where the recipe and where the movement puts a point of the T1's brain; what
-the T2 differed from its T1 beforehand is in it.
+Each T2 is turned by 10 degrees about (1, 1, 1), shifted by 12 mm and cut into 2 mm slices. The
+error is the distance between where the recipe and where the movement puts a point of the T1's
+brain; what the T2 differed from its T1 beforehand is in it.
 """
 
 from __future__ import annotations
