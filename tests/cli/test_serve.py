@@ -75,21 +75,13 @@ def test_ctrl_c_during_a_stream_ends_the_server_soon(
 
 
 def test_a_token_is_made_and_stands_in_the_address_alone(tiny: TinyModel) -> None:
-    command = serve(tiny, "--port", 0)
-    process = subprocess.Popen(
-        COMMAND + [str(argument) for argument in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    address, _, token = process.stdout.readline().strip().partition("#token=")
-    assert len(token) >= 32
-    assert httpx.get(f"{address}api/status").status_code == 401
-    bearer = {"authorization": f"Bearer {token}"}
-    assert httpx.get(f"{address}api/status", headers=bearer).status_code == 200
-    _, errors = ended(process)
-    assert token not in errors
+    with started(*serve(tiny, "--port", 0)) as (shown, process):
+        address, _, token = shown.partition("#token=")
+        assert len(token) >= 32
+        assert httpx.get(f"{address}api/status").status_code == 401
+        bearer = {"authorization": f"Bearer {token}"}
+        assert httpx.get(f"{address}api/status", headers=bearer).status_code == 200
+        assert token not in ended(process)[1]
 
 
 def test_the_browser_gets_the_token_by_a_file_that_only_its_owner_reads(

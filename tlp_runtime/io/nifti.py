@@ -146,7 +146,7 @@ def voxels_claimed_by(start: bytes) -> int:
 
     Returns
     -------
-    0 where it is no NIfTI file, which reading it will say.
+    Their number; 0 where the file is not a NIfTI image, which is an error when it is read.
     """
     try:
         packed = start.startswith(GZIP_MAGIC)
