@@ -80,7 +80,7 @@ def run_server(
     started
         Called with the page's address once it answers.
     first_use
-        Called once, when a request brings the token.
+        Called once, at the first request that is let in to the API.
     """
     from tlp_runtime.engines.devices import choose_all
     from tlp_runtime.interactive.queue import EngineQueue

@@ -151,6 +151,12 @@ class Viewer:
         assert self.page.input_value(f"#{name}") == str(value)
         self.page.evaluate("() => document.activeElement.blur()")
 
+    def load_mask(self, path: Path) -> None:
+        """Choose a file where the page asks for a mask."""
+        with self.page.expect_file_chooser() as chooser:
+            self.click("load-mask")
+        chooser.value.set_files(path)
+
     def save(self, button: str, path: Path) -> Path:
         """Click a button that downloads."""
         with self.page.expect_download() as download:

@@ -59,8 +59,6 @@ from tlp_server.sessions import Session, Sessions
 from tlp_server.settings import Settings
 
 FLOAT64 = 8
-START = 1 << 14
-"""Bytes of a file to read its header from."""
 LABEL_BYTES = 16
 """Per voxel of a label map, while it is read: as sent, as float64, as labels."""
 GZIP, BINARY = "application/gzip", "application/octet-stream"
@@ -186,7 +184,7 @@ async def upload_session(
     sent = {name: file for name, file in (("t1", t1), ("t2", t2)) if file is not None}
     require_modalities(sent, service.bundle.spec)
     contents = {name: await file.read() for name, file in sent.items()}
-    voxels = sum(voxels_claimed_by(content[:START]) for content in contents.values())
+    voxels = sum(voxels_claimed_by(content) for content in contents.values())
     names = {name: _plain_name(file.filename) or name for name, file in sent.items()}
     limit = service.settings.max_volume
 
@@ -284,7 +282,7 @@ async def put_prompt(
         drawn = parse_volume(content, "the prompt", limit=service.settings.max_volume)
         return session.case.replace_mask(drawn, parse_labels(labels or ()))
 
-    voxels = min(voxels_claimed_by(content[:START]), service.settings.max_volume // FLOAT64)
+    voxels = min(voxels_claimed_by(content), service.settings.max_volume // FLOAT64)
     with service.sessions.taken(LABEL_BYTES * voxels):
         async with session.strokes:
             return Revision(revision=await asyncio.to_thread(take))

@@ -60,7 +60,7 @@ def create_app(
     case
         Opened for whoever asks for a session without naming a scan.
     first_use
-        Called once, when a request brings the token.
+        Called once, at the first request that is let in to the API.
     """
     bundle = queues[0].engine.bundle
     sessions = Sessions(settings, bundle.spec, queues)

@@ -14,14 +14,11 @@ from tlp_runtime.errors import (
     first_line,
 )
 from tlp_runtime.geometry.volume import Volume
-from tlp_runtime.io.nifti import SUFFIXES, parse_volume, voxels_claimed_by
+from tlp_runtime.io.nifti import START_BYTES, SUFFIXES, parse_volume, voxels_claimed_by
 from tlp_server.settings import Settings
 
 MOST_ENTRIES = 2000
 """Entries of a folder that are listed."""
-
-_START_BYTES = 1 << 14
-"""Of a file, to read its header from."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class Root:
             return 0
         try:
             with file.open("rb") as opened:
-                return voxels_claimed_by(opened.read(_START_BYTES))
+                return voxels_claimed_by(opened.read(START_BYTES))
         except OSError:
             return 0
 

@@ -69,7 +69,7 @@ class Gate:
     sessions
         Counts the memory of bodies next to that of the cases.
     first_use
-        Called once, when a request brings the token.
+        Called once, at the first request that is let in to the API.
     """
 
     def __init__(
@@ -109,6 +109,9 @@ class Gate:
             if refused is not None:
                 await refusal(Request(scope), refused)(scope, receive, answer)
             else:
+                if self._first_use is not None and _guarded(scope["path"]):
+                    self._first_use()
+                    self._first_use = None
                 async with self._bounded(scope, receive) as bounded:
                     await self._app(scope, bounded, answer)
         except _Stalled:
@@ -154,9 +157,6 @@ class Gate:
                     fix="Open the address that it printed, or send the header 'Authorization: "
                     "Bearer TOKEN'.",
                 )
-            if self._first_use is not None:
-                self._first_use()
-                self._first_use = None
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18 or int(length) > self._most(scope):
             return self._too_large(scope)
@@ -184,11 +184,12 @@ class Gate:
             whole = not message.get("more_body", False)
             if taken + count > self._most(scope):
                 raise RefusedBody(self._too_large(scope))
-            try:
-                self._sessions.take(count)
-            except TLPError as error:
-                raise RefusedBody(error) from None
-            taken += count
+            if count:  # else nothing is taken, however full the memory is
+                try:
+                    self._sessions.take(count)
+                except TLPError as error:
+                    raise RefusedBody(error) from None
+                taken += count
             return message
 
         try:

@@ -66,7 +66,7 @@ def serve(
     started
         Called once requests are answered.
     first_use
-        Called once, when a request brings the token.
+        Called once, at the first request that is let in to the API.
 
     Raises
     ------

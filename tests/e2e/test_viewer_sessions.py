@@ -99,9 +99,7 @@ def test_a_mask_with_other_numbers_is_loaded_by_what_they_mean(
     ):
         viewer.opened()
         viewer.page.on("dialog", answer)
-        with viewer.page.expect_file_chooser() as chooser:
-            viewer.click("load-mask")
-        chooser.value.set_files(path)
+        viewer.load_mask(path)
         viewer.until("() => window.tlp.state.revision === 1")
         viewer.forgive()
         viewer.idle()
@@ -213,9 +211,7 @@ def test_cases_are_uploaded_or_picked_and_the_token_is_hidden(
             viewer.until("() => !!window.tlp && window.tlp.state.open && !window.tlp.state.busy")
             viewer.opened()
             assert not viewer.array("mask", SHAPE).any()
-            with page.expect_file_chooser() as chooser:
-                viewer.click("load-mask")
-            chooser.value.set_files(roi)
+            viewer.load_mask(roi)
             viewer.until("() => window.tlp.state.revision > 0")
             viewer.idle()
             assert drawn_in(viewer.array("mask", SHAPE)) == [k]
@@ -237,9 +233,7 @@ def test_warnings_and_refusals_advise_nothing_that_the_page_does_not_have(
         viewer.opened()
         listed = viewer.page.inner_text("#warning-list")
         assert "3375 ml are not background" in listed
-        with viewer.page.expect_file_chooser() as chooser:
-            viewer.click("load-mask")
-        chooser.value.set_files(elsewhere)
+        viewer.load_mask(elsewhere)
         viewer.page.get_by_text("The mask was not loaded").wait_for()
         alert = viewer.page.inner_text("#alert-text")
         viewer.forgive()
@@ -266,9 +260,7 @@ def test_a_scan_loaded_as_a_mask_is_refused_by_what_it_is(
         viewer.opened()
         viewer.page.on("dialog", lambda dialog: asked.append(dialog.message))
         for file in (path, counted):
-            with viewer.page.expect_file_chooser() as chooser:
-                viewer.click("load-mask")
-            chooser.value.set_files(file)
+            viewer.load_mask(file)
             viewer.page.get_by_text("as a scan does").wait_for()
             assert "Choose another mask" in viewer.page.inner_text("#alert-text")
             viewer.click("alert-close")

@@ -43,6 +43,8 @@ INT16_STEPS = 32767
 SCANNER = 1
 """NIfTI's code of scanner coordinates."""
 _COMMENT = 6
+START_BYTES = 1 << 14
+"""Bytes of a file that hold its header, compressed or not."""
 _HEADER_BYTES = 1024
 """More than a header of either version has."""
 
@@ -142,13 +144,14 @@ def voxels_claimed_by(start: bytes) -> int:
     Parameters
     ----------
     start
-        Its beginning, compressed or not; 16 KiB are enough.
+        Its first :data:`START_BYTES`, compressed or not; what follows is not looked at.
 
     Returns
     -------
     Their number; 0 where the file is not a NIfTI image, which is an error when it is read.
     """
     try:
+        start = start[:START_BYTES]
         packed = start.startswith(GZIP_MAGIC)
         return claimed_voxels(inflate_start(start, _HEADER_BYTES) if packed else start)
     except (InputError, OSError):
