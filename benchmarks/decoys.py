@@ -37,13 +37,14 @@ from tlp_runtime.files.atomic import write_text
 from tlp_runtime.files.markdown import markdown_table
 from tlp_runtime.io.case_files import CaseFiles
 from tlp_runtime.io.datasets import find_cases
-from tlp_runtime.spec.model import IntensitySpec, ModelSpec, NetworkSpec
+from tlp_runtime.spec.model import IntensitySpec, ModelSpec
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_train.cache import open_cases
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.config import TrainConfig, preset
 from tlp_train.evaluating import evaluation_slices, needed_arrays, read_case
 from tlp_train.metrics import enhancement_metrics, to_unit64
+from tlp_train.networks.tlp.options import TLPOptions
 from tlp_train.phantom import write_cohort
 from tlp_train.prompt_uses import PromptUse
 from tlp_train.runs import Run
@@ -102,7 +103,9 @@ class Plan:
             "demo",
             ("t1",),
             preset="lab",
-            spec=ModelSpec(inputs=("t1",), network=NetworkSpec(dim=8), intensity=intensity),
+            spec=ModelSpec(
+                inputs=("t1",), network=TLPOptions(dim=8).as_spec(), intensity=intensity
+            ),
             decoy_share=lab.decoy_share,
             vary=lab.vary,
             best=lab.best,

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from tlp_runtime.spec.model import CropSpec, ModelSpec
+from tlp_runtime.spec.model import CropSpec
 from tlp_train.checkpoint import Lineage, load_checkpoint, write_checkpoint
 from tlp_train.config import preset
 from tlp_train.phantom import write_cohort
@@ -36,7 +36,6 @@ def main() -> None:
     config = preset(
         "paper",
         inputs,
-        spec=ModelSpec(inputs=inputs, crop=QUARTER),
         epochs=1,
         batch_size=1,
         slices_per_epoch=options.slices,
@@ -44,13 +43,14 @@ def main() -> None:
         validation_slices=4,
         discriminator_channels=8,
     )
+    published = config.spec
+    config = replace(config, spec=replace(published, crop=QUARTER))
     with tempfile.TemporaryDirectory(prefix="tlp-full-size-") as folder:
         data = Path(folder) / "phantom"
         names = [path.name for path in write_cohort(data, cases=6, seed=3)]
         split = Split(tuple(names[:-2]), (names[-2],), (names[-1],))
         run = fit(Run.create(Path(folder) / "run", config, data, split), Path(folder) / "cache")
         trained = load_checkpoint(run.last)
-        published = ModelSpec(inputs=inputs)
         lineage = Lineage(config=replace(config, spec=published))
         write_checkpoint(options.out, published, trained.generator_state, lineage)
     print(f"made {options.out}")

@@ -24,7 +24,7 @@ from tlp_runtime.bench.limit import Product, open_product
 from tlp_runtime.bench.machine import peak_memory_mib
 from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.models.manifest import Precision
-from tlp_train.network import Generator
+from tlp_train.networks.tlp.generator import Generator
 
 EAGER = "eager fp32"
 SIDE, CPU_SIDE = 8192, 1024

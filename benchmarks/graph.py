@@ -39,7 +39,7 @@ from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.openvino import OpenVinoEngine, openvino_core
 from tlp_runtime.files.markdown import markdown_table
 from tlp_runtime.models.manifest import ONNX
-from tlp_train.network import Generator
+from tlp_train.networks.tlp.generator import Generator
 
 OURS = (
     ("fp32", "ort-cpu"), ("int8", "ort-cpu"), ("fp32", "ov-cpu"), ("bf16", "ov-cpu"),

@@ -21,20 +21,22 @@ from tlp_runtime.errors import (
 )
 from tlp_runtime.io.datasets import DataOptions
 from tlp_runtime.options import OptionGroup, options_of
-from tlp_runtime.spec.model import IntensitySpec, NetworkSpec
+from tlp_runtime.spec.model import IntensitySpec
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.synthesis.result import SaveOptions
 from tlp_runtime.warnings import TLPWarning
 from tlp_server.settings import Settings
 from tlp_train.config import TrainConfig
+from tlp_train.networks.registry import NetworkChoice
+from tlp_train.networks.tlp.options import TLPOptions
 from tlp_train.split import SplitOptions
 
 from .options import flag as flag_of
 
 GROUPS: tuple[type[OptionGroup], ...] = (
     Request, Prompt, EngineChoice, SaveOptions, CohortOptions, BenchOptions, SweepOptions,
-    EngineOptions, ExportOptions, DataOptions, SplitOptions, TrainConfig, NetworkSpec,
-    IntensitySpec, Settings,
+    EngineOptions, ExportOptions, DataOptions, SplitOptions, TrainConfig,
+    NetworkChoice, TLPOptions, IntensitySpec, Settings,
 )  # fmt: skip
 """Every group of options that a verb has."""
 

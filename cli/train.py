@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +13,14 @@ import typer
 
 from tlp_runtime.errors import SpecError, UsageError
 from tlp_runtime.io.datasets import DataOptions
-from tlp_runtime.spec.model import IntensitySpec, ModelSpec, NetworkSpec, PromptSpec
+from tlp_runtime.spec.model import IntensitySpec, ModelSpec, PromptSpec
 from tlp_runtime.synthesis.request import Prompt
 from tlp_runtime.values.prompt import Labels, label_texts, labels_of, with_labels
 from tlp_train.config import CHANGEABLE, TrainConfig
 from tlp_train.config import preset as preset_of
 from tlp_train.launchers import is_first_process
+from tlp_train.networks.registry import NetworkChoice
+from tlp_train.networks.tlp.options import TLPOptions
 from tlp_train.split import SplitOptions
 from tlp_train.stopping import StopRequests, TrainingStopped, seconds_of
 
@@ -100,7 +102,8 @@ def command(
         ),
     ] = None,
     changes: Annotated[dict[str, Any], TrainConfig, Pick(changes=True)],
-    network: Annotated[dict[str, Any], NetworkSpec, Pick(changes=True)],
+    choice: Annotated[dict[str, Any], NetworkChoice, Pick(changes=True)],
+    tlp: Annotated[dict[str, Any], TLPOptions, Pick(changes=True)],
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -140,6 +143,7 @@ def command(
     · tlp train --data BraTS2021 --inputs t1,t2 --preset paper --split list.txt
     · tlp train --data BraTS2021 --devices 4 --precision bf16-mixed
     · tlp train --resume RUN --epochs 120 --max-time 24h
+    · tlp train --network resvit --no-prompt --network-option width=32
     · tlp train --data ours --from RUN/last.ckpt
     """
     output = begin(quiet, verbose)
@@ -156,7 +160,7 @@ def command(
                 output = Output(quiet=True)
             if resume is not None:
                 given = {
-                    **changes, **network, **intensity, "inputs": inputs and inputs.names,
+                    **changes, **choice, **tlp, **intensity, "inputs": inputs and inputs.names,
                     "preset": preset and preset.value, "data": data, "out": out, "from": weights,
                     "segmentations": layout.segmentations, "split": split.split,
                     "labels": _texts(told.labels),
@@ -168,8 +172,8 @@ def command(
                 if preset is None:
                     preset = Preset.demo if data is None else Preset.paper
                     output.default("preset", preset.value, "default")
-                parts = network, intensity
-                config = _configure(output, preset, inputs, changes, parts, origin)
+                network = AskedNetwork.of(choice, tlp)
+                config = _configure(output, preset, inputs, changes, network, intensity, origin)
                 config = replace(config, spec=_labelled(config.spec, told.labels))
                 segmentations = choose_segmentations(output, data, layout)
                 found = data or _phantom(output)
@@ -208,18 +212,42 @@ def _checkpoint(weights: Path | None) -> Checkpoint | None:
     return None if weights is None else load_checkpoint(weights)
 
 
+@dataclass(frozen=True)
+class AskedNetwork:
+    """The network that was asked for.
+
+    Parameters
+    ----------
+    name, prompt
+        None where not given.
+    options
+        Those of its own that were given.
+    """
+
+    name: str | None
+    prompt: bool | None
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, choice: Mapping[str, Any], flags: Mapping[str, Any]) -> AskedNetwork:
+        """From the flags of every network, and from those of TLP."""
+        options = {**choice.get("network_options", {}), **flags}
+        return cls(choice.get("network"), choice.get("prompt"), options)
+
+
 def _configure(
     output: Output,
     name: Preset,
     inputs: Inputs | None,
     changes: dict[str, Any],
-    parts: tuple[dict[str, Any], dict[str, Any]],
+    network: AskedNetwork,
+    intensity: dict[str, Any],
     origin: Checkpoint | None,
 ) -> TrainConfig:
     """The preset with the options that were given.
 
-    ``parts`` are options of the network and of the intensities. Of a checkpoint that the training
-    begins with, they and the inputs are the checkpoint's.
+    Of a checkpoint that the training begins with, inputs, network and intensities are the
+    checkpoint's.
     """
     if inputs is None:
         inputs = Inputs.t1 if origin is None else Inputs(",".join(origin.spec.inputs))
@@ -230,39 +258,50 @@ def _configure(
 
             changes["precision"] = fast_precision()
         output.default("precision", changes.get("precision", TrainConfig.precision), "default")
-    config = preset_of(name.value, inputs.names)
-    network, intensity = parts
-    spec = config.spec if origin is None else replace(origin.spec, sizes=None, brightness=())
     try:
-        config = replace(config, spec=_spec(spec, inputs.names, network, intensity))
+        config = _preset(name, inputs, network, origin)
+        if intensity:
+            rule = IntensitySpec(**{"rule": "percentile-crop", **intensity})
+            config = replace(config, spec=replace(config.spec, intensity=rule))
     except SpecError as error:
-        raise UsageError(f"these options make no model: {error}") from error
-    if origin is not None and (config.spec.inputs, config.spec.network) != (
-        origin.spec.inputs,
-        origin.spec.network,
-    ):
         raise UsageError(
-            f"{origin.path}: its weights are of other inputs or another network than these options",
-            fix="Leave out inputs and options of the network.",
-        )
+            f"these options make no model: {error.problem}", fix=error.fixes
+        ) from error
     if "epochs" in changes:
         config = config.with_epochs(changes["epochs"])
     return replace(config, **changes)
 
 
-def _spec(
-    spec: ModelSpec, inputs: tuple[str, ...], network: dict[str, Any], intensity: dict[str, Any]
-) -> ModelSpec:
-    """The specification with other inputs and parts of the network and of the intensities."""
-    if network:
-        own = asdict(spec.network)
-        kept = {k: v for k, v in own.items() if k not in ("blocks", "heads", "levels")}
-        levels = network.get("levels", own["levels"])
-        given = {k: v for k, v in network.items() if k != "levels"}
-        spec = replace(spec, network=NetworkSpec.with_levels(levels, **{**kept, **given}))
-    if intensity:
-        spec = replace(spec, intensity=IntensitySpec(**{"rule": "percentile-crop", **intensity}))
-    return replace(spec, inputs=inputs)
+def _preset(
+    name: Preset, inputs: Inputs, network: AskedNetwork, origin: Checkpoint | None
+) -> TrainConfig:
+    """The preset for the network that was asked for, or for that of a checkpoint."""
+    if origin is None:
+        asked = {"prompt": network.prompt} if network.prompt is not None else {}
+        return preset_of(
+            name.value, inputs.names, network.name or NetworkChoice.network,
+            network_options=network.options, **asked,
+        )  # fmt: skip
+    from tlp_train.networks import registry
+
+    own = origin.spec.network
+    options = registry.network(own.name).options
+    begun = options.of(origin.spec)
+    wanted = options.changed(own.options, network.options)
+    if (
+        inputs.names != origin.spec.inputs
+        or network.name not in (None, own.name)
+        or network.prompt not in (None, own.prompt)
+        or not wanted.may_begin_from(begun)
+    ):
+        raise UsageError(
+            f"{origin.path}: its weights are of other inputs or another network than these options",
+            fix="Leave out inputs and options of the network.",
+        )
+    spec = replace(
+        origin.spec, network=wanted.as_spec(prompt=own.prompt), sizes=None, brightness=()
+    )
+    return replace(preset_of(name.value, inputs.names, own.name, prompt=own.prompt), spec=spec)
 
 
 def _labelled(spec: ModelSpec, labels: Labels) -> ModelSpec:

@@ -50,9 +50,9 @@ from tlp_runtime.models.manifest import (
 from tlp_runtime.models.measured import MEASURED, read_measured, with_measured
 from tlp_runtime.models.proof import Proof
 from tlp_runtime.models.registered import Registration, models, models_folder
-from tlp_runtime.spec.model import ModelSpec, SizeSpec
+from tlp_runtime.spec.model import ModelSpec, NetworkSpec, SizeSpec
 from tlp_train.checkpoint import Checkpoint
-from tlp_train.network import Generator
+from tlp_train.networks.base import SynthesisNetwork
 
 SMALLEST_SIDE = 64
 """Of the slices that a graph with dynamic height and width takes."""
@@ -161,11 +161,11 @@ def _calibration(spec: ModelSpec, options: ExportOptions, on_stage: OnStage) -> 
 
 
 def _deployed(
-    generator: Generator,
+    generator: SynthesisNetwork,
     options: ExportOptions,
     calibration: Sequence[Tensors],
     on_stage: OnStage,
-) -> tuple[Generator, list[LayerCost]]:
+) -> tuple[SynthesisNetwork, list[LayerCost]]:
     """The network in the form to be traced, and what its int8 layers cost."""
     if not options.fold:
         return generator, []
@@ -232,7 +232,10 @@ def bundle_name(
     Options that the name does not show (calibration, exclusions, the lowest PSNR, no training
     hashes) add a hash where they are not the defaults.
     """
+    network = checkpoint.spec.network
     inputs = "-".join(checkpoint.spec.inputs)
+    if network.name != NetworkSpec.name:
+        inputs += f"-{network.name}"
     variant = "" if options.fold else "-unfolded"
     if options.largest is not None:
         variant += f"-{options.largest[0]}x{options.largest[1]}"
@@ -266,7 +269,7 @@ def _origin(checkpoint: Checkpoint) -> str:
     return "imported" if config is None else config.preset
 
 
-def _proof(generator: Generator) -> Proof:
+def _proof(generator: SynthesisNetwork) -> Proof:
     """The proof slice, with what the checkpoint gives for it in float64."""
     inputs = proof_slice(generator.spec)
     exact = run_module(copy.deepcopy(generator).double(), generator.spec, inputs, torch.float64)

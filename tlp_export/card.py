@@ -6,6 +6,7 @@ from tlp_export.options import ExportOptions
 from tlp_export.verify import Parity, agreement
 from tlp_runtime.spec.model import OUTPUT_NAME
 from tlp_train.checkpoint import Checkpoint, Lineage
+from tlp_train.networks import registry
 
 
 def training_data(checkpoint: Checkpoint) -> str:
@@ -45,20 +46,26 @@ def model_card(checkpoint: Checkpoint, options: ExportOptions, parity: Parity) -
             f"{config.preset}, {checkpoint.epoch} of {config.epochs} epochs, seed {config.seed}"
         )
         prompts = "fuzzy (Algorithm 1)" if config.fpg else "exact segmentation"
+    if not spec.network.prompt:
+        prompts = "none: the network takes none"
     inputs = " and ".join(name.upper() for name in spec.inputs)
-    net = spec.network
+    network = registry.network(spec.network.name)
+    about = network.card
     shape = f"(B, 1, {spec.crop.height}, {spec.crop.width})"
-    return f"""# TLP model: {inputs} to synthetic T1ce
+    prompt = " and an optional region prompt" if spec.network.prompt else ", without prompts,"
+    return f"""# {network.name} model: {inputs} to synthetic T1ce
 
-Synthesizes a contrast-enhanced T1 image from {inputs} and an optional region prompt
-(arXiv 2503.01265). **Research use only: the image is synthetic, not acquired, and not for
+{about.title} ({about.paper}), in TLP's toolkit. Synthesizes a contrast-enhanced T1 image from
+{inputs}{prompt}. **Research use only: the image is synthetic, not acquired, and not for
 diagnosis.**
 
 | | |
 |---|---|
 | inputs | {", ".join(spec.tensor_names)}, each {shape} float32 |
 | output | {OUTPUT_NAME}, {shape} float32 in [-1, 1] |
-| network | dim {net.dim}, {net.levels} downsamplings, blocks {net.blocks}, FFN {net.ffn} |
+| network | {spec.network} |
+| original code | licence: {about.licence} |
+| differs from the original | {about.differs or "in nothing known"} |
 | training | {training} |
 {_chain(checkpoint.lineage)}| training data | {training_data(checkpoint)} |
 | prompts in training | {prompts} |

@@ -1,5 +1,7 @@
 """Exact foldings: the same function with fewer operations, each a pass of its own.
 
+TLP has passes of its own, :data:`FOLDS`; every other network has the :data:`GENERIC` ones.
+
 A pass changes a copy of the generator in place. None changes the function but for rounding; every
 product of weights is formed in float64. What each saves is counted by :func:`savings`.
 """
@@ -7,6 +9,7 @@ product of weights is formed in float64. What each saves is counted by :func:`sa
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tlp_export.graph import (
     GramAttention,
-    IslandGroupNorm,
+    IslandInstanceNorm,
     IslandLayerNorm,
+    IslandNorm,
     JointConvolutions,
     MergedGlobalFusion,
     MergedSpatialAttention,
@@ -33,8 +37,9 @@ from tlp_export.graph import (
 )
 from tlp_runtime.models.manifest import Cost, FoldLine
 from tlp_runtime.spec.model import ModelSpec
-from tlp_train.network import Generator
-from tlp_train.network.blocks import (
+from tlp_train.networks import registry
+from tlp_train.networks.base import SynthesisNetwork
+from tlp_train.networks.tlp.blocks import (
     ChannelAttention,
     ChannelLayerNorm,
     ConvFeedForward,
@@ -43,7 +48,8 @@ from tlp_train.network.blocks import (
     SpatialAttention,
     TransformerBlock,
 )
-from tlp_train.network.generator import Decoder
+from tlp_train.networks.tlp.generator import Decoder
+from tlp_train.networks.tlp.options import TLPOptions
 
 
 @dataclass(frozen=True)
@@ -60,23 +66,29 @@ class Fold:
 
     name: str
     what: str
-    apply: Callable[[Generator], None]
+    apply: Callable[[SynthesisNetwork], None]
 
 
-def fold(generator: Generator, folds: Sequence[Fold] | None = None) -> Generator:
-    """A folded copy of ``generator``, after those passes in order; all of :data:`FOLDS` if None."""
+def fold(generator: SynthesisNetwork, folds: Sequence[Fold] | None = None) -> SynthesisNetwork:
+    """A folded copy of ``generator``, after those passes in order; all for its network if None."""
     folded = copy.deepcopy(generator).eval()
-    for one in FOLDS if folds is None else folds:
+    folded.shed()
+    for one in folds_of(generator.spec) if folds is None else folds:
         one.apply(folded)
     return folded
 
 
+def folds_of(spec: ModelSpec) -> tuple[Fold, ...]:
+    """The passes for a model's network, in order."""
+    return FOLDS if spec.network.name == TLPOptions.NAME else GENERIC
+
+
 @cache
 def savings(spec: ModelSpec) -> tuple[FoldLine, ...]:
-    """What each pass of :data:`FOLDS` saves, one after the other; weights do not matter."""
+    """What each pass for the network saves, one after the other; weights do not matter."""
     folded = _shadow(spec)
     lines, before = [], _count(folded)
-    for one in FOLDS:
+    for one in folds_of(spec):
         one.apply(folded)
         after = _count(folded)
         lines.append(FoldLine(one.name, one.what, before, after))
@@ -89,13 +101,13 @@ def cost(spec: ModelSpec) -> Cost:
     return _count(_shadow(spec))
 
 
-def _shadow(spec: ModelSpec) -> Generator:
+def _shadow(spec: ModelSpec) -> SynthesisNetwork:
     """A network with shapes and no values."""
     with torch.device("meta"):
-        return Generator(spec).eval()
+        return registry.build(spec).eval()
 
 
-def _count(shadow: Generator) -> Cost:
+def _count(shadow: SynthesisNetwork) -> Cost:
     """Count one slice of the crop. Nothing is computed."""
     crop = shadow.spec.crop
     tensors = [
@@ -123,7 +135,7 @@ class _OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return function(*args, **(kwargs or {}))
 
 
-def _ffn(generator: Generator) -> None:
+def _ffn(generator: SynthesisNetwork) -> None:
     """W[o,c,i,j] = sum_h W3[o,h,i,j] W1[h,c]: nothing non-linear stands between, no bias."""
     for ffn in _all(generator, ConvFeedForward):
         first, second = ffn.expand.weight.detach().double(), ffn.spatial.weight.detach().double()
@@ -132,15 +144,15 @@ def _ffn(generator: Generator) -> None:
         ffn.expand = nn.Identity()
 
 
-def _gram(generator: Generator) -> None:
+def _gram(generator: SynthesisNetwork) -> None:
     _replace(generator, ChannelAttention, GramAttention)
 
 
-def _projection(generator: Generator) -> None:
+def _projection(generator: SynthesisNetwork) -> None:
     _replace(generator, GramAttention, ProjectedAttention)
 
 
-def _scale(generator: Generator) -> None:
+def _scale(generator: SynthesisNetwork) -> None:
     """q and k are normalised afterwards, so any positive constant cancels; a power of two exactly.
 
     Their squares then sum to at most the mean square of a q or k, whatever the number of pixels.
@@ -155,7 +167,7 @@ def _scale(generator: Generator) -> None:
         convolutions.depthwise = convolution(weight, like=depthwise, groups=depthwise.groups)
 
 
-def _layer_norm(generator: Generator) -> None:
+def _layer_norm(generator: SynthesisNetwork) -> None:
     """W (g n + b) = (W g) n + W b, before the depthwise convolution pads with zeros.
 
     Not into a feed-forward part's 3x3 convolution: there b would end at the padding.
@@ -176,22 +188,22 @@ def _normed(norm: ChannelLayerNorm, conv: nn.Conv2d) -> nn.Conv2d:
     return pointwise(weight * gain, weight @ shift, like=conv)
 
 
-def _separate(generator: Generator) -> None:
+def _separate(generator: SynthesisNetwork) -> None:
     _replace(generator, JointConvolutions, SeparateConvolutions)
 
 
-def _decoder(generator: Generator) -> None:
+def _decoder(generator: SynthesisNetwork) -> None:
     _replace(generator, Decoder, SummingDecoder)
 
 
-def _spatial(generator: Generator) -> None:
+def _spatial(generator: SynthesisNetwork) -> None:
     _replace(generator, GlobalFusion, MergedGlobalFusion)
     _replace(generator, SpatialAttention, MergedSpatialAttention)
 
 
-def _islands(generator: Generator) -> None:
+def _islands(generator: SynthesisNetwork) -> None:
     _replace(generator, ChannelLayerNorm, IslandLayerNorm)
-    _replace(generator, nn.GroupNorm, IslandGroupNorm)
+    _replace(generator, nn.GroupNorm, IslandNorm)
 
 
 FOLDS = (
@@ -209,7 +221,49 @@ FOLDS = (
     Fold("spatial", "1x1 convolutions of the spatial attentions into each other", _spatial),
     Fold("islands", "norms in float32", _islands),
 )
-"""All passes, in the order in which they are applied."""
+"""All passes for TLP, in the order in which they are applied."""
+
+
+def _batch_norm(generator: SynthesisNetwork) -> None:
+    """(W x + b - m) s + t = (s W) x + (b - m) s + t, with s the gain over the deviation."""
+    for module in list(generator.modules()):
+        children = list(module.named_children()) if isinstance(module, nn.Sequential) else []
+        for (name, conv), (norm_name, norm) in itertools.pairwise(children):
+            if isinstance(norm, nn.BatchNorm2d) and isinstance(conv, _CONVOLUTIONS):
+                setattr(module, name, _with_batch_norm(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+
+
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+def _with_batch_norm(conv: Any, norm: nn.BatchNorm2d) -> nn.Module:
+    mean, deviation = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert deviation is not None
+    gain = norm.weight.detach().double() / (deviation.double() + norm.eps).sqrt()
+    bias = 0.0 if conv.bias is None else conv.bias.detach().double()
+    outputs = 1 if isinstance(conv, nn.ConvTranspose2d) else 0
+    shape = [-1 if axis == outputs else 1 for axis in range(4)]
+    made = copy.deepcopy(conv)
+    kind = conv.weight.dtype
+    made.weight = nn.Parameter((conv.weight.detach().double() * gain.reshape(shape)).to(kind))
+    shifted = (bias - mean.double()) * gain + norm.bias.detach().double()
+    made.bias = nn.Parameter(shifted.to(kind))
+    return made  # type: ignore[no-any-return]
+
+
+def _generic_islands(generator: SynthesisNetwork) -> None:
+    for kind in (nn.GroupNorm, nn.LayerNorm):
+        _replace(generator, kind, IslandNorm)
+    _replace(generator, nn.InstanceNorm2d, IslandInstanceNorm)
+
+
+GENERIC = (
+    Fold("batch-norm", "BatchNorm into the convolution before it", _batch_norm),
+    Fold("islands", "norms in float32", _generic_islands),
+)
+"""The passes for every other network."""
 
 
 def _all(module: nn.Module, kind: type[nn.Module]) -> Iterator[Any]:

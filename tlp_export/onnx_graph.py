@@ -41,7 +41,7 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
     """
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if spec.sizes is not None:
-        step = 2**spec.network.levels
+        step = spec.network.multiple
         for axis, name in ((2, "height"), (3, "width")):
             low, high = spec.sizes.smallest[axis - 2], spec.sizes.largest[axis - 2]
             steps = torch.export.Dim(f"{name}_steps", min=low // step, max=high // step)
@@ -62,7 +62,7 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
                 opset_version=opset,
                 input_names=list(spec.tensor_names),
                 output_names=[OUTPUT_NAME],
-                dynamic_shapes=tuple(axes for _ in inputs),
+                dynamic_shapes=(tuple(axes for _ in inputs),),
                 external_data=False,
                 optimize=True,
                 verbose=False,

@@ -10,7 +10,7 @@ from torch import nn
 from tlp_export.fold import fold
 from tlp_export.graph import export_module
 from tlp_runtime.models.manifest import Precision
-from tlp_train.network import Generator
+from tlp_train.networks.base import SynthesisNetwork
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -21,19 +21,19 @@ DTYPES: dict[Precision, torch.dtype] = {
 """Of everything but the islands and the quantised convolutions."""
 
 
-def to_precision(generator: Generator, precision: Precision) -> Generator:
-    """Cast the convolutions of a folded generator, in place; its islands stay float32.
+def to_precision(generator: SynthesisNetwork, precision: Precision) -> SynthesisNetwork:
+    """Cast the products of a folded generator, in place; its islands stay float32.
 
     What is multiplied with what follows from the tensors' types: the islands of
     :mod:`tlp_export.graph` widen what they take and narrow what they return.
     """
     for module in generator.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             module.to(DTYPES[precision])
     return generator
 
 
-def half_module(generator: Generator, precision: Precision) -> nn.Module:
+def half_module(generator: SynthesisNetwork, precision: Precision) -> nn.Module:
     """What is traced of a checkpoint's generator for a half-precision graph."""
     return export_module(to_precision(fold(generator), precision), DTYPES[precision])
 

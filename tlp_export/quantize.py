@@ -9,7 +9,7 @@ Why the 3x3 convolutions alone: docs/adr/0008.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,11 +25,13 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401
 from tlp_export.slices import Tensors, psnr_db, run_module
 from tlp_runtime.errors import ChooseAnother, SetOption, UsageError
 from tlp_runtime.models.manifest import LayerCost
-from tlp_train.network import Generator
+from tlp_train.networks.base import SynthesisNetwork
+from tlp_train.networks.tlp.options import TLPOptions
 
 LEVELS = 127
 """Either side of zero."""
 
+_MOST_INPUTS = 3
 _FUSIONS = "bottleneck.fusions."
 _SAMPLE = 20_000
 _SHARES = np.linspace(1.0, 0.3, 36)
@@ -96,33 +98,49 @@ def _rounded(x: Tensor, scale: float) -> Tensor:
     return ops.dequantize_per_tensor(levels, scale, 0, -LEVELS - 1, LEVELS, torch.int8)  # type: ignore[no-any-return]
 
 
-def candidates(generator: Generator) -> dict[str, nn.Conv2d]:
+def candidates(generator: SynthesisNetwork) -> dict[str, nn.Conv2d]:
     """The full 3x3 convolutions by name, but for the first and the last of the network.
 
     Those two have two and one channels on one side: nothing to gain, and every error shows. The
     local fusion at the lowest scale is left out too, a thirtieth of the work: OpenVINO loses 12 dB
     if what global fusion gives it is quantised (docs/adr/0008).
     """
+    if generator.spec.network.name != TLPOptions.NAME:
+        return {name: conv for name, conv in _full_3x3(generator) if _in_the_middle(conv)}
     fusions = [name for name, _ in generator.named_modules() if name.startswith(_FUSIONS)]
     lowest = max((name.split(".")[2] for name in fusions), default="")
     return {
         name: module
-        for name, module in generator.named_modules()
-        if isinstance(module, nn.Conv2d)
-        and module.kernel_size == (3, 3)
-        and module.groups == 1
-        and not name.endswith((".stem", "decoder.output"))
+        for name, module in _full_3x3(generator)
+        if not name.endswith((".stem", "decoder.output"))
         and not name.startswith(f"{_FUSIONS}{lowest}.")
     }
 
 
+def _full_3x3(generator: SynthesisNetwork) -> Iterator[tuple[str, nn.Conv2d]]:
+    """The 3x3 convolutions over all channels that keep height and width, or lose a border."""
+    for name, module in generator.named_modules():
+        if (
+            isinstance(module, nn.Conv2d)
+            and module.kernel_size == (3, 3)
+            and module.stride == (1, 1)
+            and module.groups == 1
+        ):
+            yield name, module
+
+
+def _in_the_middle(conv: nn.Conv2d) -> bool:
+    """Whether it is neither over images nor gives one."""
+    return conv.in_channels > _MOST_INPUTS and conv.out_channels > 1
+
+
 def quantize(
-    generator: Generator,
+    generator: SynthesisNetwork,
     calibration: Sequence[Tensors],
     *,
     exclude: Collection[str] = (),
     on_layer: Callable[[str], None] = lambda name: None,
-) -> tuple[Generator, list[LayerCost]]:
+) -> tuple[SynthesisNetwork, list[LayerCost]]:
     """A copy of a folded float32 generator with int8 convolutions, and what each costs.
 
     Parameters
@@ -143,6 +161,12 @@ def quantize(
         ``exclude`` matches no layer, or leaves none.
     """
     every = candidates(generator)
+    if not every:
+        raise UsageError(
+            f"precision int8: {generator.spec.network.name} has none of the layers that it is for, "
+            "3x3 convolutions of stride 1",
+            fix=SetOption("precision", "fp32"),
+        )
     for name in exclude:
         if not any(layer.startswith(name) for layer in every):
             raise UsageError(
@@ -168,7 +192,7 @@ def quantize(
 
 
 def _observe(
-    generator: Generator, layers: Mapping[str, nn.Conv2d], batches: Sequence[Tensors]
+    generator: SynthesisNetwork, layers: Mapping[str, nn.Conv2d], batches: Sequence[Tensors]
 ) -> dict[str, tuple[Range, Range]]:
     rng = np.random.default_rng(0)
     ranges = {name: (Range(), Range()) for name in layers}
@@ -191,7 +215,7 @@ def _observe(
 
 
 def _rank(
-    generator: Generator,
+    generator: SynthesisNetwork,
     layers: Mapping[str, nn.Conv2d],
     replacements: Mapping[str, nn.Module],
     batch: Tensors,

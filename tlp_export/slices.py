@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -34,7 +35,8 @@ def random_slices(spec: ModelSpec) -> Iterator[Labelled]:
     for batch in (1, 2):
         shape = (batch, 1, spec.crop.height, spec.crop.width)
         tensors = {n: rng.uniform(-1, 1, shape).astype(np.float32) for n in spec.inputs}
-        yield f"random, batch {batch}", tensors | {PROMPT_NAME: rng.choice(levels, shape)}
+        tensors[PROMPT_NAME] = rng.choice(levels, shape)
+        yield f"random, batch {batch}", {name: tensors[name] for name in spec.tensor_names}
 
 
 def phantom_slices(spec: ModelSpec, count: int, *, seed: int = 7) -> Tensors:
@@ -42,7 +44,7 @@ def phantom_slices(spec: ModelSpec, count: int, *, seed: int = 7) -> Tensors:
     case = _phantom_with_tumour(seed)
     volumes = {n: Volume(getattr(case, n), case.affine, name=n) for n in spec.inputs}
     request = Request(images=volumes, prompt=Prompt(Volume(case.seg, case.affine, name="seg")))
-    return _chosen(prepare_published(request, spec), count)
+    return _chosen(prepare_published(request, _prompted(spec)), count, spec)
 
 
 PROOF_SLICE = "proof slice"
@@ -66,7 +68,7 @@ def real_slices(case: CaseFiles, spec: ModelSpec, count: int) -> Tensors:
     published = on_published_grid(volumes, spec, case.name)
     images = {name: published.volumes[name] for name in spec.inputs}
     request = Request(images=images, prompt=Prompt(published.volumes.get("seg")))
-    return _chosen(prepare_published(request, spec, published.own), count)
+    return _chosen(prepare_published(request, _prompted(spec), published.own), count, spec)
 
 
 def calibration_slices(
@@ -80,14 +82,14 @@ def calibration_slices(
     singles = [
         {name: array[i : i + 1] for name, array in tensors.items()}
         for tensors in sources
-        for i in range(len(tensors[PROMPT_NAME]))
+        for i in range(len(tensors[spec.inputs[0]]))
     ][:count]
     return [single if i % 2 else unprompted(single) for i, single in enumerate(singles)]
 
 
 def unprompted(tensors: Tensors) -> Tensors:
     """The same without a prompt."""
-    return {**tensors, PROMPT_NAME: np.zeros_like(tensors[PROMPT_NAME])}
+    return {k: np.zeros_like(v) if k == PROMPT_NAME else v for k, v in tensors.items()}
 
 
 def psnr_db(mean_square_error: float) -> float:
@@ -110,11 +112,16 @@ def _phantom_with_tumour(seed: int) -> PhantomCase:
     return next(case for case in cases if case.seg.any())
 
 
-def _chosen(prepared: PreparedCase, count: int) -> Tensors:
+def _prompted(spec: ModelSpec) -> ModelSpec:
+    """The same with a prompt, by which slices are chosen even where the network takes none."""
+    return replace(spec, network=replace(spec.network, prompt=True))
+
+
+def _chosen(prepared: PreparedCase, count: int, spec: ModelSpec) -> Tensors:
     brain = np.flatnonzero(prepared.brain)
     area = (prepared.tensors[PROMPT_NAME][brain] > 0).sum(axis=(1, 2))
     if area.any():
         chosen = brain[np.argsort(-area, kind="stable")[:count]]
     else:
         chosen = brain[np.unique(np.linspace(0, len(brain) - 1, count).astype(int))]
-    return {name: array[np.sort(chosen), None] for name, array in prepared.tensors.items()}
+    return {name: prepared.tensors[name][np.sort(chosen), None] for name in spec.tensor_names}

@@ -50,7 +50,7 @@ from tlp_runtime.io.case_files import CaseFiles
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec
-from tlp_train.network import Generator
+from tlp_train.networks.base import SynthesisNetwork
 
 Run = Callable[[Tensors], NDArray[np.float32]]
 
@@ -150,7 +150,7 @@ def agreement(parity: Parity) -> str:
 
 
 def check_parity(
-    generator: Generator,
+    generator: SynthesisNetwork,
     onnx_file: Path,
     precision: Precision = "fp32",
     *,
@@ -194,12 +194,13 @@ def labelled_slices(spec: ModelSpec, cases: Sequence[CaseFiles] = ()) -> Iterato
     """Random, phantom and real slices, prompted and not."""
     yield from random_slices(spec)
     phantom = phantom_slices(spec, 2)
-    yield "phantom, prompted", phantom
+    if spec.network.prompt:
+        yield "phantom, prompted", phantom
     yield "phantom, no prompt", unprompted(phantom)
     yield PROOF_SLICE, proof_slice(spec)
     for case in cases:
         tensors = real_slices(case, spec, 2)
-        if tensors[PROMPT_NAME].any():
+        if PROMPT_NAME in tensors and tensors[PROMPT_NAME].any():
             yield f"{case.name}, prompted", tensors
         yield f"{case.name}, no prompt", unprompted(tensors)
 
@@ -250,7 +251,7 @@ def bounds_of(bundle: Bundle) -> Bounds:
 
 
 def _checks(
-    generator: Generator, runs: Mapping[str, Run], slices: Iterable[Labelled]
+    generator: SynthesisNetwork, runs: Mapping[str, Run], slices: Iterable[Labelled]
 ) -> Iterator[Check]:
     spec, exact = generator.spec, copy.deepcopy(generator).double()
     for label, tensors in slices:
@@ -328,17 +329,21 @@ def _openvino_run(onnx_file: Path, precision: Precision) -> Run:
     return run
 
 
-class _AccumulateInFloat32(TorchFunctionMode):
-    """Half-precision convolutions as accelerators compute them: products summed in float32.
+_PRODUCTS = (torch.conv2d, torch.conv_transpose2d, torch.nn.functional.linear)
 
-    PyTorch's own take 100 s a slice of the paper's network on two CPU cores; these take 2.
+
+class _AccumulateInFloat32(TorchFunctionMode):
+    """Half-precision products as accelerators compute them: summed in float32.
+
+    PyTorch's own convolutions take 100 s per slice of the paper's network on two CPU cores; these
+    take 2.
     """
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if function is not torch.conv2d or args[0].dtype not in (torch.float16, torch.bfloat16):
+        if function not in _PRODUCTS or args[0].dtype not in (torch.float16, torch.bfloat16):
             return function(*args, **kwargs)
         wider: list[Any] = [a.float() if isinstance(a, torch.Tensor) else a for a in args]
         return function(*wider, **kwargs).to(args[0].dtype)

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from tlp_runtime.geometry.volume import require_one_space
 from tlp_runtime.interactive.case import mask_of
 from tlp_runtime.spec.model import ModelSpec
-from tlp_runtime.synthesis.prepare import PreparedCase, prepare, require_modalities
+from tlp_runtime.synthesis.prepare import (
+    PreparedCase,
+    prepare,
+    require_modalities,
+    require_prompt_taken,
+)
 from tlp_runtime.synthesis.request import Request, read
 
 Read = Callable[[], Request]
@@ -52,6 +57,7 @@ def read_case(name: str, make: Read, spec: ModelSpec) -> ViewerCase:
     """
     request = make()
     require_modalities(request.images, spec)
+    require_prompt_taken(request, spec)
     request = read(request)
     accepted = request.ignore_frame_of_reference
     scans = Request(

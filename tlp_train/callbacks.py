@@ -21,7 +21,7 @@ from tlp_runtime.files.atomic import atomic_file, write_text
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME
 from tlp_train.data import SampleId, SliceDataset
 from tlp_train.judging import JUDGED
-from tlp_train.module import SynthesisModule
+from tlp_train.module import DISCRIMINATOR, SynthesisModule
 
 COLUMNS = (
     "epoch",
@@ -29,13 +29,17 @@ COLUMNS = (
     "learning_rate",
     "train_l1",
     "train_generator",
-    "train_discriminator",
+    DISCRIMINATOR,
     "val_psnr",
     "val_l1",
     "seconds",
     "step_seconds",
     "data_wait",
 )
+
+
+REQUIRED = tuple(name for name in COLUMNS if name != DISCRIMINATOR)
+"""Columns that every run has; plain regression has no discriminator."""
 
 
 class MetricsCsv(L.Callback):
@@ -109,12 +113,12 @@ class MetricsCsv(L.Callback):
             return
         epoch, spent = trainer.current_epoch, self._spent()
         found: dict[str, Any] = {**trainer.callback_metrics, **means}
-        columns = COLUMNS + tuple(name for name in JUDGED if name in found)
+        columns = [name for name in (*COLUMNS, *JUDGED) if name in (*REQUIRED, *found)]
         row = {name: f"{float(found[name]):.6g}" for name in columns if name in found}
         row |= {
             "epoch": str(epoch),
-            # Lightning counts every optimiser step; there are two a batch.
-            "step": str(trainer.global_step // 2),
+            # Lightning counts every optimiser's step.
+            "step": str(trainer.global_step // len(pl_module.sides)),
             "learning_rate": f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}",
             "seconds": f"{spent['seconds']:.1f}",
             "step_seconds": f"{spent['steps']:.4f}",
@@ -144,8 +148,8 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 def _is_whole(row: Mapping[str, Any]) -> bool:
     try:
-        judged = [name for name in JUDGED if name in row]
-        whole = [float(row[name]) for name in (*COLUMNS, *judged)]
+        further = [name for name in (DISCRIMINATOR, *JUDGED) if name in row]
+        whole = [float(row[name]) for name in (*REQUIRED, *further)]
         return int(row["epoch"]) >= 0 and len(whole) == len(row)
     except (KeyError, TypeError, ValueError):
         return False

@@ -21,7 +21,8 @@ from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.spec.reader import Contract, build, read_schema
 from tlp_train.config import SCHEMA_MAJOR as CONFIG_MAJOR
 from tlp_train.config import TrainConfig
-from tlp_train.network import Generator
+from tlp_train.networks import registry
+from tlp_train.networks.base import SynthesisNetwork
 from tlp_train.safe_files import load_safely, save_whole
 
 SCHEMA_MAJOR = 1
@@ -113,7 +114,7 @@ class Checkpoint:
     generator_state: Mapping[str, Tensor]
     lineage: Lineage = field(default_factory=Lineage)
 
-    def generator(self, spec: ModelSpec | None = None) -> Generator:
+    def generator(self, spec: ModelSpec | None = None) -> SynthesisNetwork:
         """The network with these weights, in evaluation mode.
 
         Parameters
@@ -126,11 +127,13 @@ class Checkpoint:
         ------
         ModelDamaged
             The weights do not fit the specification, or are not finite.
+        SpecError
+            No such network, or options that it does not have.
         """
         with torch.device("meta"):
-            wanted = Generator(self.spec).state_dict()
+            wanted = registry.build(self.spec).state_dict()
         require_fit(self.generator_state, wanted, f"{self.path}: its generator")
-        network = Generator(self.spec if spec is None else spec)
+        network = registry.build(self.spec if spec is None else spec)
         network.load_state_dict(dict(self.generator_state))
         return network.eval()
 

@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal
 
 from tlp_runtime.errors import SetOption, SpecError, UsageError
 from tlp_runtime.options import OptionGroup, option
-from tlp_runtime.spec.model import IntensitySpec, ModelSpec, NetworkSpec
+from tlp_runtime.spec.model import IntensitySpec, ModelSpec
 from tlp_runtime.spec.reader import Contract, build, read_schema
 from tlp_train.decoys import Decoys
 from tlp_train.fpg import FuzzyPrompt
+from tlp_train.networks import registry
 
 SCHEMA_MAJOR = 1
 SCHEMA_MINOR = 1
@@ -155,11 +156,23 @@ class TrainConfig(OptionGroup):
         for name in ("tumour_share", "decoy_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected 0 to 1.")
+        needs = [name for name, asked in self._needs_prompts() if asked]
+        if needs and not self.spec.network.prompt:
+            raise UsageError(
+                f"{' and '.join(needs)}: only for a network that takes prompts",
+                fix=SetOption("prompt"),
+            )
         if self.slices_per_epoch is not None and self.slices_per_epoch < self.global_batch:
             raise UsageError(
                 f"slices_per_epoch {self.slices_per_epoch} does not fill one batch of "
                 f"{self.global_batch}."
             )
+
+    def _needs_prompts(self) -> list[tuple[str, bool]]:
+        return [
+            ("decoys", self.decoy_share > 0),
+            ("the best checkpoint by enhancement", self.best == "enhancement"),
+        ]
 
     @property
     def global_batch(self) -> int:
@@ -226,36 +239,46 @@ class TrainConfig(OptionGroup):
         return config
 
 
-def preset(name: str, inputs: tuple[str, ...], **changes: Any) -> TrainConfig:
-    """The named preset for ``inputs``, with fields replaced.
+def preset(
+    name: str,
+    inputs: tuple[str, ...],
+    network: str = "tlp",
+    *,
+    network_options: Mapping[str, Any] | None = None,
+    prompt: bool = True,
+    **changes: Any,
+) -> TrainConfig:
+    """The named preset for ``inputs`` and a network, with fields replaced.
 
-    ``lab``: the recipe for real data: the paper's network and schedule, with intensities that one
-    bright voxel does not move, varied pairs, decoys, and the best checkpoint judged by enhancement.
-    ``paper``: section IV-C of the paper. ``demo``: a small network that learns the phantom in
-    minutes on two CPU cores; it is not a model for patients.
+    ``lab``: the recipe for real data: the published network and schedule, with intensities that
+    one bright voxel does not move, varied pairs, decoys, and the best checkpoint judged by
+    enhancement. ``paper``: as published; for ``tlp``, section IV-C of the paper. ``demo``: a small
+    network that learns the phantom in minutes on two CPU cores; it is not a model for patients.
+
+    Raises
+    ------
+    SpecError
+        No such network, or options that it does not have, or inputs that it does not take.
     """
-    if name == "paper":
+    chosen = registry.network(network)
+    own = asdict(chosen.options(**(chosen.demo if name == "demo" else {})))
+    options = chosen.options.changed(own, network_options or {})
+    intensity = IntensitySpec() if name == "paper" else ROBUST
+    spec = ModelSpec(inputs=inputs, network=options.as_spec(prompt=prompt), intensity=intensity)
+    options.require_on(spec)
+    if name in ("paper", "lab"):
         config = TrainConfig(
-            preset=name,
-            spec=ModelSpec(inputs=inputs),
-            epochs=80,
-            constant_epochs=40,
-            decoy_epoch=27,
-            batch_size=20,
+            preset="paper",
+            spec=spec,
+            **{"epochs": 80, "constant_epochs": 40, "batch_size": 20, **chosen.recipe.published},
         )
-    elif name == "lab":
-        config = replace(
-            preset("paper", inputs),
-            preset=name,
-            spec=ModelSpec(inputs=inputs, intensity=ROBUST),
-            decoy_share=0.25,
-            vary=True,
-            best="enhancement",
-        )
+        config = replace(config, preset=name, decoy_epoch=round(config.epochs / 3))
+        if name == "lab":
+            config = replace(config, decoy_share=0.25, vary=True, best="enhancement")
     elif name == "demo":
         config = TrainConfig(
             preset=name,
-            spec=ModelSpec(inputs=inputs, network=NetworkSpec(dim=8), intensity=ROBUST),
+            spec=spec,
             epochs=10,
             constant_epochs=3,
             decoy_epoch=3,

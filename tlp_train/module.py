@@ -1,4 +1,4 @@
-"""The training step: generator and discriminator, optimised by hand in turn."""
+"""The training step: generator and discriminator, if any, optimised by hand as the recipe says."""
 
 from __future__ import annotations
 
@@ -20,30 +20,33 @@ from tlp_train.checkpoint import RECORD, Lineage
 from tlp_train.config import TrainConfig
 from tlp_train.data import DRAWN
 from tlp_train.judging import ENHANCEMENT, INVENTED, error_of, invented_by, score
-from tlp_train.losses import AdversarialObjective
-from tlp_train.network import Generator
-from tlp_train.network.discriminator import build_discriminator
+from tlp_train.networks import registry
+from tlp_train.recipes import normal_start
+from tlp_train.step import Step
 
 Batch = dict[str, Tensor]
 
 STATE = "tlp_state"
 """Key of a checkpoint for what a training resumes from, next to Lightning's own."""
 
+DISCRIMINATOR = "train_discriminator"
 TERMS = {
     "train_l1": "the L1 distance",
     "train_generator": "the generator's loss",
-    "train_discriminator": "the discriminator's loss",
+    DISCRIMINATOR: "the discriminator's loss",
 }
 
 
 class SynthesisModule(L.LightningModule):
-    """One GAN: the generator runs forward once a step, the discriminator steps first.
+    """A generator and its recipe (:mod:`tlp_train.recipes`).
 
-    Logged: ``train_l1``, ``train_generator``, ``train_discriminator`` (means over the epoch, also
-    over the part of it before a resume), ``val_psnr`` (dB, mean over slices, without prompt, range
-    2 of the network's scale) and ``val_l1``; where the best checkpoint is judged by enhancement,
-    the figures of :mod:`tlp_train.judging` too. A loss that is not finite ends the training before
-    the step it would spoil.
+    The generator runs forward once a step, and both sides see the same image.
+
+    Logged: ``train_l1``, ``train_generator``, ``train_discriminator`` where there is one (means
+    over the epoch, also over the part of it before a resume), ``val_psnr`` (dB, mean over slices,
+    without prompt, range 2 of the network's scale) and ``val_l1``; where the best checkpoint is
+    judged by enhancement, the figures of :mod:`tlp_train.judging` too. A loss that is not finite
+    ends the training before the step it would spoil.
 
     Parameters
     ----------
@@ -56,72 +59,45 @@ class SynthesisModule(L.LightningModule):
         self.automatic_optimization = False
         self.config = config
         self.lineage = replace(lineage or Lineage(), config=config)
-        self._sums = torch.zeros(len(TERMS), dtype=torch.float64)
         self._slices = 0
         self._validated = torch.zeros(7, dtype=torch.float64)
-        self.generator = Generator(config.spec)
-        self.discriminator = build_discriminator(
-            config.discriminator_channels, config.discriminator_norm
-        )
-        self.objective = AdversarialObjective(config.l1_weight)
+        self.recipe = registry.network(config.spec.network.name).recipe
+        self.generator = registry.build(config.spec)
+        self.discriminator = self.recipe.discriminator(config)
+        self.terms = [name for name in TERMS if self.discriminator or name != DISCRIMINATOR]
+        self._sums = torch.zeros(len(self.terms), dtype=torch.float64)
         if config.start == "normal":
-            self.generator.apply(_normal_start)
+            self.generator.apply(normal_start)
+
+    @property
+    def sides(self) -> list[nn.Module]:
+        """The networks that are trained, each by an optimiser of its own; the generator first."""
+        return [self.generator, *([] if self.discriminator is None else [self.discriminator])]
 
     def configure_optimizers(self) -> tuple[list[Adam], list[LambdaLR]]:
-        """Adam for each network, both on the published schedule."""
+        """Adam for each network, both on the same schedule."""
         optimisers = [
             Adam(
                 net.parameters(), lr=self.config.learning_rate, betas=self.config.betas, fused=True
             )
-            for net in (self.generator, self.discriminator)
+            for net in self.sides
         ]
         return optimisers, [LambdaLR(o, self.config.rate_factor) for o in optimisers]
 
     def forward(self, batch: Batch) -> Tensor:
         """Synthesise a batch with its prompts."""
-        image: Tensor = self.generator(*(batch[name] for name in self.config.spec.tensor_names))
-        return image
+        return self.outputs(batch)[0]
+
+    def outputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What the generator makes of a batch in training: the image, then what losses need."""
+        given = (batch[name] for name in self.config.spec.tensor_names)
+        return self.generator.outputs(*given)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
-        generator_step, discriminator_step = self.optimizers()  # type: ignore[attr-defined]
-        parts = _parts(batch, self.config.accumulate)
-        share = 1 / len(parts)
-        # In parts, the fakes of the discriminator's step are not kept for the generator's: their
-        # graphs are what does not fit into memory.
-        image = None
-        discriminator_step.zero_grad()
-        losses_d = []
-        for part in parts:
-            with torch.set_grad_enabled(len(parts) == 1):
-                image = self(part)
-            loss = self.objective.discriminator(
-                self.discriminator(part[OUTPUT_NAME])[-1], self.discriminator(image.detach())[-1]
-            )
-            self.manual_backward(loss * share)
-            losses_d.append(loss.detach())
-        self._require_finite({"train_discriminator": losses_d}, batch_index)
-        discriminator_step.step()
-
-        for parameter in self.discriminator.parameters():
-            parameter.requires_grad_(False)
-        generator_step.zero_grad()
-        losses_g, l1s = [], []
-        for part in parts:
-            if len(parts) > 1 or image is None:
-                image = self(part)
-            loss, l1 = self.objective.generator(
-                self.discriminator(image)[-1], image, part[OUTPUT_NAME]
-            )
-            self.manual_backward(loss * share)
-            losses_g.append(loss.detach())
-            l1s.append(l1.detach())
-        self._require_finite({"train_l1": l1s, "train_generator": losses_g}, batch_index)
-        generator_step.step()
-        for parameter in self.discriminator.parameters():
-            parameter.requires_grad_(True)
-
+        step = Step(self, _parts(batch, self.config.accumulate), batch_index)
+        step.run()
         size = len(batch[OUTPUT_NAME])
-        means = torch.stack([torch.stack(kept).mean() for kept in (l1s, losses_g, losses_d)])
+        means = torch.stack([torch.stack(step.losses[name]).mean() for name in self.terms])
         self._sums += size * means.double()
         self._slices += size
         self.log("l1", means[0], prog_bar=True, logger=False, batch_size=size)
@@ -139,7 +115,7 @@ class SynthesisModule(L.LightningModule):
     def epoch_means(self) -> dict[str, float]:
         """Means of the losses over the epoch's slices so far, of all processes."""
         sums, slices = self._totals()
-        return dict(zip(TERMS, (sums / max(1, slices)).tolist(), strict=True))
+        return dict(zip(self.terms, (sums / max(1, slices)).tolist(), strict=True))
 
     def on_train_epoch_end(self) -> None:
         self.log_dict(self.epoch_means(), sync_dist=True)
@@ -147,7 +123,8 @@ class SynthesisModule(L.LightningModule):
             schedule.step()
 
     def _schedules(self) -> list[LambdaLR]:
-        return list(self.lr_schedulers())  # type: ignore[arg-type]
+        found: Any = self.lr_schedulers()  # of one optimiser, Lightning gives no list
+        return list(found) if isinstance(found, list) else [found]
 
     def _totals(self) -> tuple[Tensor, int]:
         """Sums of the losses and the number of slices, of all processes."""
@@ -156,7 +133,7 @@ class SynthesisModule(L.LightningModule):
             dist.all_reduce(total)
         return total[:-1], int(total[-1])
 
-    def _require_finite(self, losses: Mapping[str, Sequence[Tensor]], batch: int) -> None:
+    def require_finite(self, losses: Mapping[str, Sequence[Tensor]], batch: int) -> None:
         """Raise in every process when a loss of any of them is not finite."""
         bad = [
             name for name, kept in losses.items() if not torch.stack(list(kept)).isfinite().all()
@@ -253,7 +230,7 @@ class SynthesisModule(L.LightningModule):
         sums, slices = self._totals()
         checkpoint[STATE] = {
             "rng": torch.get_rng_state(),
-            "losses": dict(zip(TERMS, sums.tolist(), strict=True)),
+            "losses": dict(zip(self.terms, sums.tolist(), strict=True)),
             "slices": slices,
             "voxels": voxels,
         }
@@ -269,7 +246,7 @@ class SynthesisModule(L.LightningModule):
         state = self.state_of(checkpoint)
         torch.set_rng_state(state["rng"])
         sums = state.get("losses", {})
-        self._sums = torch.tensor([sums.get(name, 0.0) for name in TERMS], dtype=torch.float64)
+        self._sums = torch.tensor([sums.get(name, 0.0) for name in self.terms], dtype=torch.float64)
         self._slices = int(state.get("slices", 0))
 
     @staticmethod
@@ -283,10 +260,3 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
     """A batch in ``count`` equal parts."""
     chunks = {name: tensor.chunk(count) for name, tensor in batch.items()}
     return [{name: chunk[i] for name, chunk in chunks.items()} for i in range(count)]
-
-
-def _normal_start(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tlp_runtime.errors import ModelDamaged, ModelMismatch
 from tlp_train.checkpoint import Checkpoint, checkpoint_of, require_fit
 from tlp_train.config import CHANGEABLE, TrainConfig
 from tlp_train.loaders import SliceData
-from tlp_train.module import STATE, TERMS, SynthesisModule
+from tlp_train.module import STATE, SynthesisModule
 from tlp_train.safe_files import load_safely
 
 _ALL = ("ready", "started", "processed", "completed")
@@ -115,7 +115,7 @@ def _problems(data: Mapping[str, Any], module: SynthesisModule) -> Iterator[str]
     now = torch.get_rng_state()
     if not isinstance(rng, Tensor) or (rng.dtype, rng.shape) != (now.dtype, now.shape):
         yield "holds no state of its random numbers"
-    elif STATE in data and not _has_losses(state):  # the first version had none
+    elif STATE in data and not _has_losses(state, module.terms):  # the first version had none
         yield "holds no losses of its epoch so far"
     used = data.get(SliceData.__qualname__)
     if not isinstance(used, Mapping) or not _is_count(used.get("batches_used")):
@@ -175,11 +175,11 @@ def _fits(state: Any, optimiser: Adam) -> bool:
         return False
 
 
-def _has_losses(state: Mapping[str, Any]) -> bool:
+def _has_losses(state: Mapping[str, Any], terms: Sequence[str]) -> bool:
     sums, voxels = state.get("losses"), state.get("voxels")
     return (
         isinstance(sums, Mapping)
-        and all(type(sums.get(name)) is float and math.isfinite(sums[name]) for name in TERMS)
+        and all(type(sums.get(name)) is float and math.isfinite(sums[name]) for name in terms)
         and _is_count(state.get("slices"))
         and isinstance(voxels, Mapping)
         and all(isinstance(one, Mapping) for one in voxels.values())

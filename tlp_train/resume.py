@@ -18,8 +18,10 @@ import torch
 from tlp_runtime.bench.machine import environment as machine
 from tlp_runtime.errors import ModelMissing, RunTask, SetOption, UsageError
 from tlp_runtime.files.atomic import atomic_file
+from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.values.prompt import label_texts, labels_of
 from tlp_train.config import CHANGEABLE, TrainConfig
+from tlp_train.networks import registry
 from tlp_train.runs import Run, Session, now
 
 _PLACES = ("data", "segmentations")
@@ -70,7 +72,12 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> Part:
     """
     run = Run.open(folder)
     own = _own(run)
-    changed = {name: value for name, value in given.items() if _plain(value) != own.get(name)}
+    given = {**given, **_options(given.get("network_options", {}), run.config.spec)}
+    changed = {
+        name: value
+        for name, value in given.items()
+        if name != "network_options" and _plain(value) != own.get(name)
+    }
     fixed = [
         f"{name} ({_shown(own[name])}, given {_shown(changed[name])})" if name in own else name
         for name in changed
@@ -186,11 +193,17 @@ def _own(run: Run) -> dict[str, Any]:
     config = run.config
     values = {one.name: getattr(config, one.name) for one in fields(config)}
     spec = config.spec
-    parts = {**asdict(spec.network), **asdict(spec.intensity), "levels": spec.network.levels}
-    values |= parts | {"inputs": spec.inputs, "data": str(run.data)}
+    network = {**spec.network.options, "network": spec.network.name, "prompt": spec.network.prompt}
+    values |= network | asdict(spec.intensity) | {"inputs": spec.inputs, "data": str(run.data)}
     values["segmentations"] = run.segmentations
     values["labels"] = label_texts(labels_of(spec.prompt))
     return {name: _plain(value) for name, value in values.items()}
+
+
+def _options(texts: Mapping[str, str], spec: ModelSpec) -> Mapping[str, Any]:
+    """Options of the run's network, as they were typed, by their values."""
+    options = registry.network(spec.network.name).options
+    return {name: options.parsed(name, text) for name, text in texts.items()}
 
 
 def _plain(value: Any) -> Any:

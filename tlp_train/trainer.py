@@ -149,8 +149,8 @@ def _module(run: Run) -> SynthesisModule:
     if channels_last:
         module = module.to(memory_format=torch.channels_last)
     if config.compile:
-        module.generator.compile()
-        module.discriminator.compile()
+        for network in module.sides:
+            network.compile()
     return module
 
 
@@ -170,14 +170,20 @@ def _load_weights(module: SynthesisModule, path: Path, run: Run) -> None:
             f"{path}: is not the checkpoint that this run was begun from, SHA-256 "
             f"{run.begun_from[-1].sha256[:16]}…. Put that one back, or begin another run."
         )
-    require_fit(checkpoint.generator_state, module.generator.state_dict(), f"{path}: its generator")
-    module.generator.load_state_dict(dict(checkpoint.generator_state))
+    own = module.generator.state_dict()
+    state = dict(checkpoint.generator_state)
+    if checkpoint.spec.network != run.config.spec.network:  # what is new keeps its own start
+        state = {**own, **state}
+    require_fit(state, own, f"{path}: its generator")
+    module.generator.load_state_dict(state)
     module.lineage = replace(module.lineage, training_voxels=checkpoint.lineage.training_voxels)
     held = {
         name.removeprefix("discriminator."): tensor
         for name, tensor in load_safely(path)["state_dict"].items()
         if name.startswith("discriminator.")
     }
+    if module.discriminator is None:
+        return
     wanted = module.discriminator.state_dict()
     if held.keys() == wanted.keys() and all(held[n].shape == wanted[n].shape for n in wanted):
         module.discriminator.load_state_dict(held)
@@ -253,7 +259,7 @@ class _Record(L.Callback):
             self.run,
             None if self.before is None else self.before.config,
             epoch=trainer.current_epoch,
-            step=trainer.global_step // 2,
+            step=trainer.global_step // len(self.module.sides),
         )
         found = trainer.datamodule.voxels  # type: ignore[attr-defined]
         other = [name for name, held in self.voxels.items() if found.get(name) != held]

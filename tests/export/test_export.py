@@ -45,7 +45,7 @@ from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.warnings import WarningLog
 from tlp_train.checkpoint import load_checkpoint
-from tlp_train.network import Generator
+from tlp_train.networks.tlp.generator import Generator
 
 
 def test_the_bundle_is_one_valid_file_with_named_tensors(tiny: TinyModel) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.fakes.engine import TINY_NETWORK
+from tests.networks import changed, tlp, tlp_spec
 from tlp_export.fold import FOLDS, Fold, cost, fold, savings
 from tlp_runtime.spec.model import CropSpec, ModelSpec, NetworkSpec, SizeSpec
-from tlp_train.network import Generator
+from tlp_train.networks.base import SynthesisNetwork
+from tlp_train.networks.tlp.generator import Generator
 
 CROP = CropSpec(rows=(0, 32), columns=(0, 24))
-NETWORK = replace(TINY_NETWORK, dim=8)
+NETWORK = changed(TINY_NETWORK, dim=8)
 
 
 def generator(inputs: tuple[str, ...] = ("t1", "t2"), network: NetworkSpec = NETWORK) -> Generator:
@@ -34,7 +35,7 @@ def tensors(spec: ModelSpec, dtype: torch.dtype = torch.float64) -> list[Tensor]
     return [torch.rand(2, 1, 32, 24, dtype=dtype) * 2 - 1 for _ in spec.tensor_names]
 
 
-def run(module: Generator, inputs: list[Tensor]) -> Tensor:
+def run(module: SynthesisNetwork, inputs: list[Tensor]) -> Tensor:
     with torch.no_grad():
         return module(*inputs)  # type: ignore[no-any-return]
 
@@ -56,11 +57,11 @@ def test_a_folding_by_itself_changes_nothing(one: Fold) -> None:
     [
         (("t1", "t2"), NETWORK),
         (("t2",), NETWORK),
-        (("t1", "t2"), replace(NETWORK, ffn="gdfn")),
-        (("t1", "t2"), replace(NETWORK, local_fusion=False)),
-        (("t1", "t2"), replace(NETWORK, global_fusion=False)),
-        (("t1",), NetworkSpec.with_levels(1, dim=8)),
-        (("t1",), NetworkSpec.with_levels(3, dim=8)),
+        (("t1", "t2"), changed(NETWORK, ffn="gdfn")),
+        (("t1", "t2"), changed(NETWORK, local_fusion=False)),
+        (("t1", "t2"), changed(NETWORK, global_fusion=False)),
+        (("t1",), tlp(levels=1, dim=8)),
+        (("t1",), tlp(levels=3, dim=8)),
     ],
     ids=["dual", "T2", "gdfn", "no LF", "no GF", "1 level", "3 levels"],
 )
@@ -83,7 +84,7 @@ def test_the_original_is_left_as_it_was() -> None:
 def test_a_wrong_folding_would_be_seen() -> None:
     """The comparison above fails for a pass that loses the LayerNorm's shift."""
 
-    def spoil(folded: Generator) -> None:
+    def spoil(folded: SynthesisNetwork) -> None:
         for name, parameter in folded.named_parameters():
             if name.endswith("pointwise.bias"):
                 torch.nn.init.zeros_(parameter)
@@ -100,7 +101,7 @@ def test_a_wrong_folding_would_be_seen() -> None:
 def test_the_paper_s_network_costs_half(
     inputs: tuple[str, ...], published: float, at_most: float
 ) -> None:
-    spec = ModelSpec(inputs=inputs)
+    spec = tlp_spec(*inputs)
     assert cost(spec).gflop == pytest.approx(published, abs=0.05)
     lines = savings(spec)
     assert [line.name for line in lines] == [one.name for one in FOLDS]

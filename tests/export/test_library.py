@@ -24,7 +24,8 @@ from tlp_runtime.errors import ParityError, SetOption, UsageError
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import models
 from tlp_train.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
-from tlp_train.network import Generator
+from tlp_train.networks.base import SynthesisNetwork
+from tlp_train.networks.tlp.generator import Generator
 
 TRAINING_ONLY = ("monai", "lightning", "skimage", "tensorboard", "matplotlib", "torchmetrics")
 
@@ -79,7 +80,7 @@ def test_a_half_precision_export_folds_once(
 ) -> None:
     folded = []
 
-    def counted(generator: Generator) -> Generator:
+    def counted(generator: Generator) -> SynthesisNetwork:
         folded.append(generator)
         return fold(generator)
 

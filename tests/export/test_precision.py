@@ -46,8 +46,9 @@ from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import ModelSpec
 from tlp_runtime.warnings import WarningLog
 from tlp_train.checkpoint import load_checkpoint
-from tlp_train.network import Generator
-from tlp_train.published import import_weights
+from tlp_train.importing import import_weights
+from tlp_train.networks.base import SynthesisNetwork
+from tlp_train.networks.tlp.generator import Generator
 
 ENGINE_TYPES: dict[Precision, set[str]] = {
     "fp32": {"Float"},
@@ -60,7 +61,7 @@ ENGINE_TYPES: dict[Precision, set[str]] = {
 @pytest.fixture(scope="module", params=list(KINDS))
 def published(
     request: pytest.FixtureRequest, fixtures_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Generator:
+) -> SynthesisNetwork:
     """The published network's weights."""
     folder = tmp_path_factory.mktemp("published")
     torch.save(published_state(fixtures_dir, request.param), folder / "net.pth")
@@ -249,7 +250,7 @@ def test_half_precision_of_the_plain_graph_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def folded() -> Generator:
+def folded() -> SynthesisNetwork:
     torch.manual_seed(0)
     return fold(Generator(ModelSpec(inputs=("t1", "t2"), network=TINY_NETWORK)))
 

@@ -14,7 +14,7 @@ from tlp_export.options import ExportOptions
 from tlp_runtime.engines.openvino import computes_bf16
 from tlp_runtime.engines.select import choose
 from tlp_train.checkpoint import load_checkpoint
-from tlp_train.published import import_weights
+from tlp_train.importing import import_weights
 
 
 @pytest.mark.proof

@@ -188,9 +188,6 @@ def test_sizes_are_checked_and_old_specifications_still_read() -> None:
     assert ModelSpec.from_json(spec.to_json()) == spec
     old = ModelSpec(inputs=("t1",)).to_dict()
     del old["sizes"]
-    old["schema"] = {"major": 1, "minor": 0}
-    assert ModelSpec.from_dict(old) == ModelSpec(inputs=("t1",))
-    old["schema"] = {"major": 1, "minor": 1}
     with pytest.raises(SpecError, match="missing keys sizes"):
         ModelSpec.from_dict(old)
 

@@ -13,7 +13,14 @@ from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.manifest import ONNX, Manifest
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 
-TINY_NETWORK = NetworkSpec(dim=4, blocks=(1, 1, 1), heads=(2, 2, 2), refinement_blocks=1)
+TINY_NETWORK = NetworkSpec(
+    name="tlp",
+    options={
+        "dim": 4, "levels": 2, "blocks": (1, 1, 1), "heads": (2, 2, 2), "refinement_blocks": 1,
+        "ffn_expansion": 2.0, "ffn": "conv", "local_fusion": True, "global_fusion": True,
+    },
+    multiple=4,
+)  # fmt: skip
 
 
 class FakeEngine(Engine):

@@ -67,11 +67,6 @@ def test_the_rule_and_the_brightness_travel_in_the_specification() -> None:
     level = BrightnessSpec(modality="t1", percentiles=(5.0, 95.0), mean=(0.1, 0.5), spread=(0, 0.1))
     spec = ModelSpec(inputs=("t1",), intensity=PERCENTILES, brightness=(level,))
     assert ModelSpec.from_json(spec.to_json()) == spec
-    old = spec.to_dict()
-    old["schema"] = {"major": 1, "minor": 1}
-    del old["brightness"]
-    old["intensity"] = {"rule": "minmax-crop", "range": [-1.0, 1.0]}
-    assert ModelSpec.from_dict(old) == ModelSpec(inputs=("t1",))
     with pytest.raises(SpecError, match="brightness is of"):
         ModelSpec(inputs=("t2",), brightness=(level,))
 

@@ -43,7 +43,7 @@ def test_the_json_has_the_keys_it_always_had(synthesis: Synthesis, tmp_path: Pat
     assert list(read["model"]) == [
         "name", "onnx_sha256", "checkpoint_sha256", "precision", "spec"
     ]  # fmt: skip
-    assert read["model"]["spec"]["schema"] == {"major": 1, "minor": 3}
+    assert read["model"]["spec"]["schema"] == {"major": 2, "minor": 0}
     assert list(read["engine"]) == ["name", "device", "library"]
     assert list(read["geometry"]) == [
         "interpolated", "shape", "affine", "window", "windows", "all_slices"

@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.networks import tlp
 from tlp_export import export
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import ModelDamaged, ModelMismatch, OutputError, UnsafeCheckpoint
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 from tlp_train.checkpoint import load_checkpoint
-from tlp_train.network import Generator
-from tlp_train.published import import_weights, published_name
+from tlp_train.importing import import_weights
+from tlp_train.networks.tlp.generator import Generator
+from tlp_train.networks.tlp.published import published_name
 
 KINDS = {"dual": ("t1", "t2"), "single": ("t1",)}
 
@@ -51,7 +53,7 @@ def test_imported_and_exported_weights_give_the_published_output(
     checkpoint = load_checkpoint(
         import_weights(weights, KINDS[kind], tmp_path / "a.ckpt", overwrite=False)
     )
-    assert checkpoint.spec == ModelSpec(inputs=KINDS[kind], network=NetworkSpec(dim=8))
+    assert checkpoint.spec == ModelSpec(inputs=KINDS[kind], network=tlp(dim=8))
     assert checkpoint.lineage.imported is not None
     assert checkpoint.lineage.imported.file == weights.name
     names = checkpoint.spec.tensor_names
@@ -88,7 +90,7 @@ def _rms(values: np.ndarray) -> float:
 
 def test_every_parameter_of_every_published_size_has_one_published_name(kind: str) -> None:
     for levels in (1, 2, 3):
-        spec = ModelSpec(inputs=KINDS[kind], network=NetworkSpec.with_levels(levels, dim=8))
+        spec = ModelSpec(inputs=KINDS[kind], network=tlp(levels=levels, dim=8))
         with torch.device("meta"):
             names = list(Generator(spec).state_dict())
         assert len({published_name(name, spec) for name in names}) == len(names)
@@ -99,9 +101,9 @@ def test_every_parameter_of_every_published_size_has_one_published_name(kind: st
 @pytest.mark.parametrize(
     "network",
     [
-        NetworkSpec(dim=16, blocks=(1, 1, 3), heads=(1, 2, 4), refinement_blocks=1),
-        NetworkSpec.with_levels(1, dim=8),
-        NetworkSpec.with_levels(3, dim=8, ffn_expansion=1.5),
+        tlp(dim=16, blocks=(1, 1, 3), heads=(1, 2, 4), refinement_blocks=1),
+        tlp(levels=1, dim=8),
+        tlp(levels=3, dim=8, ffn_expansion=1.5),
     ],
 )
 def test_the_size_is_read_off_keys_and_shapes(network: NetworkSpec, tmp_path: Path) -> None:

@@ -189,8 +189,7 @@ def test_what_cannot_change_is_named(
 
 def test_options_that_are_the_run_s_own_are_no_change(tmp_path: Path, phantom_dir: Path) -> None:
     run = new_run(tmp_path / "run", phantom_dir)
-    config = run.config
-    own = {"inputs": ("t1",), "seed": 0, "epochs": 4, "levels": config.spec.network.levels}
+    own = {"inputs": ("t1",), "seed": 0, "epochs": 4, "levels": 2}
     assert reopen(run.folder, {**own, "data": phantom_dir, "fpg": True}).run == run
 
 

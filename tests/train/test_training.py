@@ -27,8 +27,8 @@ from tlp_train import callbacks
 from tlp_train.callbacks import COLUMNS, read_metrics
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.config import TrainConfig, preset
-from tlp_train.losses import AdversarialObjective
 from tlp_train.module import SynthesisModule
+from tlp_train.recipes import PairedGAN
 from tlp_train.runs import Run, newest_finished
 from tlp_train.trainer import fit
 
@@ -132,13 +132,18 @@ def test_the_paper_preset_starts_from_small_normalweights() -> None:
 
 
 def test_the_losses_are_equation_6() -> None:
-    objective = AdversarialObjective(l1_weight=100)
-    real, fake = torch.randn(2, 1, 5, 4), torch.randn(2, 1, 5, 4)
+    recipe, config = PairedGAN(), preset("paper", ("t1",))
     image, target = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
+
+    def opponent(seen: torch.Tensor) -> torch.Tensor:
+        return seen[..., ::2, ::2] * 3
+
+    real, fake = opponent(target), opponent(image)
     torch.testing.assert_close(
-        objective.discriminator(real, fake), ((real - 1).square().mean() + fake.square().mean()) / 2
+        recipe.discriminator_loss(config, image, {"t1ce": target}, opponent),
+        ((real - 1).square().mean() + fake.square().mean()) / 2,
     )
-    loss, l1 = objective.generator(fake, image, target)
+    loss, l1 = recipe.generator_loss(config, [image], {"t1ce": target}, opponent)
     torch.testing.assert_close(l1, (image - target).abs().mean())
     torch.testing.assert_close(loss, (fake - 1).square().mean() + 100 * l1)
 

@@ -23,9 +23,9 @@ from tlp_train.callbacks import read_metrics
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.data import SampleId, SliceDataset
 from tlp_train.launchers import is_first_process
-from tlp_train.losses import AdversarialObjective
 from tlp_train.module import SynthesisModule
 from tlp_train.processes import environment_of
+from tlp_train.recipes import PairedGAN
 from tlp_train.runs import Run
 from tlp_train.trainer import fit
 
@@ -45,16 +45,16 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _spoil(patch: pytest.MonkeyPatch, term: str, step: int, value: float = float("nan")) -> None:
     """Give one loss of one step that value."""
-    inner = getattr(AdversarialObjective, term)
+    inner = getattr(PairedGAN, f"{term}_loss")
     steps = iter(range(1000))
 
-    def spoilt(self: AdversarialObjective, *args: Any) -> Any:
+    def spoilt(self: PairedGAN, *args: Any) -> Any:
         found = inner(self, *args)
         if next(steps) != step:
             return found
         return found * value if term == "discriminator" else (found[0], found[1] * value)
 
-    patch.setattr(AdversarialObjective, term, spoilt)
+    patch.setattr(PairedGAN, f"{term}_loss", spoilt)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -162,7 +162,7 @@ def _windows(
     crop = (spec.crop.height, spec.crop.width)
     if rows <= crop[0] and columns <= crop[1]:
         return crop, ((0, 0),), crop
-    step = 2**spec.network.levels
+    step = spec.network.multiple
     larger = (
         max(crop[0], ceil(rows / step) * step),
         max(crop[1], ceil(columns / step) * step),

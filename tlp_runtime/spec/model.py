@@ -10,21 +10,20 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from tlp_runtime.errors import SpecError, UsageError
 from tlp_runtime.options import OptionGroup, option
 from tlp_runtime.spec.reader import Contract, build, read_schema
 from tlp_runtime.warnings import SPEC_NEWER, Warn
 
-SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 3
+SCHEMA_MAJOR = 2
+SCHEMA_MINOR = 0
 
 MODALITIES = ("t1", "t2")
 PROMPT_NAME = "prompt"
 OUTPUT_NAME = "t1ce"
 
-FeedForward = Literal["conv", "gdfn"]
 IntensityRule = Literal["minmax-crop", "percentile-crop"]
 
 
@@ -42,86 +41,45 @@ def _two_numbers(text: str) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkSpec(OptionGroup):
-    """Shape of the generator (arXiv 2503.01265 and its published implementation).
+class NetworkSpec:
+    """Which network a model is, with its own options. Valid once constructed.
+
+    The runtime runs graphs and need not know the network: names and options are checked where it
+    is built, by the registry of :mod:`tlp_train.networks`.
 
     Parameters
     ----------
-    dim
-        Channels at full resolution; scale ``s`` has ``dim * 2**s``.
-    levels
-        Number of downsamplings (Table III of the paper); the network has one scale more.
-    blocks, heads
-        Transformer blocks and attention heads per scale, finest first; each ``levels + 1`` long.
-    refinement_blocks
-        Blocks after the decoder, at full resolution and ``2 * dim`` channels.
-    ffn_expansion
-        Hidden channels of the feed-forward part, relative to its input.
-    ffn
-        Feed-forward part. conv: 1x1, full 3x3, GELU, 1x1 (as published in code); gdfn: Restormer's
-        gated depthwise form (as the paper's text points to).
-    local_fusion
-        Local fusion of two inputs at every scale (Table II of the paper).
-    global_fusion
-        Global fusion of two inputs at the lowest scale (Table II of the paper).
+    name
+        Its name in the registry.
+    options
+        Its own options, all of them: numbers, texts, truth values and lists of these.
+    multiple
+        Height and width of its slices are multiples of it.
+    prompt
+        Whether it takes a prompt.
     """
 
-    TITLE: ClassVar[str] = "Network"
-
-    dim: int = 48
-    levels: int = option(2, minimum=1, maximum=3)
-    blocks: tuple[int, ...] = (1, 2, 2)
-    heads: tuple[int, ...] = (2, 4, 8)
-    refinement_blocks: int = 2
-    ffn_expansion: float = 2.0
-    ffn: FeedForward = option("conv")
-    local_fusion: bool = option(True)
-    global_fusion: bool = option(True)
+    name: str = "tlp"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    multiple: int = 4
+    prompt: bool = True
 
     def __post_init__(self) -> None:
-        _require(self.levels in (1, 2, 3), f"levels is {self.levels}, expected 1, 2 or 3")
-        scales = self.levels + 1
-        for name in ("blocks", "heads"):
-            values = getattr(self, name)
-            _require(
-                len(values) == scales and all(v > 0 for v in values),
-                f"{name} is {values}, expected {scales} positive numbers for {self.levels} levels",
-            )
-        _require(self.dim > 0, f"dim is {self.dim}, expected a positive number")
-        for scale, heads in enumerate(self.heads):
-            channels = self.channels(scale)
-            _require(
-                channels % heads == 0,
-                f"{channels} channels at scale {scale} do not divide into {heads} heads",
-            )
-        _require(
-            self.channels(self.levels) % 16 == 0,
-            f"{self.channels(self.levels)} channels at the lowest scale, expected a multiple of 16 "
-            "(GroupNorm of the spatial attentions)",
-        )
-        _require(self.refinement_blocks >= 0, "refinement_blocks is negative")
-        _require(self.ffn_expansion > 0, "ffn_expansion is not positive")
-        _require(self.ffn in get_args(FeedForward), f"ffn is {self.ffn!r}, expected conv or gdfn")
+        _require(bool(self.name), "network has no name")
+        _require(self.multiple > 0, f"network multiple is {self.multiple}, expected at least 1")
+        object.__setattr__(self, "options", {k: _as_tuple(v) for k, v in self.options.items()})
 
-    @classmethod
-    def with_levels(cls, levels: int, **options: Any) -> Self:
-        """The published blocks and heads for ``levels`` downsamplings.
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(sorted(self.options.items())), self.multiple, self.prompt))
 
-        The paper is silent on them for 1 and 3: with one level the lowest published scale is
-        dropped, with three it is repeated.
-        """
-        blocks, heads = (1, 2, 2), (2, 4, 8)
-        repeat = max(0, levels - 2)
-        return cls(
-            levels=levels,
-            blocks=blocks[: levels + 1] + blocks[-1:] * repeat,
-            heads=heads[: levels + 1] + heads[-1:] * repeat,
-            **options,
-        )
+    def __str__(self) -> str:
+        """The name, and the options in brackets."""
+        told = [f"{k} {v}" for k, v in self.options.items()] + ["no prompt"] * (not self.prompt)
+        return f"{self.name} ({', '.join(told)})" if told else self.name
 
-    def channels(self, scale: int) -> int:
-        """Channels at ``scale`` (0 is full resolution)."""
-        return int(self.dim * 2**scale)
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,8 +233,8 @@ class PromptSpec:
 class SizeSpec:
     """Slices of other sizes than the crop's, (height, width), that an exported network takes.
 
-    Multiples of ``2 ** levels`` from ``smallest`` to ``largest``, both included. Time and memory
-    of the attention over positions grow with the square of height times width.
+    Multiples of the network's ``multiple`` from ``smallest`` to ``largest``, both included. Time
+    and memory of an attention over positions grow with the square of height times width.
     """
 
     smallest: tuple[int, int]
@@ -316,29 +274,23 @@ class ModelSpec:
             self.inputs in (("t1",), ("t2",), ("t1", "t2")),
             f"inputs are {self.inputs}, expected t1, t2 or t1,t2",
         )
-        if len(self.inputs) == 1:
-            _require(
-                self.network.local_fusion and self.network.global_fusion,
-                "local_fusion=False and global_fusion=False need two inputs; "
-                f"this model has {self.inputs[0]} alone",
-            )
         _require(
             not self.brightness or tuple(b.modality for b in self.brightness) == self.inputs,
             f"brightness is of {[b.modality for b in self.brightness]}, the inputs are "
             f"{list(self.inputs)}",
         )
-        step = 2**self.network.levels
+        step = self.network.multiple
         _require(
             self.crop.height % step == 0 and self.crop.width % step == 0,
             f"crop {self.crop.height} x {self.crop.width} is not divisible by {step}, which "
-            f"{self.network.levels} levels need",
+            f"the network {self.network.name} needs",
         )
         if self.sizes is not None:
             crop = (self.crop.height, self.crop.width)
             _require(
                 all(side % step == 0 for side in (*self.sizes.smallest, *self.sizes.largest)),
                 f"sizes from {self.sizes.smallest} to {self.sizes.largest} are not multiples of "
-                f"{step}, which {self.network.levels} levels need",
+                f"{step}, which the network {self.network.name} needs",
             )
             _require(self.takes(*crop), f"the crop {crop} is not among the sizes {self.sizes}")
 
@@ -346,7 +298,7 @@ class ModelSpec:
         """Whether the network takes slices of that size."""
         if self.sizes is None:
             return (height, width) == (self.crop.height, self.crop.width)
-        step = 2**self.network.levels
+        step = self.network.multiple
         return all(
             low <= side <= high and side % step == 0
             for low, side, high in zip(
@@ -357,7 +309,7 @@ class ModelSpec:
     @property
     def tensor_names(self) -> tuple[str, ...]:
         """Names of the network's inputs, in order; the output is :data:`OUTPUT_NAME`."""
-        return (*self.inputs, PROMPT_NAME)
+        return (*self.inputs, PROMPT_NAME) if self.network.prompt else self.inputs
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with the schema version, ready for JSON."""
@@ -386,15 +338,14 @@ class ModelSpec:
             raise SpecError(f"model spec: expected a JSON object, got {type(data).__name__}")
         body = dict(data)
         schema = body.pop("schema", None)
-        minor = _minor({"schema": schema})
-        if minor < 1:
-            body.setdefault("sizes", None)
-        if minor < 2:
-            body.setdefault("brightness", ())
-            if isinstance(body.get("intensity"), Mapping):
-                body["intensity"] = {"percentiles": None, **body["intensity"]}
-        if minor < 3 and isinstance(body.get("prompt"), Mapping):
-            body["prompt"] = {"background_labels": (), "scheme": "", **body["prompt"]}
+        major, minor = read_schema({"schema": schema}, _CONTRACT)
+        if major == 1:
+            body, minor = _converted(body, minor), 0
+        elif major != SCHEMA_MAJOR:
+            raise SpecError(
+                f"model spec: schema {major}.{minor}, this version reads up to {SCHEMA_MAJOR}.x.",
+                fix="Install a matching tlp-mri, or export the model again.",
+            )
         extra: list[str] = []
         spec = build(cls, body, _CONTRACT, extra)
         if extra and minor <= SCHEMA_MINOR:
@@ -426,12 +377,37 @@ class ModelSpec:
 _CONTRACT = Contract(what="model spec", error=SpecError)
 
 
-def _minor(data: Mapping[str, Any]) -> int:
-    """The minor version of a specification; another major is refused."""
-    major, minor = read_schema(data, _CONTRACT)
-    if major != SCHEMA_MAJOR:
-        raise SpecError(
-            f"model spec: schema {major}.{minor}, this version reads {SCHEMA_MAJOR}.x.",
-            fix="Install a matching tlp-mri, or export the model again.",
-        )
-    return minor
+_TLP_OPTIONS = (
+    "dim", "levels", "blocks", "heads", "refinement_blocks", "ffn_expansion", "ffn",
+    "local_fusion", "global_fusion",
+)  # fmt: skip
+"""What ``network`` held in schema 1, which knew one network."""
+
+
+def _converted(body: Mapping[str, Any], minor: int) -> dict[str, Any]:
+    """A specification of schema 1 as one of schema 2."""
+    new = dict(body)
+    if minor < 1:
+        new.setdefault("sizes", None)
+    if minor < 2:
+        new.setdefault("brightness", ())
+        if isinstance(new.get("intensity"), Mapping):
+            new["intensity"] = {"percentiles": None, **new["intensity"]}
+    if minor < 3 and isinstance(new.get("prompt"), Mapping):
+        new["prompt"] = {"background_labels": (), "scheme": "", **new["prompt"]}
+    network = new.get("network")
+    if isinstance(network, Mapping):
+        missing = [f"network.{name}" for name in _TLP_OPTIONS if name not in network]
+        if missing:
+            _CONTRACT.refuse(f"missing keys {', '.join(missing)}")
+        levels = network["levels"]
+        whole = type(levels) is int and levels in (1, 2, 3)
+        _require(whole, f"levels is {levels!r}, expected 1, 2 or 3")
+        new["network"] = {
+            "name": "tlp",
+            "options": {name: network[name] for name in _TLP_OPTIONS},
+            "multiple": 2**levels,
+            "prompt": True,
+            **{name: value for name, value in network.items() if name not in _TLP_OPTIONS},
+        }
+    return new

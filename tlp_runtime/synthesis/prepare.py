@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import ModelMismatch, SetOption
+from tlp_runtime.errors import ChooseAnother, ModelMismatch, SetOption
 from tlp_runtime.geometry.crop import require_model_grid
 from tlp_runtime.geometry.grid import Grid
 from tlp_runtime.geometry.placement import Extent, Placement, place, published, shared_part
@@ -100,13 +100,14 @@ def prepare(request: Request, spec: ModelSpec, *, warn: Warn | None = None) -> P
     Raises
     ------
     ModelMismatch
-        Other modalities than the model takes.
+        Other modalities than the model takes, or a prompt where it takes none.
     InputError
         A missing or damaged file; grids that differ without ``resample`` or do not overlap;
         different frames of reference; voxels or labels that cannot be used; a prompt that marks
         nothing in the brain; a warning, where the request is strict.
     """
     require_modalities(request.images, spec)
+    require_prompt_taken(request, spec)
     request = read(request)
     began = time.perf_counter()
     heard = WarningLog(warn)
@@ -224,6 +225,15 @@ def require_modalities(given: Collection[str], spec: ModelSpec) -> None:
     if set(given) != set(spec.inputs):
         raise ModelMismatch(
             f"this model takes {' and '.join(spec.inputs)}; got {' and '.join(given) or 'nothing'}."
+        )
+
+
+def require_prompt_taken(request: Request, spec: ModelSpec) -> None:
+    """Raise :class:`ModelMismatch` where a prompt is given to a model that takes none."""
+    if request.prompt and not spec.network.prompt:
+        raise ModelMismatch(
+            "this model takes no prompt: it was trained without one",
+            fix=("Leave the prompt out.", ChooseAnother("model", "model")),
         )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tlp_runtime.spec.model import ModelSpec, NetworkSpec
-from tlp_train.network.blocks import (
+from tlp_runtime.spec.model import ModelSpec
+from tlp_train.networks.base import Card, Network, SynthesisNetwork
+from tlp_train.networks.tlp.blocks import (
     ConcatFusion,
     Downsample,
     GlobalFusion,
@@ -15,9 +16,11 @@ from tlp_train.network.blocks import (
     TransformerBlock,
     Upsample,
 )
+from tlp_train.networks.tlp.options import TLPOptions
+from tlp_train.recipes import PairedGAN
 
 
-def _blocks(count: int, channels: int, heads: int, net: NetworkSpec) -> nn.Sequential:
+def _blocks(count: int, channels: int, heads: int, net: TLPOptions) -> nn.Sequential:
     return nn.Sequential(
         *(
             TransformerBlock(channels, heads, ffn=net.ffn, expansion=net.ffn_expansion)
@@ -27,19 +30,25 @@ def _blocks(count: int, channels: int, heads: int, net: NetworkSpec) -> nn.Seque
 
 
 class Encoder(nn.Module):
-    """One modality with its prompt, (B, 2, H, W), to features at every scale, finest first."""
+    """One modality with its prompt, if any, (B, C, H, W), to features of every scale, finest first.
 
-    def __init__(self, net: NetworkSpec) -> None:
+    Parameters
+    ----------
+    channels
+        2 with a prompt, else 1.
+    """
+
+    def __init__(self, net: TLPOptions, channels: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(2, net.dim, 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(channels, net.dim, 3, padding=1, bias=False)
         self.scales = nn.ModuleList(
             _blocks(net.blocks[s], net.channels(s), net.heads[s], net)
             for s in range(net.levels + 1)
         )
         self.downs = nn.ModuleList(Downsample(net.channels(s)) for s in range(net.levels))
 
-    def forward(self, image: Tensor, prompt: Tensor) -> list[Tensor]:
-        features = [self.scales[0](self.stem(torch.cat((image, prompt), dim=1)))]
+    def forward(self, image: Tensor) -> list[Tensor]:
+        features = [self.scales[0](self.stem(image))]
         for down, blocks in zip(self.downs, list(self.scales)[1:], strict=True):
             features.append(blocks(down(features[-1])))
         return features
@@ -48,7 +57,7 @@ class Encoder(nn.Module):
 class Bottleneck(nn.Module):
     """Two encoders' features to one set of skips and a fused lowest scale."""
 
-    def __init__(self, net: NetworkSpec) -> None:
+    def __init__(self, net: TLPOptions) -> None:
         super().__init__()
         self.global_fusion = GlobalFusion(net.channels(net.levels)) if net.global_fusion else None
         fusion = LocalFusion if net.local_fusion else ConcatFusion
@@ -64,7 +73,7 @@ class Bottleneck(nn.Module):
 class Decoder(nn.Module):
     """Features at every scale, finest first, to the image (B, 1, H, W) in [-1, 1]."""
 
-    def __init__(self, net: NetworkSpec) -> None:
+    def __init__(self, net: TLPOptions) -> None:
         super().__init__()
         low = net.levels
         self.lowest = _blocks(net.blocks[low], net.channels(low), net.heads[low], net)
@@ -90,31 +99,36 @@ class Decoder(nn.Module):
         return torch.tanh(self.output(self.refinement(x)))
 
 
-class Generator(nn.Module):
-    """Image slices and a prompt to T1ce slices.
-
-    ``forward`` takes one (B, 1, H, W) tensor for each of ``spec.inputs``, in that order, then the
-    prompt, all float32; H and W are multiples of ``2 ** levels``. It returns (B, 1, H, W) in
-    [-1, 1]. No prompt is a tensor of zeros.
-    """
+class Generator(SynthesisNetwork):
+    """Image slices and a prompt to T1ce slices; H and W are multiples of ``2 ** levels``."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        net = spec.network
-        self.encoders = nn.ModuleDict({name: Encoder(net) for name in spec.inputs})
+        super().__init__(spec)
+        net = TLPOptions.of(spec)
+        self.encoders = nn.ModuleDict({name: Encoder(net, self.channels) for name in spec.inputs})
         self.bottleneck = Bottleneck(net) if len(spec.inputs) == 2 else None
         self.spatial_attention = SpatialAttention(net.channels(net.levels))
         self.decoder = Decoder(net)
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        if len(tensors) != len(self.encoders) + 1:
-            raise TypeError(f"expected {', '.join(self.spec.tensor_names)}, got {len(tensors)}")
-        *images, prompt = tensors
         branches = [
-            encoder(image, prompt)
-            for encoder, image in zip(self.encoders.values(), images, strict=True)
+            encoder(image)
+            for encoder, image in zip(self.encoders.values(), self.branches(tensors), strict=True)
         ]
         features = branches[0] if self.bottleneck is None else self.bottleneck(*branches)
         features[-1] = self.spatial_attention(features[-1])
         return self.decoder(features)  # type: ignore[no-any-return]
+
+
+NETWORK = Network(
+    options=TLPOptions,
+    build=Generator,
+    recipe=PairedGAN(),
+    demo={"dim": 8},
+    card=Card(
+        title="TLP: two-path network with fuzzy prompts",
+        paper="arXiv 2503.01265",
+        licence="none published; written here from the paper and from facts of its code",
+        differs="prompts are drawn for each sample, not for each batch",
+    ),
+)

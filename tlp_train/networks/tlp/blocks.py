@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tlp_runtime.spec.model import FeedForward
+from tlp_train.networks.tlp.options import FeedForward
 
 
 class ChannelLayerNorm(nn.Module):

@@ -1,25 +1,16 @@
-"""Weights of the published implementation: its parameter names, and how they become ours.
-
-The published state dict says nothing of what it takes in or how large it is; inputs are told, and
-everything else is read off its keys and shapes and then checked key by key.
-"""
+"""The published state dict of TLP: its keys, and what they show of the network's size."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from tlp_runtime.errors import ModelMismatch, SetOption
-from tlp_runtime.files.hashes import sha256
-from tlp_runtime.spec.model import ModelSpec, NetworkSpec
-from tlp_train.checkpoint import Imported, Lineage, write_checkpoint
-from tlp_train.network import Generator
-from tlp_train.safe_files import load_safely
+from tlp_runtime.spec.model import ModelSpec
+from tlp_train.networks.tlp.options import TLPOptions
 
 _BLOCK_PARTS = {
     "attention_norm": "norm1.body",
@@ -56,7 +47,7 @@ def _rules(spec: ModelSpec) -> list[tuple[str, Callable[[re.Match[str]], str]]]:
     Published scales count from 1, the finest; its decoder is numbered by scale, ours in the order
     it runs. The first of ``spec.inputs`` is the published branch A, the second B.
     """
-    top = spec.network.levels
+    top = TLPOptions.of(spec).levels
 
     def branch(m: re.Match[str]) -> str:
         return f"encoder_{'AB'[spec.inputs.index(m['input'])]}"
@@ -121,70 +112,19 @@ def published_name(name: str, spec: ModelSpec) -> str:
     raise KeyError(name)
 
 
-def import_weights(weights: Path, inputs: tuple[str, ...], out: Path, *, overwrite: bool) -> Path:
-    """Turn a published-layout state dict into a checkpoint of ours.
-
-    Parameters
-    ----------
-    weights
-        A file of ``torch.save``: a state dict, also under the key ``state_dict``, also with the
-        prefix ``module.`` that ``DataParallel`` leaves. Only tensors are loaded from it.
-    inputs
-        What the branches take: the file does not say.
-    out
-        Where to write.
+def shown(state: Mapping[str, Tensor], source: Path, branches: int) -> TLPOptions:
+    """Size of the network, from keys and shapes of its first branch.
 
     Raises
     ------
-    ModelMissing, ModelDamaged, UnsafeCheckpoint
-        No file, a damaged one, or one with more than tensors and plain values.
     ModelMismatch
-        Keys that are unknown, missing or of another shape; every kind is listed.
-    OutputError
-        ``out`` exists or cannot be written.
+        It is no such state dict, or has another number of branches.
     """
-    state = _state_dict(load_safely(weights), weights)
-    spec = ModelSpec(inputs=inputs, network=_network(state, weights, len(inputs)))
-    ours = _renamed(state, spec, weights)
-    imported = Imported(file=weights.name, sha256=sha256(weights))
-    write_checkpoint(out, spec, ours, Lineage(imported=imported), overwrite=overwrite)
-    return out
-
-
-def _state_dict(data: Any, source: Path) -> dict[str, Tensor]:
-    if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
-        data = data["state_dict"]
-    if not isinstance(data, Mapping) or not data:
-        raise ModelMismatch(
-            f"{source}: holds {type(data).__name__}, expected a state dict: parameter names to "
-            "tensors."
-        )
-    state = {str(key): value for key, value in data.items()}
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
     if _STEM not in state:
-        known = [key for key in state if key.startswith("generator.")]
         raise ModelMismatch(
             f"{source}: has no {_STEM}, so it is no state dict of the published generator. It has "
-            f"{len(state)} keys: {_shown(list(state)[:5])}."
-            + (" It looks like a checkpoint of this toolkit; export it as it is." if known else "")
+            f"{len(state)} keys: {', '.join(list(state)[:5])}."
         )
-    bad = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    bad += [
-        key
-        for key, value in state.items()
-        if isinstance(value, Tensor) and not torch.isfinite(value).all()
-    ]
-    if bad:
-        raise ModelMismatch(
-            f"{source}: these entries are not finite tensors: {_shown(bad)}. Copy the file again, "
-            "or save the generator's state_dict() alone."
-        )
-    return state
-
-
-def _network(state: Mapping[str, Tensor], source: Path, branches: int) -> NetworkSpec:
-    """Size of the network, from keys and shapes of its first branch."""
     found = 2 if any(key.startswith("encoder_B.") for key in state) else 1
     if found != branches:
         raise ModelMismatch(
@@ -203,7 +143,7 @@ def _network(state: Mapping[str, Tensor], source: Path, branches: int) -> Networ
     first = "encoder_A.encoder_level{}.0."
     try:
         expand = state[first.format(1) + "ffn.project_in.weight"]
-        return NetworkSpec(
+        return TLPOptions(
             dim=len(state[_STEM]),
             levels=scales - 1,
             blocks=tuple(count(f"encoder_A.encoder_level{s + 1}.") for s in range(scales)),
@@ -218,34 +158,3 @@ def _network(state: Mapping[str, Tensor], source: Path, branches: int) -> Networ
             f"{source}: its size cannot be read off its keys; {error} is missing or of another "
             "shape. Expected the published generator's state dict."
         ) from error
-
-
-def _renamed(state: Mapping[str, Tensor], spec: ModelSpec, source: Path) -> dict[str, Tensor]:
-    """Our state dict of a published one; every key that does not fit is listed."""
-    with torch.device("meta"):
-        wanted = Generator(spec).state_dict()
-    names = {published_name(name, spec): name for name in wanted}
-    problems = {
-        "unknown": [key for key in state if key not in names],
-        "missing": [key for key in names if key not in state],
-        "misshapen": [
-            f"{key} {tuple(state[key].shape)}, expected {tuple(wanted[name].shape)}"
-            for key, name in names.items()
-            if key in state and state[key].shape != wanted[name].shape
-        ],
-    }
-    if any(problems.values()):
-        net = spec.network
-        raise ModelMismatch(
-            f"{source}: does not fit the published network of dim {net.dim}, "
-            f"{net.levels} downsamplings, blocks {net.blocks}:\n"
-            + "\n".join(
-                f"  {len(keys)} {kind}: {_shown(keys)}" for kind, keys in problems.items() if keys
-            )
-        )
-    return {name: state[key].to(torch.float32) for key, name in names.items()}
-
-
-def _shown(keys: list[str]) -> str:
-    more = len(keys) - _SHOWN
-    return ", ".join(keys[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,1 @@
+"""Every network that can be trained here, behind one registry."""

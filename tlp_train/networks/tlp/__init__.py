@@ -1,0 +1,1 @@
+"""TLP (arXiv 2503.01265): its options, its parts and its generator."""
