@@ -110,7 +110,12 @@ def command(
     from tlp_runtime.models.contents import foreign_in_bundle
     from tlp_runtime.models.manifest import MODEL_CARD
     from tlp_runtime.synthesis.synthesizer import Synthesizer
-    from tlp_train.evaluating import evaluate, needed_arrays, select_cases
+    from tlp_train.evaluating import (
+        evaluate,
+        needed_arrays,
+        require_prompt_use,
+        select_cases,
+    )
     from tlp_train.measured import keep_evaluation
     from tlp_train.metrics import GROUPS
     from tlp_train.split import Split
@@ -130,6 +135,7 @@ def command(
     for path in files:
         require_writable(path, overwrite=overwrite)
     selected, bundle = choose_model(output, model, None, choice)
+    require_prompt_use(bundle.spec, prompt.value)
     if card:
         require_folder(bundle.path, overwrite=True, foreign=foreign_in_bundle)
     segmentations = choose_segmentations(output, data, layout)
@@ -193,10 +199,11 @@ def command(
         output.note("whether the model was trained on these cases is not known: it has no hashes")
     where = () if layout.segmentations is None else ("--segmentations", layout.segmentations)
     other = "seg" if prompt is PromptUse.none else "none"
+    again = ("evaluate", "--data", data, *where, "--prompt", other)
     output.done(
         f"an evaluation of {len(cases)} cases"
         + (f" in {', '.join(map(str, files))}" if files else ""),
-        command_line("tlp", "evaluate", "--data", data, *where, "--prompt", other),
+        command_line("tlp", *(again if bundle.spec.network.prompt else ("bench",))),
     )
 
 

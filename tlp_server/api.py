@@ -131,6 +131,7 @@ async def status(service: Served) -> Status:
             name=bundle.name,
             precision=bundle.precision,
             inputs=list(bundle.spec.inputs),  # type: ignore[arg-type]
+            prompt=bundle.spec.network.prompt,
             labels=DrawnLabels(tumour=tumour, oedema=oedema),
         ),
         engines=[_engine(queue) for queue in service.queues],

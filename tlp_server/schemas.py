@@ -128,6 +128,7 @@ class ModelInfo(BaseModel):
     name: str = Field(examples=["my-model"])
     precision: str = Field(examples=["fp32"])
     inputs: list[Modality]
+    prompt: bool = Field(description="Whether it takes a prompt; else drawing changes nothing.")
     labels: DrawnLabels
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlp_runtime.errors import InputError
+from tlp_runtime.errors import InputError, ModelMismatch, SetOption
 from tlp_runtime.geometry.crop import crop_slices
 from tlp_runtime.geometry.volume import Volume
 from tlp_runtime.io.case_files import CaseFiles
@@ -85,11 +85,14 @@ def evaluate(
 
     Raises
     ------
+    ModelMismatch
+        The model takes no prompt, and is to be told one.
     InputError
         A case that cannot be read or does not suit the model.
     UnknownLabels
         Labels without a meaning, or that schemes read differently.
     """
+    require_prompt_use(synthesizer.spec, prompt)
     code = with_labels(synthesizer.spec.prompt, labels)
     found: set[int] = set()
     for case in cases:
@@ -107,6 +110,15 @@ def evaluate(
         results, training_voxels,
         model=model, engine=synthesizer.engine.name, prompt=prompt, data=data,
     )  # fmt: skip
+
+
+def require_prompt_use(spec: ModelSpec, use: PromptUse) -> None:
+    """Raise :class:`ModelMismatch` where a model that takes no prompt is to be told one."""
+    if use != "none" and not spec.network.prompt:
+        raise ModelMismatch(
+            f"prompt {use}: this model takes no prompt; it was trained without one",
+            fix=SetOption("prompt", "none"),
+        )
 
 
 def read_case(case: CaseFiles, spec: ModelSpec) -> dict[str, Volume]:

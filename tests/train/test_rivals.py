@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.rivals import Fixture
-from tlp_runtime.spec.model import CropSpec, ModelSpec
+from tlp_runtime.errors import ModelMismatch, UsageError
+from tlp_train.checkpoint import Checkpoint, load_checkpoint
 from tlp_train.config import preset
+from tlp_train.importing import import_weights
 from tlp_train.networks import registry
-from tlp_train.networks.base import SynthesisNetwork
 
 NETWORKS = {
     "hinet": ("hinet", {}),
@@ -29,19 +31,15 @@ LARGE = ("pix2pix_unet8", "resvit_one", "resvit_many")
 CASES = [pytest.param(name, marks=pytest.mark.proof if name in LARGE else ()) for name in NETWORKS]
 
 
-def build(fixture: Fixture, name: str, options: Mapping[str, Any]) -> SynthesisNetwork:
-    """The network with the fixture's weights, without prompt, as it was published."""
-    network = registry.network(name)
+def imported(fixture: Fixture, name: str, folder: Path) -> Checkpoint:
+    """A checkpoint of the fixture's weights, as ``tlp import`` makes it: without prompt."""
+    weights = folder / "weights.pth"
+    torch.save(fixture.state(), weights)
     (x,) = fixture.inputs().values()
-    spec = ModelSpec(
-        inputs=("t1", "t2")[: x.shape[1]],
-        network=network.options(**options).as_spec(prompt=False),
-        crop=CropSpec(rows=(0, x.shape[2]), columns=(0, x.shape[3])),
+    inputs = ("t1", "t2")[: x.shape[1]]
+    return load_checkpoint(
+        import_weights(weights, inputs, folder / "a.ckpt", network=name, overwrite=False)
     )
-    assert network.official is not None
-    built = registry.build(spec).eval()
-    built.load_state_dict({network.official(key): value for key, value in fixture.state().items()})
-    return built
 
 
 RESVIT_PARTS = {
@@ -83,10 +81,13 @@ def watched(module: nn.Module, parts: Mapping[str, str]) -> Iterator[dict[str, T
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_network_computes_what_the_official_code_computes(case: str) -> None:
+def test_a_network_computes_what_the_official_code_computes(case: str, tmp_path: Path) -> None:
     name, options = NETWORKS[case]
     fixture = Fixture.load(case)
-    network = build(fixture, name, options)
+    checkpoint = imported(fixture, name, tmp_path)
+    network = checkpoint.generator()
+    assert checkpoint.spec.network.options.items() >= options.items()
+    assert not checkpoint.spec.network.prompt
     tensors = next(iter(fixture.inputs().values())).chunk(len(network.spec.inputs), dim=1)
     inner = dict(fixture.inner())
     parts = {one: part_of(one, name) for one in inner}
@@ -128,3 +129,44 @@ def test_a_discriminator_computes_what_the_official_code_computes(case: str) -> 
         scores = discriminator.eval()(x)
     scores = scores[-1] if isinstance(scores, list) else scores
     assert fixture.distance("output", scores) <= 2e-5
+
+
+def test_weights_that_do_not_fit_are_refused_with_every_kind_listed(tmp_path: Path) -> None:
+    state = Fixture.load("hinet").state()
+    state["down_9_9.0.weight"] = torch.zeros(1)
+    state["out.0.bias"] = torch.zeros(2)
+    del state["deconv_1_0.1.bias"]
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ModelMismatch) as caught:
+        import_weights(
+            tmp_path / "w.pth", ("t1", "t2"), tmp_path / "a.ckpt", network="hinet", overwrite=False
+        )
+    for found in ("1 unknown: down_9_9", "1 missing: decoder.0.1.bias", "1 misshapen: out.0.bias"):
+        assert found in caught.value.problem
+    for inputs, network, kind in (
+        (("t1",), "hinet", UsageError),  # needs two
+        (("t1", "t2"), "unet", UsageError),  # nobody published it
+        (("t1", "t2"), "pix2pix", ModelMismatch),
+        (("t1", "t2"), "tlp", ModelMismatch),
+    ):
+        with pytest.raises(kind):
+            import_weights(
+                tmp_path / "w.pth", inputs, tmp_path / "a.ckpt", network=network, overwrite=False
+            )
+    assert not (tmp_path / "a.ckpt").exists()
+
+
+def test_a_shared_part_must_be_the_same_under_all_its_names(tmp_path: Path) -> None:
+    """ResViT's one transformer stands under three names; two that differ are two networks."""
+    options = {"width": 2, "hidden": 4, "heads": 2, "layers": 1, "mlp": 4}
+    spec = preset("demo", ("t1",), "resvit", network_options=options, prompt=False).spec
+    shared = registry.build(spec).state_dict()["transformer.norm.weight"]
+    other = {"transformer_encoder.encoder_norm.weight": shared}
+    other["art_1.transformer.encoder_norm.weight"] = shared + 1
+    names = {key: registry.network("resvit").official(key) for key in other}  # type: ignore[misc]
+    assert set(names.values()) == {"transformer.norm.weight"}
+    torch.save(other, tmp_path / "w.pth")
+    with pytest.raises(ModelMismatch):
+        import_weights(
+            tmp_path / "w.pth", ("t1",), tmp_path / "a.ckpt", network="resvit", overwrite=False
+        )

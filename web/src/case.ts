@@ -84,6 +84,7 @@ export class Case implements Actions {
     byId<HTMLInputElement>("slice").max = String(this.grid.shape[2] - 1);
     byId("case").textContent = session.name;
     byId("interpolated").hidden = !session.interpolated;
+    byId("no-prompt").hidden = this.status.model.prompt;
     document.title = `${session.name} · TLP viewer`;
     viewer.setView({});
     showTiming(null);
@@ -164,6 +165,7 @@ export class Case implements Actions {
 
   close(): void {
     byId("interpolated").hidden = true;
+    byId("no-prompt").hidden = true;
     document.title = "TLP viewer";
     this.loop.close();
     this.viewer.dispose();

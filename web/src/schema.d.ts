@@ -173,6 +173,11 @@ export interface components {
             precision: string;
             /** Inputs */
             inputs: ("t1" | "t2")[];
+            /**
+             * Prompt
+             * @description Whether it takes a prompt; else drawing changes nothing.
+             */
+            prompt: boolean;
             labels: components["schemas"]["DrawnLabels"];
         };
         /**

@@ -1,0 +1,149 @@
+"""Every network through the whole chain: trained, exported, verified, used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from tests.assets import split_of
+from tlp_export import export
+from tlp_runtime.engines.select import choose
+from tlp_runtime.errors import ModelMismatch, SpecError, UsageError
+from tlp_runtime.spec.model import CropSpec
+from tlp_runtime.synthesis.request import Prompt, Request
+from tlp_runtime.synthesis.synthesizer import Synthesizer
+from tlp_train.callbacks import read_metrics
+from tlp_train.checkpoint import load_checkpoint
+from tlp_train.config import TrainConfig, preset
+from tlp_train.evaluating import require_prompt_use
+from tlp_train.networks import registry
+from tlp_train.runs import Run
+from tlp_train.trainer import fit
+
+SMALL: Mapping[str, dict[str, Any]] = {
+    "unet": {"width": 2, "stages": 4},
+    "pix2pix": {"width": 2},
+    "hinet": {"width": 2},
+    "mmgsn": {"width": 8},
+    "resvit": {"width": 2, "blocks": 6, "hidden": 16, "heads": 2, "layers": 1, "mlp": 16},
+}
+
+
+def small_config(network: str, *, prompt: bool = True) -> TrainConfig:
+    """A run of two steps on two inputs."""
+    config = preset(
+        "demo", ("t1", "t2"), network, network_options=SMALL[network], prompt=prompt, epochs=1,
+        constant_epochs=1, batch_size=2, slices_per_epoch=4, validation_slices=2,
+        discriminator_channels=2,
+    )  # fmt: skip
+    if network == "mmgsn":  # its attention is over every pixel of half the size
+        crop = CropSpec(rows=(82, 178), columns=(80, 160))
+        config = replace(config, spec=replace(config.spec, crop=crop))
+    return config
+
+
+def slab(data: Path, folder: Path) -> dict[str, Path]:
+    """Twelve slices about the middle of a case's tumour."""
+    case = min(path for path in data.iterdir() if path.is_dir())
+    seg = nib.load(case / f"{case.name}_seg.nii.gz")
+    middle = int(np.median(np.nonzero(np.asanyarray(seg.dataobj))[2]))
+    paths = {}
+    for kind in ("t1", "t2", "seg"):
+        paths[kind] = folder / f"{kind}.nii.gz"
+        image = nib.load(case / f"{case.name}_{kind}.nii.gz")
+        nib.save(image.slicer[:, :, middle - 6 : middle + 6], paths[kind])
+    return paths
+
+
+def test_every_network_but_tlp_is_tried_here() -> None:
+    assert {*SMALL, "tlp"} == set(registry.NAMES)
+
+
+@pytest.mark.parametrize("network", SMALL)
+def test_a_network_goes_through_the_whole_chain(
+    network: str, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLP_HOME", str(tmp_path / "home"))
+    prompt = network != "hinet"
+    config = small_config(network, prompt=prompt)
+    run = fit(
+        Run.create(tmp_path / "run", config, phantom_dir, split_of(phantom_dir)),
+        tmp_path / "cache",
+        progress=False,
+    )
+    (row,) = read_metrics(run.metrics)
+    assert ("train_discriminator" in row) == (network != "unet")
+    assert row["step"] == "2"
+    checkpoint = load_checkpoint(run.last)
+    assert checkpoint.spec.network == config.spec.network
+
+    exported = export(checkpoint)
+    assert exported.parity.passed
+    assert network in exported.name
+    names = ("t1", "t2", "prompt") if prompt else ("t1", "t2")
+    assert exported.bundle.spec.tensor_names == names
+    card = (exported.bundle.path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert card.startswith(f"# {network} model: T1 and T2 to synthetic T1ce")
+    assert registry.network(network).card.licence in card
+
+    files = slab(phantom_dir, tmp_path)
+    images: Any = {name: files[name] for name in ("t1", "t2")}
+    drawn = Prompt(files["seg"])
+    engine = choose("ort-cpu", "cpu").open(exported.bundle)
+    with Synthesizer(engine) as synthesizer:
+        made = synthesizer.run(Request(images=images, prompt=drawn if prompt else Prompt()))
+        assert made.volume.data.shape == made.prepared.reference.data.shape
+        assert np.ptp(made.volume.data) > 0
+        if not prompt:
+            with pytest.raises(ModelMismatch, match=r"takes no prompt.*Leave the prompt out"):
+                synthesizer.prepare(Request(images=images, prompt=drawn))
+            with pytest.raises(ModelMismatch, match="prompt seg: this model takes no prompt"):
+                require_prompt_use(synthesizer.spec, "seg")
+
+
+def test_networks_of_two_inputs_say_so() -> None:
+    for network in ("hinet", "mmgsn"):
+        with pytest.raises(SpecError, match="fuses two inputs, T1 and T2") as caught:
+            preset("demo", ("t1",), network)
+        assert "t1,t2" in str(caught.value.fixes)
+
+
+def test_prompts_cannot_be_judged_or_be_decoys_without_prompts() -> None:
+    with pytest.raises(UsageError, match="only for a network that takes prompts"):
+        preset("lab", ("t1",), prompt=False)
+
+
+def test_resvit_takes_the_weights_of_its_first_stage(
+    tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transformer is added then; every other weight goes on from where it was."""
+    monkeypatch.setenv("TLP_HOME", str(tmp_path / "home"))
+    stages: list[Run] = []
+    for transformer, before in ((False, None), (True, 0)):
+        options = {**SMALL["resvit"], "transformer": transformer}
+        config = preset(
+            "demo", ("t1",), "resvit", network_options=options, epochs=1, batch_size=2,
+            slices_per_epoch=2, validation_slices=1, learning_rate=1e-12,
+            discriminator_channels=2,
+        )  # fmt: skip
+        origin = None if before is None else load_checkpoint(stages[before].last)
+        run = Run.create(
+            tmp_path / f"run{len(stages)}", config, phantom_dir, split_of(phantom_dir),
+            weights=None if origin is None else origin.path,
+            begun_from=() if origin is None else origin.as_ancestor(),
+        )  # fmt: skip
+        stages.append(fit(run, tmp_path / "cache", progress=False))
+    first, second = (load_checkpoint(run.last).generator_state for run in stages)
+    assert any(name.startswith("transformer.") for name in second)
+    for name, tensor in first.items():
+        if tensor.is_floating_point() and "running" not in name:
+            torch.testing.assert_close(tensor, second[name])
+    assert json.loads((stages[1].folder / "run.json").read_text())["begun_from"]
