@@ -165,11 +165,13 @@ def rate(config: TrainConfig, device: torch.device, seconds: float) -> float:
     crop = config.spec.crop
     shape = (config.batch_size, 1, crop.height, crop.width)
     batch = {n: torch.rand(shape, device=device) * 2 - 1 for n in (*INPUTS, "prompt", "t1ce")}
+    chunks = {name: tensor.chunk(config.accumulate) for name, tensor in batch.items()}
+    parts = [{name: c[i] for name, c in chunks.items()} for i in range(config.accumulate)]
     made = 0.0
     for _ in range(2):
         began, steps = time.perf_counter(), 0
         while steps < 3 or time.perf_counter() - began < seconds / 2:
-            Step(module, [batch], 0).run()
+            Step(module, parts, 0).run()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             steps += 1

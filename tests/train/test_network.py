@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.networks import changed, tlp
+from tests.networks import PAGE, changed, tlp, written
 from tlp_runtime.errors import SpecError
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 from tlp_train.config import preset
@@ -156,3 +156,10 @@ def test_levels_drop_or_repeat_the_lowest_published_scale() -> None:
     assert tlp(levels=1).options["blocks"] == (1, 2)
     assert tlp(levels=2) == TLPOptions().as_spec()
     assert tlp(levels=3).options["heads"] == (2, 4, 8, 8)
+
+
+def test_the_page_about_networks_is_what_the_registry_says() -> None:
+    """``python -m tests.networks`` writes it."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert written(text) == text
+    assert all(f"`{name}`" in text for name in registry.NAMES)
