@@ -256,10 +256,12 @@ def test_a_disk_that_fills_while_caching_damages_nothing(
         assert np.load(cache / name / "t1.npy").shape == (100, 192, 160)
 
 
-def test_import_says_the_size_it_found_and_export_takes_it(
+def test_import_says_the_size_it_found(
     fixtures_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import torch
+
+    from tlp_train.checkpoint import load_checkpoint
 
     with np.load(fixtures_dir / "authors_single_dim8.npz") as data:
         state = {k[6:]: torch.from_numpy(data[k]) for k in data if k.startswith("state.")}
@@ -267,13 +269,15 @@ def test_import_says_the_size_it_found_and_export_takes_it(
     out = tmp_path / "our own.ckpt"
     arguments = ["import", str(tmp_path / "published.pth"), "--out", str(out)]
     assert main([*arguments, "--inputs", "t2"]) == 0
-    assert "inputs t2; dim 8, 2 downsamplings, blocks (1, 2, 2)" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "inputs t2; tlp (blocks (1, 2, 2), dim 8, " in said
+    assert load_checkpoint(out).spec.inputs == ("t2",)
     assert main([*arguments, "--inputs", "t2"]) == 9
     assert main([*arguments, "--inputs", "t1,t2", "--overwrite"]) == 4
     assert main([*arguments, "--inputs", "flair", "--overwrite"]) == 2
-    assert main(["export", str(out), "--out", str(tmp_path / "bundle"), "-q"]) == 0
-    spec = json.loads((tmp_path / "bundle" / "spec.json").read_text())
-    assert spec["inputs"] == ["t2"]
+    unknown = [*arguments, "--inputs", "t1,t2", "--network", "hinet", "--overwrite"]
+    assert main(unknown) == 4
+    assert main([*arguments, "--inputs", "t1", "--network", "unet", "--overwrite"]) == 2
 
 
 def test_augment_writes_pairs_that_infer_reproduces(

@@ -15,7 +15,7 @@ from tlp_export import export
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import ModelDamaged, ModelMismatch, OutputError, UnsafeCheckpoint
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
-from tlp_train.checkpoint import load_checkpoint
+from tlp_train.checkpoint import Checkpoint, load_checkpoint
 from tlp_train.importing import import_weights
 from tlp_train.networks.tlp.generator import Generator
 from tlp_train.networks.tlp.published import published_name
@@ -47,23 +47,39 @@ def weights(fixtures_dir: Path, tmp_path: Path, kind: str) -> Path:
     return path
 
 
-def test_imported_and_exported_weights_give_the_published_output(
+def imported(weights: Path, kind: str, folder: Path) -> Checkpoint:
+    return load_checkpoint(import_weights(weights, KINDS[kind], folder / "a.ckpt", overwrite=False))
+
+
+def given(fixtures_dir: Path, kind: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The fixture's inputs and its output."""
+    with np.load(fixtures_dir / f"authors_{kind}_dim8.npz") as data:
+        names = (*KINDS[kind], "prompt")
+        return {name: data[f"input.{name}"] for name in names}, data["output_t1ce"]
+
+
+def test_imported_weights_give_the_published_output(
     fixtures_dir: Path, tmp_path: Path, kind: str, weights: Path
 ) -> None:
-    checkpoint = load_checkpoint(
-        import_weights(weights, KINDS[kind], tmp_path / "a.ckpt", overwrite=False)
-    )
+    checkpoint = imported(weights, kind, tmp_path)
     assert checkpoint.spec == ModelSpec(inputs=KINDS[kind], network=tlp(dim=8))
     assert checkpoint.lineage.imported is not None
     assert checkpoint.lineage.imported.file == weights.name
-    names = checkpoint.spec.tensor_names
-    with np.load(fixtures_dir / f"authors_{kind}_dim8.npz") as data:
-        tensors = {name: data[f"input.{name}"] for name in names}
-        expected = data["output_t1ce"]
+    tensors, expected = given(fixtures_dir, kind)
     with torch.no_grad():
-        output = checkpoint.generator()(*(torch.from_numpy(tensors[name]) for name in names))
+        output = checkpoint.generator()(*map(torch.from_numpy, tensors.values()))
     assert np.abs(output.numpy() - expected).max() <= 1e-5
 
+
+@pytest.mark.parametrize(
+    "kind", ["dual", pytest.param("single", marks=pytest.mark.proof)], indirect=True
+)
+def test_their_export_gives_what_the_published_network_gives(
+    fixtures_dir: Path, tmp_path: Path, kind: str, weights: Path
+) -> None:
+    checkpoint = imported(weights, kind, tmp_path)
+    names = checkpoint.spec.tensor_names
+    tensors, _ = given(fixtures_dir, kind)
     exported = export(checkpoint, out=tmp_path / "bundle")
     card = (exported.bundle.path / "MODEL_CARD.md").read_text()
     assert f"not known: imported from {weights.name}" in card

@@ -338,6 +338,7 @@ def test_a_bundle_knows_the_voxels_it_was_trained_on_unless_asked_not_to(
         == 0
     )
     assert json.loads((out / "manifest.json").read_text())["training_voxels"] == []
+    (seen_and_new / tiny.run.split.test[0]).unlink()
     command[-1] = str(out)
     assert main(command) == 0
     said = capsys.readouterr()
