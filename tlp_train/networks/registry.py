@@ -24,6 +24,7 @@ _MODULES: Mapping[str, str] = {
     "hinet": "hinet",
     "mmgsn": "mmgsn",
     "resvit": "resvit",
+    "cyclegan": "cyclegan",
 }
 
 NAMES = tuple(_MODULES)
