@@ -40,6 +40,11 @@ def prompt_of(config: TrainConfig, batch: Batch, name: str = PROMPT_NAME) -> tup
     return (batch[name],) if config.spec.network.prompt else ()
 
 
+def _channels(images: Tensor) -> tuple[Tensor, ...]:
+    """Each channel as an image, (B, 1, H, W)."""
+    return images.chunk(images.shape[1], dim=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class UnpairedCycle(Recipe):
     """Two generators and two discriminators on images without pairs (section 3 of the paper).
@@ -114,9 +119,9 @@ class UnpairedCycle(Recipe):
         """As the class says."""
         forward: Translator = nets.generator
         inputs = stacked_inputs(config, batch)
-        made = forward(*inputs.split(1, dim=1), *prompt_of(config, batch))
+        made = forward(*_channels(inputs), *prompt_of(config, batch))
         back = nets.auxiliary(batch[OUTPUT_NAME])
-        again = forward(*back.split(1, dim=1), *prompt_of(config, batch, TARGET_PROMPT))
+        again = forward(*_channels(back), *prompt_of(config, batch, TARGET_PROMPT))
         return made, back, nets.auxiliary(made), again
 
     def generator_loss(

@@ -165,7 +165,7 @@ class SynthesisModule(L.LightningModule):
         self._sums = self._sums.to(self.device)
         for schedule in self._schedules():  # a longer run's rate, where a resumed one is now
             for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
-                group["lr"] = rate * self.config.rate_factor(schedule.last_epoch, rate)
+                group["lr"] = rate * self.config.rate_factor(schedule.last_epoch, float(rate))
 
     def on_train_epoch_start(self) -> None:
         self._sums.zero_()

@@ -20,8 +20,9 @@ from tlp_train.networks.cyclegan import CycleGAN, CycleGANOptions, InstancePatch
 from tlp_train.networks.options import NetworkOptions
 from tlp_train.networks.syndiff import published as syndiff
 from tlp_train.networks.syndiff.discriminator import TimeDiscriminator
-from tlp_train.networks.syndiff.network import SynDiff, translator
+from tlp_train.networks.syndiff.network import SynDiff
 from tlp_train.networks.syndiff.options import SynDiffOptions
+from tlp_train.networks.syndiff.recipe import translator
 from tlp_train.networks.syndiff.schedule import NoiseSchedule
 
 SHAPES = {

@@ -25,6 +25,7 @@ _MODULES: Mapping[str, str] = {
     "mmgsn": "mmgsn",
     "resvit": "resvit",
     "cyclegan": "cyclegan",
+    "syndiff": "syndiff.network",
 }
 
 NAMES = tuple(_MODULES)

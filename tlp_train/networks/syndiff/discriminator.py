@@ -38,16 +38,22 @@ class TimeDiscriminator(nn.Module):
         An eighth of the channels at the lowest scale.
     embedding
         Width of the step embedding.
+    images
+        Channels of an image.
+    blocks
+        Halvings of the size.
     """
 
-    def __init__(self, width: int = 64, embedding: int = 256) -> None:
+    def __init__(
+        self, width: int = 64, embedding: int = 256, *, images: int = 1, blocks: int = 6
+    ) -> None:
         super().__init__()
-        widths = [width * factor for factor in (2, 4, 8, 8, 8, 8, 8)]
+        widths = [width * factor for factor in (2, 4, 8, 8, 8, 8, 8)[: blocks + 1]]
         self.embedding = embedding
         self.time = nn.Sequential(
             nn.Linear(embedding, embedding), nn.LeakyReLU(0.2), nn.Linear(embedding, embedding)
         )
-        self.first = nn.Conv2d(2, widths[0], 1)
+        self.first = nn.Conv2d(2 * images, widths[0], 1)
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(a, b, embedding) for a, b in itertools.pairwise(widths)
         )
@@ -55,7 +61,7 @@ class TimeDiscriminator(nn.Module):
         self.score = nn.Linear(widths[-1], 1)
 
     def forward(self, x: Tensor, t: Tensor, noisier: Tensor) -> Tensor:
-        """Score ``x[t]`` (B, 1, H, W) and ``x[t + 1]``, for t (B,)."""
+        """Score ``x[t]`` (B, images, H, W) and ``x[t + 1]``, for t (B,)."""
         embedded = sinusoid(t, self.embedding, x.dtype)
         time = F.leaky_relu(self.time(embedded), 0.2)
         h = self.first(torch.cat((x, noisier), dim=1))

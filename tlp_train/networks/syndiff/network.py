@@ -9,16 +9,12 @@ import torch
 from torch import Tensor
 
 from tlp_runtime.spec.model import ModelSpec
-from tlp_train.networks.base import Card, SynthesisNetwork, wide
-from tlp_train.networks.cyclegan import ResnetBody
+from tlp_train.networks.base import Card, Network, SynthesisNetwork, wide
 from tlp_train.networks.syndiff.ncsnpp import NCSNpp
 from tlp_train.networks.syndiff.options import SynDiffOptions
+from tlp_train.networks.syndiff.published import official, shown
+from tlp_train.networks.syndiff.recipe import AdversarialDiffusion
 from tlp_train.networks.syndiff.schedule import NoiseSchedule
-
-
-def translator(in_channels: int, width: int = 64) -> ResnetBody:
-    """The non-diffusive generator, which translates one contrast to the other."""
-    return ResnetBody(in_channels, width, 6)
 
 
 class SynDiff(SynthesisNetwork):
@@ -35,7 +31,7 @@ class SynDiff(SynthesisNetwork):
         self.denoiser = NCSNpp(1 + len(spec.tensor_names), net)
         rng = np.random.default_rng(0)
         for name, shape in (
-            ("noise", (net.steps, 1, 1, net.size, net.size)),
+            ("noise", (net.steps, 1, net.size, net.size)),
             ("latents", (net.steps, 1, net.latent)),
         ):
             values = torch.as_tensor(rng.standard_normal(shape, np.float32))
@@ -44,7 +40,7 @@ class SynDiff(SynthesisNetwork):
     def forward(self, *tensors: Tensor) -> Tensor:
         height, width = tensors[0].shape[-2:]
         source = self.padded(self.stacked(tensors), self.size, self.size)
-        return self.cropped(self.sample(source, self.noise, self.latents), height, width)
+        return self.cropped(self.sample(source, self.noise[:, None], self.latents), height, width)
 
     def sample(
         self, source: Tensor, noise: Sequence[Tensor] | Tensor, latents: Sequence[Tensor] | Tensor
@@ -78,11 +74,44 @@ class SynDiff(SynthesisNetwork):
             yield image, x
 
 
-card = Card(
-    title="SynDiff: adversarial diffusion in four steps",
-    paper="arXiv 2207.08208",
-    licence="MIT, files of NVIDIA's under its source code licence; written here from facts of "
-    "their code",
-    differs="the noise of inference is the same for every slice; all inputs, and the prompt, are "
-    "given to each step; slices are padded to 256 x 256 inside the network",
+NETWORK = Network(
+    options=SynDiffOptions,
+    build=SynDiff,
+    recipe=AdversarialDiffusion(
+        published={
+            "epochs": 500,
+            "constant_epochs": 0,
+            "batch_size": 1,
+            "betas": (0.5, 0.9),
+            "learning_rate": 1.6e-4,
+            "discriminator_learning_rate": 1e-4,
+            "schedule": "cosine",
+            "final_learning_rate": 1e-5,
+            "ema": 0.999,
+            "start": "default",
+        },
+        demo={"betas": (0.5, 0.9), "ema": 0.99},
+    ),
+    demo={
+        "width": 8,
+        "multipliers": (1, 1, 2, 2),
+        "blocks": 1,
+        "attention": 24,
+        "size": 192,
+        "latent": 16,
+        "latent_width": 32,
+    },
+    official=official,
+    shown=shown,
+    card=Card(
+        title="SynDiff: adversarial diffusion in four steps",
+        paper="arXiv 2207.08208",
+        licence="MIT, files of NVIDIA's under its source code licence; written here from facts of "
+        "their code",
+        differs="the noise of inference is the same for every slice; all inputs, and the prompt, "
+        "are given to each step; slices are padded to 256 x 256 inside the network; discriminators "
+        "and generators of a step see the same draws of step, latent and noise; the T1ce of a step "
+        "is of another patient than its inputs; the running mean of weights is kept of the "
+        "generator of T1ce alone; convolutions of the generators start as PyTorch's do",
+    ),
 )

@@ -57,6 +57,9 @@ class SynDiffOptions(NetworkOptions):
             f"size {self.size} does not halve {len(self.multipliers) - 1} times; expected a "
             f"multiple of {step}",
         )
+        require(
+            self.size % 4 == 0, f"size is {self.size}, expected a multiple of 4 for the translators"
+        )
         # GroupNorm has a quarter as many groups as channels, 32 at most.
         few = 2 * self.width * max(self.multipliers) <= 128
         wanted = 4 if few else 32
@@ -65,6 +68,11 @@ class SynDiffOptions(NetworkOptions):
             f"width is {self.width}, expected a multiple of {wanted} with multipliers "
             f"{self.multipliers}",
         )
+
+    @property
+    def discriminator_blocks(self) -> int:
+        """Blocks of the discriminators of steps: down to 4 x 4, six at most, as published."""
+        return max(1, min(6, self.size.bit_length() - 3))
 
     def attends(self, level: int) -> bool:
         """Whether that level has attention; level 0 has the full resolution."""
