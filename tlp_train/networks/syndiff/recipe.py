@@ -224,7 +224,9 @@ class _Given:
 
     @classmethod
     def of(cls, config: TrainConfig, batch: Batch, nets: Networks) -> _Given:
-        size, schedule = nets.generator.size, nets.generator.schedule
+        """Read what the losses use of a batch."""
+        generator: Any = nets.generator
+        size, schedule = generator.size, generator.schedule
 
         def prompt(name: str) -> Tensor | None:
             found = prompt_of(config, batch, name)
