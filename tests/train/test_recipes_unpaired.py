@@ -219,13 +219,26 @@ def test_the_penalty_comes_every_ten_steps() -> None:
     module, batch = module_of(config)
     recipe = module.recipe
     assert isinstance(recipe, AdversarialDiffusion)
+    judges: Any = module.discriminator
+    s: Any = module.generator.schedule
+    slopes: Any = 0
+    for side, image in (("target", batch["t1ce"]), ("inputs", batch["t1"])):
+        judge, t, noise = judges[f"{side}_steps"], batch[f"{side}_t"], batch[f"{side}_noise"]
+        judge.score.weight.data *= 1e3  # a penalty that shows
+        x = s.noised(image, t, noise[:, 0])
+        noisier = s.noisier(x, t, noise[:, 1])
+        x.requires_grad_()
+        (slope,) = torch.autograd.grad(judge(x, t, noisier).sum(), x)
+        slopes = slopes + slope.square().flatten(1).sum(1).mean()
     outputs = [one.detach() for one in module.outputs(batch)]
     losses = []
     for number in (0, 1, 9, 10, 20):
         nets = replace(module.networks, step=number)
         losses.append(recipe.discriminator_loss(config, outputs, batch, nets).item())
     assert losses[1] == losses[2]
-    assert losses[0] == losses[3] == losses[4] != losses[1]
+    assert losses[0] == losses[3] == losses[4]
+    assert losses[0] - losses[1] == pytest.approx(float(slopes) / 2, rel=1e-2)
+    assert float(slopes) > 0.1
 
 
 @pytest.mark.parametrize("network", OPTIONS)
