@@ -16,16 +16,19 @@ from tlp_train.fpg import FuzzyPrompt
 from tlp_train.networks import registry
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 1
+SCHEMA_MINOR = 2
 _CONTRACT = Contract(what="training configuration", error=SpecError)
 
-_ADDED: Mapping[str, Any] = {
-    "decoy_share": 0.0,
-    "decoy_epoch": 0,
-    "vary": False,
-    "best": "psnr",
+_ADDED: Mapping[int, Mapping[str, Any]] = {
+    1: {"decoy_share": 0.0, "decoy_epoch": 0, "vary": False, "best": "psnr"},
+    2: {
+        "discriminator_learning_rate": None,
+        "schedule": "linear",
+        "final_learning_rate": 0.0,
+        "ema": 0.0,
+    },
 }
-"""What schema 1.1 added, as runs before it were trained."""
+"""What each minor of the schema added, as runs before it were trained."""
 
 CHANGEABLE = ("data", "segmentations", "workers", "devices", "nodes", "accumulate", "epochs")
 """Options of a run that may change when it is resumed; all others stay what they were."""
@@ -33,6 +36,8 @@ CHANGEABLE = ("data", "segmentations", "workers", "devices", "nodes", "accumulat
 _LEAST = {
     "discriminator_channels": 1,
     "learning_rate": 1e-12,
+    "discriminator_learning_rate": 1e-12,
+    "final_learning_rate": 0,
     "l1_weight": 0,
     "constant_epochs": 0,
     "validation_slices": 1,
@@ -41,6 +46,7 @@ _LEAST = {
 TrainingPrecision = Literal["32-true", "bf16-mixed"]
 DiscriminatorNorm = Literal["batch", "none"]
 Best = Literal["psnr", "enhancement"]
+Schedule = Literal["linear", "cosine"]
 
 ROBUST = IntensitySpec(rule="percentile-crop", percentiles=(0.0, 99.5))
 """One bright voxel moves nothing."""
@@ -59,7 +65,16 @@ class TrainConfig(OptionGroup):
     epochs
         Epochs to train for.
     constant_epochs
-        The learning rate is constant for so many epochs, then falls linearly to zero.
+        The learning rate is constant for so many epochs, then falls.
+    learning_rate, discriminator_learning_rate
+        Learning rates at the start; that of the discriminators is the generators' where it is None.
+    schedule
+        How the learning rate falls: along a line, or along half a cosine.
+    final_learning_rate
+        What it falls to after the last epoch.
+    ema
+        Decay of a running mean of the generator's weights, which is then what is validated, saved
+        and exported as the generator; 0 takes the weights themselves.
     slices_per_epoch
         Slices drawn each epoch; by default every slice of every training case.
     tumour_share
@@ -117,6 +132,10 @@ class TrainConfig(OptionGroup):
     constant_epochs: int
     batch_size: int = option(minimum=1)
     learning_rate: float = 1e-4
+    discriminator_learning_rate: float | None = None
+    schedule: Schedule = "linear"
+    final_learning_rate: float = 0.0
+    ema: float = 0.0
     betas: tuple[float, float] = (0.5, 0.999)
     l1_weight: float = 100.0
     slices_per_epoch: int | None = option(None, minimum=1)
@@ -148,6 +167,13 @@ class TrainConfig(OptionGroup):
                 raise UsageError(f"{name} is {value}, expected at least {least:g}.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"betas are {self.betas}, expected 0 to less than 1.")
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"ema is {self.ema}, expected 0 to less than 1.")
+        if self.final_learning_rate > min(self.rates):
+            raise UsageError(
+                f"final_learning_rate {self.final_learning_rate:g} is above the learning rate "
+                f"{min(self.rates):g}."
+            )
         if self.batch_size % self.accumulate:
             raise UsageError(
                 f"a batch of {self.batch_size} cannot be computed in {self.accumulate} equal parts",
@@ -196,11 +222,27 @@ class TrainConfig(OptionGroup):
             return None
         return Decoys(share=self.decoy_share, epoch=self.decoy_epoch)
 
-    def rate_factor(self, epoch: int) -> float:
-        """Factor on the learning rate in ``epoch``, counted from 0."""
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Learning rates of the generators and of the discriminators at the start."""
+        other = self.discriminator_learning_rate
+        return self.learning_rate, self.learning_rate if other is None else other
+
+    def rate_factor(self, epoch: int, rate: float | None = None) -> float:
+        """Factor on the learning rate in ``epoch``, counted from 0.
+
+        Parameters
+        ----------
+        rate
+            Learning rate at the start; None is the generators'.
+        """
         falling = self.epochs - self.constant_epochs
         late = max(0, epoch - self.constant_epochs)
-        return 1.0 - late / falling if falling > 0 else 1.0
+        share = 1.0 - late / falling if falling > 0 else 1.0
+        if self.schedule == "cosine":
+            share = (1.0 - math.cos(math.pi * share)) / 2
+        least = self.final_learning_rate / (self.learning_rate if rate is None else rate)
+        return share + (1.0 - share) * least if least else share
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values with the schema version, for the run's record and its checkpoints."""
@@ -228,8 +270,9 @@ class TrainConfig(OptionGroup):
             )
         extra: list[str] = []
         body = {key: value for key, value in data.items() if key != "schema"}
-        if minor < 1:
-            body = {**_ADDED, **body}
+        for added, values in _ADDED.items():
+            if minor < added:
+                body = {**values, **body}
         try:
             config = build(cls, body, _CONTRACT, extra)
         except UsageError as error:
@@ -290,6 +333,7 @@ def preset(
             start="default",
             discriminator_channels=8,
         )
+        config = replace(config, **chosen.recipe.demo)
     else:
         raise UsageError(f"preset {name!r}: expected demo, lab or paper.")
     return replace(config, **changes)

@@ -15,13 +15,17 @@ from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_train.cache import CachedCase
 from tlp_train.decoys import Decoys
 from tlp_train.fpg import FuzzyPrompt, sample_rng
+from tlp_train.pairing import OtherCases
 from tlp_train.variation import vary
 
-DECOYS, VARIATION = 1, 2
+DECOYS, VARIATION, OTHER = 1, 2, 3
 """Streams of random numbers of their own: prompts are drawn alike with and without them."""
 
 DRAWN = "drawn"
 """Key of the prompt as an unsteady hand draws it."""
+
+TARGET_PROMPT = "t1ce_prompt"
+"""Key of the prompt of an unpaired sample's T1ce, which is of another case than ``prompt``."""
 
 
 class SampleId(NamedTuple):
@@ -47,6 +51,9 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         Whether pairs are varied (:mod:`tlp_train.variation`).
     drawn
         Whether an item has ``drawn`` too: its prompt perturbed, never dropped, each time alike.
+    others
+        Where the T1ce of a sample comes from, with its prompt as ``t1ce_prompt``, when samples are
+        unpaired; None takes the sample's own.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         decoys: Decoys | None = None,
         varied: bool = False,
         drawn: bool = False,
+        others: OtherCases | None = None,
     ) -> None:
         self.cases = list(cases)
         self.spec = spec
@@ -67,6 +75,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         self.decoys = decoys
         self.varied = varied
         self.drawn = drawn
+        self.others = others
         self.ends = np.cumsum([len(case) for case in self.cases])
 
     def __len__(self) -> int:
@@ -88,6 +97,22 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         return np.flatnonzero(np.concatenate(held))
 
     def __getitem__(self, sample: SampleId) -> dict[str, Tensor]:
+        arrays = self._arrays(sample)
+        if self.others is not None:
+            other = self._arrays(SampleId(sample.epoch, self.other(sample)))
+            arrays[OUTPUT_NAME], arrays[TARGET_PROMPT] = other[OUTPUT_NAME], other[PROMPT_NAME]
+        return {name: torch.from_numpy(array).unsqueeze(0) for name, array in arrays.items()}
+
+    def other(self, sample: SampleId) -> int:
+        """The flat index of the slice that gives an unpaired sample its T1ce."""
+        assert self.others is not None
+        case, index = self.locate(sample.position)
+        number = int(np.searchsorted(self.ends, sample.position, side="right"))
+        z = case.first_slice + index
+        return self.others.draw(number, sample_rng(self.seed, sample.epoch, case.name, z, OTHER))
+
+    def _arrays(self, sample: SampleId) -> dict[str, NDArray[np.float32]]:
+        """A slice with its own T1ce and prompt, as they are drawn in an epoch."""
         case, index = self.locate(sample.position)
         code, drawn = self.spec.prompt, (self.seed, sample.epoch, case.name)
         z = case.first_slice + index
@@ -105,7 +130,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         if self.varied:
             rng = sample_rng(*drawn, z, VARIATION)
             arrays = vary(arrays, self.spec.intensity.range, rng)
-        return {name: torch.from_numpy(array).unsqueeze(0) for name, array in arrays.items()}
+        return arrays
 
 
 class EpochSampler(Sampler[SampleId]):

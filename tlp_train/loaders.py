@@ -21,6 +21,8 @@ from tlp_runtime.values.prompt import require_one_scheme
 from tlp_train.cache import CachedCase, open_cases
 from tlp_train.data import EpochSampler, SampleId, SliceDataset
 from tlp_train.module import Batch
+from tlp_train.networks import registry
+from tlp_train.pairing import OtherCases
 from tlp_train.reference_rows import learn
 from tlp_train.runs import Run
 from tlp_train.stopping import ignore_signals
@@ -77,6 +79,7 @@ class SliceData(L.LightningDataModule):
             decoys=config.decoys,
             varied=config.vary,
         )
+        self.train_set.others = self._others(self.train_set)
         self.validation_set = SliceDataset(
             opened[count:], config.spec, fuzzy=None, seed=seed, drawn=config.best == "enhancement"
         )
@@ -86,6 +89,21 @@ class SliceData(L.LightningDataModule):
                 f"{config.global_batch}",
                 fix=("Give more cases.", SetOption("batch_size", "a smaller number")),
             )
+
+    def _others(self, dataset: SliceDataset) -> OtherCases | None:
+        """Where unpaired samples have their T1ce from; None where samples are pairs."""
+        config, name = self.config, self.config.spec.network.name
+        if not registry.network(name).recipe.unpaired:
+            return None
+        if len(dataset.cases) < 2:
+            raise UsageError(
+                f"{name} learns from a T1ce of another case than the inputs, but the training "
+                f"split has one case, {dataset.cases[0].name}",
+                fix=("Give more cases.", SetOption("network", "one that learns from pairs")),
+            )
+        lengths = [len(case) for case in dataset.cases]
+        favoured = dataset.tumour_slices() if config.tumour_share else None
+        return OtherCases(lengths, favoured, config.tumour_share)
 
     def _require_one_configuration(self) -> None:
         """Raise where this process was told other options than the first one."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -21,7 +24,8 @@ from tlp_train.config import TrainConfig
 from tlp_train.data import DRAWN
 from tlp_train.judging import ENHANCEMENT, INVENTED, error_of, invented_by, score
 from tlp_train.networks import registry
-from tlp_train.recipes import normal_start
+from tlp_train.networks.base import SynthesisNetwork
+from tlp_train.recipes import Networks, normal_start
 from tlp_train.step import Step
 
 Batch = dict[str, Tensor]
@@ -40,7 +44,11 @@ TERMS = {
 class SynthesisModule(L.LightningModule):
     """A generator and its recipe (:mod:`tlp_train.recipes`).
 
-    The generator runs forward once a step, and both sides see the same image.
+    The generators run forward once a step, and both sides see the same images.
+
+    ``generator`` is what is validated, saved and exported. With ``config.ema`` it is the running
+    mean of the weights that are trained, and those are in ``unaveraged``; otherwise it is trained
+    itself, and ``unaveraged`` is None. ``auxiliary`` and ``memory`` are the recipe's.
 
     Logged: ``train_l1``, ``train_generator``, ``train_discriminator`` where there is one (means
     over the epoch, also over the part of it before a resume), ``val_psnr`` (dB, mean over slices,
@@ -68,32 +76,83 @@ class SynthesisModule(L.LightningModule):
         self._sums = torch.zeros(len(self.terms), dtype=torch.float64)
         if config.start == "normal":
             self.generator.apply(normal_start)
+        self.auxiliary = self.recipe.auxiliary(config)
+        if self.auxiliary is not None and config.start == "normal":
+            self.auxiliary.apply(normal_start)
+        self.memory = self.recipe.memory(config)
+        self.unaveraged = copy.deepcopy(self.generator) if config.ema else None
+        if self.unaveraged is not None:
+            self.generator.requires_grad_(False)
+
+    @property
+    def trained(self) -> SynthesisNetwork:
+        """The generator that the optimiser updates."""
+        return self.generator if self.unaveraged is None else self.unaveraged
+
+    @property
+    def networks(self) -> Networks:
+        """What the recipe's losses use."""
+        return Networks(
+            self.trained, self.discriminator, self.auxiliary, self.memory, self.steps_made
+        )
+
+    @property
+    def steps_made(self) -> int:
+        """Steps before the one in hand; Lightning counts every optimiser's."""
+        return self.global_step // len(self.sides)
 
     @property
     def sides(self) -> list[nn.Module]:
-        """The networks that are trained, each by an optimiser of its own; the generator first."""
-        return [self.generator, *([] if self.discriminator is None else [self.discriminator])]
+        """What is trained, each by an optimiser of its own; the generator's side first."""
+        own: nn.Module = self.trained
+        if self.auxiliary is not None:
+            own = nn.ModuleList([own, self.auxiliary])
+        return [own, *([] if self.discriminator is None else [self.discriminator])]
+
+    def average(self) -> None:
+        """Take the trained weights into their running mean, if there is one."""
+        if self.unaveraged is None:
+            return
+        with torch.no_grad():
+            pairs = zip(self.generator.parameters(), self.unaveraged.parameters(), strict=True)
+            for mean, weight in pairs:
+                mean.lerp_(weight, 1 - self.config.ema)
 
     def configure_optimizers(self) -> tuple[list[Adam], list[LambdaLR]]:
-        """Adam for each network, both on the same schedule."""
+        """Adam for each side, with its own rate, both on the same schedule."""
+        config = self.config
+        pairs = list(zip(self.sides, config.rates, strict=False))
         optimisers = [
-            Adam(
-                net.parameters(), lr=self.config.learning_rate, betas=self.config.betas, fused=True
-            )
-            for net in self.sides
+            Adam(side.parameters(), lr=rate, betas=config.betas, fused=True) for side, rate in pairs
         ]
-        return optimisers, [LambdaLR(o, self.config.rate_factor) for o in optimisers]
+        factors = [partial(config.rate_factor, rate=rate) for _, rate in pairs]
+        return optimisers, [LambdaLR(*both) for both in zip(optimisers, factors, strict=True)]
 
     def forward(self, batch: Batch) -> Tensor:
         """Synthesise a batch with its prompts."""
-        return self.outputs(batch)[0]
+        given = (batch[name] for name in self.config.spec.tensor_names)
+        return self.generator.outputs(*given)[0]
 
     def outputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What the generator makes of a batch in training: the image, then what losses need."""
-        given = (batch[name] for name in self.config.spec.tensor_names)
-        return self.generator.outputs(*given)
+        """What the generators make of a batch in training: the image, then what losses need."""
+        return self.recipe.outputs(self.config, batch, self.networks)
+
+    def draws(self, count: int) -> Batch:
+        """Random numbers of the step in hand, for ``count`` samples of this process.
+
+        Every process draws those of all and takes its own, so that several train as one, and they
+        depend on nothing but the seed and the step, so that a resumed run draws them again.
+        """
+        several = dist.is_available() and dist.is_initialized()
+        rank, world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+        words = np.random.SeedSequence((self.config.seed, self.steps_made)).generate_state(2)
+        rng = torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+        drawn = self.recipe.draws(self.config, world * count, rng)
+        own = slice(rank * count, (rank + 1) * count)
+        return {name: tensor[own].to(self.device) for name, tensor in drawn.items()}
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
+        batch = {**batch, **self.draws(len(batch[OUTPUT_NAME]))}
         step = Step(self, _parts(batch, self.config.accumulate), batch_index)
         step.run()
         size = len(batch[OUTPUT_NAME])
@@ -106,7 +165,7 @@ class SynthesisModule(L.LightningModule):
         self._sums = self._sums.to(self.device)
         for schedule in self._schedules():  # a longer run's rate, where a resumed one is now
             for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
-                group["lr"] = rate * self.config.rate_factor(schedule.last_epoch)
+                group["lr"] = rate * self.config.rate_factor(schedule.last_epoch, float(rate))
 
     def on_train_epoch_start(self) -> None:
         self._sums.zero_()

@@ -1,14 +1,15 @@
 """How networks are trained: a small family of recipes, one of which each network names.
 
 A recipe says which losses there are and in which order the two sides are updated; the training
-step that follows it is in :mod:`tlp_train.module`.
+step that follows it is in :mod:`tlp_train.step`. Those that learn from unpaired images are in
+:mod:`tlp_train.cycle` and :mod:`tlp_train.networks.syndiff.recipe`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from tlp_train.discriminators import patch_discriminator
 
 if TYPE_CHECKING:
     from tlp_train.config import TrainConfig
+    from tlp_train.networks.base import SynthesisNetwork
 
 Batch = Mapping[str, Tensor]
 
@@ -26,6 +28,31 @@ Side = Literal["generator", "discriminator"]
 
 MakeDiscriminator = Callable[[int, "TrainConfig"], nn.Module]
 """Of the number of its input channels and the training's options."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a training, as its losses use them.
+
+    Parameters
+    ----------
+    generator
+        The network that is trained, with the weights of the last step.
+    discriminator
+        As :meth:`Recipe.discriminator` made it.
+    auxiliary
+        As :meth:`Recipe.auxiliary` made it.
+    memory
+        As :meth:`Recipe.memory` made it.
+    step
+        Steps that were made before.
+    """
+
+    generator: SynthesisNetwork
+    discriminator: Any = None
+    auxiliary: Any = None
+    memory: Any = None
+    step: int = 0
 
 
 def l1(image: Tensor, target: Tensor) -> Tensor:
@@ -42,9 +69,15 @@ class Recipe:
     published
         What the publication sets of :class:`~tlp_train.config.TrainConfig`, where it is not as
         the ``paper`` preset has it.
+    demo
+        What the ``demo`` preset sets for this recipe.
     """
 
+    unpaired: ClassVar[bool] = False
+    """Whether the T1ce of a training sample is of another case than its inputs."""
+
     published: Mapping[str, Any] = field(default_factory=dict)
+    demo: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def order(self) -> tuple[Side, ...]:
@@ -57,26 +90,48 @@ class Recipe:
         return False
 
     def discriminator(self, config: TrainConfig) -> nn.Module | None:
-        """The opponent, if there is one."""
+        """The opponent, if there is one; a ModuleDict of several."""
         return None
 
+    def auxiliary(self, config: TrainConfig) -> nn.Module | None:
+        """Networks that are trained with the generator, by its optimiser, and never exported."""
+        return None
+
+    def memory(self, config: TrainConfig) -> nn.Module | None:
+        """What is kept from step to step and has no weights; checkpoints hold its buffers."""
+        return None
+
+    def draws(self, config: TrainConfig, count: int, rng: torch.Generator) -> Batch:
+        """Random numbers of a step, on the CPU: added to its batch, one row per sample.
+
+        Parameters
+        ----------
+        count
+            Samples of the step, of all processes.
+        rng
+            Seeded by the run's seed and the number of the step.
+        """
+        return {}
+
+    def outputs(self, config: TrainConfig, batch: Batch, nets: Networks) -> tuple[Tensor, ...]:
+        """What the generators make of a batch, for the losses of both sides; the image first."""
+        return nets.generator.outputs(*(batch[name] for name in config.spec.tensor_names))
+
     def generator_loss(
-        self, config: TrainConfig, outputs: Sequence[Tensor], batch: Batch, opponent: Any
+        self, config: TrainConfig, outputs: Sequence[Tensor], batch: Batch, nets: Networks
     ) -> tuple[Tensor, Tensor]:
         """The generator's loss, and its L1 distance by itself.
 
         Parameters
         ----------
         outputs
-            What the generator returns in training; the image is the first.
-        opponent
-            The discriminator.
+            As :meth:`outputs` returned them.
         """
         distance = l1(outputs[0], batch[OUTPUT_NAME])
         return distance, distance
 
     def discriminator_loss(
-        self, config: TrainConfig, image: Tensor, batch: Batch, opponent: Any
+        self, config: TrainConfig, outputs: Sequence[Tensor], batch: Batch, nets: Networks
     ) -> Tensor:
         """The discriminator's loss on real and synthesized images."""
         raise NotImplementedError(f"{type(self).__name__} has no discriminator")
@@ -129,12 +184,13 @@ class PairedGAN(Recipe):
         return self.make_discriminator(seen, config)
 
     def generator_loss(
-        self, config: TrainConfig, outputs: Sequence[Tensor], batch: Batch, opponent: Any
+        self, config: TrainConfig, outputs: Sequence[Tensor], batch: Batch, nets: Networks
     ) -> tuple[Tensor, Tensor]:
         """Adversarial + weighted L1 (+ reconstructions), and the L1."""
         image, *further = outputs
         distance = l1(image, batch[OUTPUT_NAME])
-        loss = self._judged(self._scores(config, image, batch, opponent), real=True)
+        scores = self._scores(config, image, batch, nets.discriminator)
+        loss = self._judged(scores, real=True)
         loss = loss + config.l1_weight * distance
         if self.reconstruction:
             pairs = zip(further, config.spec.inputs, strict=True)
@@ -142,11 +198,11 @@ class PairedGAN(Recipe):
         return loss, distance
 
     def discriminator_loss(
-        self, config: TrainConfig, image: Tensor, batch: Batch, opponent: Any
+        self, config: TrainConfig, outputs: Sequence[Tensor], batch: Batch, nets: Networks
     ) -> Tensor:
         """Half the sum of the losses on real and on synthesized images, means over patches."""
-        real = self._scores(config, batch[OUTPUT_NAME], batch, opponent)
-        fake = self._scores(config, image, batch, opponent)
+        real = self._scores(config, batch[OUTPUT_NAME], batch, nets.discriminator)
+        fake = self._scores(config, outputs[0], batch, nets.discriminator)
         return (self._judged(real, real=True) + self._judged(fake, real=False)) / 2
 
     def _scores(self, config: TrainConfig, image: Tensor, batch: Batch, opponent: Any) -> Tensor:

@@ -33,7 +33,7 @@ class Step:
         self.batch_index = batch_index
         self.losses: dict[str, list[Tensor]] = {}
         self._ahead: Outputs | None = None
-        self._images: list[Tensor] = []
+        self._made: list[Outputs] = []
 
     def run(self) -> None:
         """Update every side."""
@@ -50,16 +50,17 @@ class Step:
             for part in self.parts:
                 outputs = self._ahead or self.module.outputs(part)
                 self.module.manual_backward(self._of_generator(outputs, part) / len(self.parts))
-                self._images.append(outputs[0].detach())
+                self._made.append(_detached(outputs))
         self._require_finite("train_l1", "train_generator")
         optimiser.step()
+        self.module.average()
 
     def _discriminator(self) -> None:
         optimiser = self._optimiser(1)
         optimiser.zero_grad()
         for index, part in enumerate(self.parts):
-            image = self._images[index] if self._images else self._for_discriminator(part)
-            self.module.manual_backward(self._of_discriminator(image, part) / len(self.parts))
+            made = self._made[index] if self._made else self._for_discriminator(part)
+            self.module.manual_backward(self._of_discriminator(made, part) / len(self.parts))
         self._require_finite("train_discriminator")
         optimiser.step()
 
@@ -72,32 +73,31 @@ class Step:
             outputs = self.module.outputs(part)
             with self._opponent_held():
                 own = self._of_generator(outputs, part)
-            opponents = self._of_discriminator(outputs[0], part)
+            opponents = self._of_discriminator(outputs, part)
             self.module.manual_backward((own + opponents) / len(self.parts))
         self._require_finite(*self.losses)
         for optimiser in optimisers:
             optimiser.step()
+        self.module.average()
 
-    def _for_discriminator(self, part: Batch) -> Tensor:
+    def _for_discriminator(self, part: Batch) -> Outputs:
         alone = len(self.parts) == 1
         with torch.set_grad_enabled(alone):
             outputs = self.module.outputs(part)
         if alone:
             self._ahead = outputs
-        return outputs[0].detach()
+        return _detached(outputs)
 
     def _of_generator(self, outputs: Outputs, part: Batch) -> Tensor:
         module = self.module
-        loss, distance = module.recipe.generator_loss(
-            module.config, outputs, part, module.discriminator
-        )
+        loss, distance = module.recipe.generator_loss(module.config, outputs, part, module.networks)
         self._note("train_l1", distance)
         self._note("train_generator", loss)
         return loss
 
-    def _of_discriminator(self, image: Tensor, part: Batch) -> Tensor:
+    def _of_discriminator(self, outputs: Outputs, part: Batch) -> Tensor:
         module = self.module
-        loss = module.recipe.discriminator_loss(module.config, image, part, module.discriminator)
+        loss = module.recipe.discriminator_loss(module.config, outputs, part, module.networks)
         self._note("train_discriminator", loss)
         return loss
 
@@ -123,3 +123,7 @@ class Step:
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(True)
+
+
+def _detached(outputs: Outputs) -> Outputs:
+    return tuple(one.detach() for one in outputs)

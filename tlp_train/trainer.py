@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
 
 from tlp_runtime.errors import (
     DeviceUnavailable,
@@ -150,12 +151,22 @@ def _module(run: Run) -> SynthesisModule:
         module = module.to(memory_format=torch.channels_last)
     if config.compile:
         for network in module.sides:
-            network.compile()
+            for part in _parts(network):
+                part.compile()
     return module
 
 
+def _parts(network: nn.Module) -> Iterator[nn.Module]:
+    """The networks of a side; several lie in a container."""
+    if isinstance(network, nn.ModuleList | nn.ModuleDict):
+        for child in network.children():
+            yield from _parts(child)
+    else:
+        yield network
+
+
 def _load_weights(module: SynthesisModule, path: Path, run: Run) -> None:
-    """Begin with the weights of a checkpoint: the generator's, and the discriminator's if it fits.
+    """Begin with the weights of a checkpoint: the generator's, and the others' where they fit.
 
     What that was trained on, this one was trained on too.
 
@@ -176,17 +187,17 @@ def _load_weights(module: SynthesisModule, path: Path, run: Run) -> None:
         state = {**own, **state}
     require_fit(state, own, f"{path}: its generator")
     module.generator.load_state_dict(state)
+    module.trained.load_state_dict(state)
     module.lineage = replace(module.lineage, training_voxels=checkpoint.lineage.training_voxels)
-    held = {
-        name.removeprefix("discriminator."): tensor
-        for name, tensor in load_safely(path)["state_dict"].items()
-        if name.startswith("discriminator.")
-    }
-    if module.discriminator is None:
-        return
-    wanted = module.discriminator.state_dict()
-    if held.keys() == wanted.keys() and all(held[n].shape == wanted[n].shape for n in wanted):
-        module.discriminator.load_state_dict(held)
+    whole = load_safely(path)["state_dict"]
+    others = {"discriminator.": module.discriminator, "auxiliary.": module.auxiliary}
+    for prefix, network in others.items():
+        if network is None:
+            continue
+        held = {n.removeprefix(prefix): t for n, t in whole.items() if n.startswith(prefix)}
+        wanted = network.state_dict()
+        if held.keys() == wanted.keys() and all(held[n].shape == wanted[n].shape for n in wanted):
+            network.load_state_dict(held)
 
 
 def _trainer(run: Run, callbacks: list[L.Callback], *, progress: bool) -> L.Trainer:

@@ -15,10 +15,15 @@ from tlp_export.precision import half_module
 from tlp_runtime.errors import SpecError
 from tlp_runtime.models.manifest import Precision
 from tlp_runtime.spec.model import CropSpec, ModelSpec
-from tlp_train.networks import cyclegan, syndiff
+from tlp_train.networks import cyclegan
 from tlp_train.networks.cyclegan import CycleGAN, CycleGANOptions, InstancePatchGAN
 from tlp_train.networks.options import NetworkOptions
-from tlp_train.networks.syndiff import NoiseSchedule, SynDiff, SynDiffOptions, TimeDiscriminator
+from tlp_train.networks.syndiff import published as syndiff
+from tlp_train.networks.syndiff.discriminator import TimeDiscriminator
+from tlp_train.networks.syndiff.network import SynDiff
+from tlp_train.networks.syndiff.options import SynDiffOptions
+from tlp_train.networks.syndiff.recipe import translator
+from tlp_train.networks.syndiff.schedule import NoiseSchedule
 
 SHAPES = {
     "syndiff_ncsnpp_small": SynDiffOptions(
@@ -91,11 +96,9 @@ def test_cyclegan_computes_what_the_official_code_computes(case: str) -> None:
 
 def test_the_translator_computes_what_the_official_code_computes() -> None:
     fixture = Fixture.load("syndiff_resnet6")
-    translator = syndiff.translator(1)
-    load(fixture, translator, syndiff.translator_official)
-    require_same(
-        fixture, translator, part_by(syndiff.translator_official), *fixture.inputs().values()
-    )
+    body = translator(1)
+    load(fixture, body, syndiff.translator_official)
+    require_same(fixture, body, part_by(syndiff.translator_official), *fixture.inputs().values())
 
 
 def test_the_patchgan_computes_what_the_official_code_computes() -> None:
@@ -261,7 +264,7 @@ def test_every_weight_of_the_unpaired_networks_learns() -> None:
         tiny(height=16, width=16).denoiser: (torch.rand(2, 2, 16, 16), t, z),
         TimeDiscriminator(4, 8): (images, t, images),
         InstancePatchGAN(1, 4): (images,),
-        syndiff.translator(1, 4): (images,),
+        translator(1, 4): (images,),
     }
     for module, tensors in made.items():
         module(*tensors).square().mean().backward()

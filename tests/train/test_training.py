@@ -28,7 +28,7 @@ from tlp_train.callbacks import COLUMNS, read_metrics
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.config import TrainConfig, preset
 from tlp_train.module import SynthesisModule
-from tlp_train.recipes import PairedGAN
+from tlp_train.recipes import Networks, PairedGAN
 from tlp_train.runs import Run, newest_finished
 from tlp_train.trainer import fit
 
@@ -138,12 +138,13 @@ def test_the_losses_are_equation_6() -> None:
     def opponent(seen: torch.Tensor) -> torch.Tensor:
         return seen[..., ::2, ::2] * 3
 
+    nets = Networks(SynthesisModule(config).generator, opponent)
     real, fake = opponent(target), opponent(image)
     torch.testing.assert_close(
-        recipe.discriminator_loss(config, image, {"t1ce": target}, opponent),
+        recipe.discriminator_loss(config, [image], {"t1ce": target}, nets),
         ((real - 1).square().mean() + fake.square().mean()) / 2,
     )
-    loss, l1 = recipe.generator_loss(config, [image], {"t1ce": target}, opponent)
+    loss, l1 = recipe.generator_loss(config, [image], {"t1ce": target}, nets)
     torch.testing.assert_close(l1, (image - target).abs().mean())
     torch.testing.assert_close(loss, (fake - 1).square().mean() + 100 * l1)
 

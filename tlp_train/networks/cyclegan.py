@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tlp_runtime.options import option
 from tlp_runtime.spec.model import ModelSpec
-from tlp_train.networks.base import Card, SynthesisNetwork, wide
+from tlp_train.cycle import UnpairedCycle
+from tlp_train.networks.base import Card, Network, SynthesisNetwork, wide
 from tlp_train.networks.options import NetworkOptions
+from tlp_train.recipes import normal_start
+
+if TYPE_CHECKING:
+    from tlp_train.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +75,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResnetBody(nn.Sequential):
-    """(B, in_channels, H, W) images to a (B, 1, H, W) image in [-1, 1].
+    """(B, in_channels, H, W) images to (B, out_channels, H, W) images in [-1, 1].
 
     The layers have the indices of the published ones, whatever the number of blocks.
 
@@ -82,7 +87,7 @@ class ResnetBody(nn.Sequential):
         Residual blocks, at a quarter of the resolution.
     """
 
-    def __init__(self, in_channels: int, width: int, blocks: int) -> None:
+    def __init__(self, in_channels: int, width: int, blocks: int, out_channels: int = 1) -> None:
         super().__init__(
             nn.ReflectionPad2d(3),
             *conv_unit(in_channels, width, 7),
@@ -92,7 +97,7 @@ class ResnetBody(nn.Sequential):
             *up_unit(4 * width, 2 * width),
             *up_unit(2 * width, width),
             nn.ReflectionPad2d(3),
-            nn.Conv2d(width, 1, 7),
+            nn.Conv2d(width, out_channels, 7),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,9 +163,39 @@ def shown(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"width": len(state["body.1.weight"]), "blocks": len(blocks)}
 
 
-card = Card(
-    title="CycleGAN: ResNet generators in a cycle",
-    paper="arXiv 1703.10593",
-    licence="BSD",
-    differs="slices are not resized to 286 x 286 and cropped at random; no flips",
+def backward(config: TrainConfig) -> ResnetBody:
+    """The generator from T1ce to all inputs."""
+    net, inputs = CycleGANOptions.of(config.spec), len(config.spec.inputs)
+    return ResnetBody(1, net.width, net.blocks, inputs)
+
+
+def discriminator(in_channels: int, config: TrainConfig) -> nn.Module:
+    """The published discriminator with its start."""
+    return InstancePatchGAN(in_channels, config.discriminator_channels).apply(normal_start)
+
+
+NETWORK = Network(
+    options=CycleGANOptions,
+    build=CycleGAN,
+    recipe=UnpairedCycle(
+        make_backward=backward,
+        make_discriminator=discriminator,
+        published={
+            "epochs": 200,
+            "constant_epochs": 100,
+            "batch_size": 1,
+            "learning_rate": 2e-4,
+        },
+    ),
+    demo={"width": 8, "blocks": 3},
+    official=official,
+    shown=shown,
+    card=Card(
+        title="CycleGAN: ResNet generators in a cycle",
+        paper="arXiv 1703.10593",
+        licence="BSD",
+        differs="slices are not resized to 286 x 286 and cropped at random; no flips; the T1ce of "
+        "a step is of another patient than its inputs; with two inputs the way back gives both as "
+        "channels of one image; with a prompt or two inputs there is no identity loss",
+    ),
 )

@@ -24,6 +24,8 @@ _MODULES: Mapping[str, str] = {
     "hinet": "hinet",
     "mmgsn": "mmgsn",
     "resvit": "resvit",
+    "cyclegan": "cyclegan",
+    "syndiff": "syndiff.network",
 }
 
 NAMES = tuple(_MODULES)
