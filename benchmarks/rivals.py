@@ -36,11 +36,13 @@ from tlp_runtime.files.markdown import markdown_table
 from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.manifest import ONNX, Manifest
+from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_train.cache import open_cases
 from tlp_train.callbacks import read_metrics
 from tlp_train.checkpoint import Checkpoint, load_checkpoint
 from tlp_train.config import ROBUST, TrainConfig, preset
+from tlp_train.data import TARGET_PROMPT
 from tlp_train.evaluating import evaluate
 from tlp_train.evaluation import SYNTHESIS
 from tlp_train.module import SynthesisModule
@@ -164,7 +166,9 @@ def rate(config: TrainConfig, device: torch.device, seconds: float) -> float:
     setattr(module, "require_finite", lambda losses, batch: None)  # noqa: B010
     crop = config.spec.crop
     shape = (config.batch_size, 1, crop.height, crop.width)
-    batch = {n: torch.rand(shape, device=device) * 2 - 1 for n in (*INPUTS, "prompt", "t1ce")}
+    names = (*INPUTS, PROMPT_NAME, OUTPUT_NAME, TARGET_PROMPT)
+    batch = {name: torch.rand(shape, device=device) * 2 - 1 for name in names}
+    batch |= module.draws(config.batch_size)
     chunks = {name: tensor.chunk(config.accumulate) for name, tensor in batch.items()}
     parts = [{name: c[i] for name, c in chunks.items()} for i in range(config.accumulate)]
     made = 0.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -80,6 +81,7 @@ class SynthesisModule(L.LightningModule):
         if self.auxiliary is not None and config.start == "normal":
             self.auxiliary.apply(normal_start)
         self.memory = self.recipe.memory(config)
+        self._drops = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.modules())
         self.unaveraged = copy.deepcopy(self.generator) if config.ema else None
         if self.unaveraged is not None:
             self.generator.requires_grad_(False)
@@ -137,6 +139,24 @@ class SynthesisModule(L.LightningModule):
         """What the generators make of a batch in training: the image, then what losses need."""
         return self.recipe.outputs(self.config, batch, self.networks)
 
+    @contextmanager
+    def _own_dropout(self) -> Iterator[None]:
+        """What dropout draws depends on the seed, the step and the process alone.
+
+        PyTorch's own state is drawn from by loaders too, which a resumed run begins again.
+        """
+        if not self._drops:
+            yield
+            return
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        (word,) = np.random.SeedSequence((self.config.seed, self.steps_made, rank)).generate_state(
+            1
+        )
+        on_gpu = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=on_gpu):
+            torch.manual_seed(int(word))
+            yield
+
     def draws(self, count: int) -> Batch:
         """Random numbers of the step in hand, for ``count`` samples of this process.
 
@@ -154,7 +174,8 @@ class SynthesisModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> None:
         batch = {**batch, **self.draws(len(batch[OUTPUT_NAME]))}
         step = Step(self, _parts(batch, self.config.accumulate), batch_index)
-        step.run()
+        with self._own_dropout():
+            step.run()
         size = len(batch[OUTPUT_NAME])
         means = torch.stack([torch.stack(step.losses[name]).mean() for name in self.terms])
         self._sums += size * means.double()

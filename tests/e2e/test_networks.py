@@ -24,8 +24,10 @@ from tlp_train.callbacks import read_metrics
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.config import TrainConfig, preset
 from tlp_train.evaluating import require_prompt_use
+from tlp_train.module import SynthesisModule
 from tlp_train.networks import registry
 from tlp_train.runs import Run
+from tlp_train.stopping import StopRequests, TrainingStopped
 from tlp_train.trainer import fit
 
 SMALL: Mapping[str, dict[str, Any]] = {
@@ -34,6 +36,7 @@ SMALL: Mapping[str, dict[str, Any]] = {
     "hinet": {"width": 2},
     "mmgsn": {"width": 8},
     "resvit": {"width": 2, "blocks": 6, "hidden": 16, "heads": 2, "layers": 1, "mlp": 16},
+    "cyclegan": {"width": 2, "blocks": 1},
 }
 
 
@@ -63,8 +66,9 @@ def slab(data: Path, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def test_every_network_but_tlp_is_tried_here() -> None:
-    assert {*SMALL, "tlp"} == set(registry.NAMES)
+def test_every_other_network_is_tried_here() -> None:
+    """SynDiff, whose graph takes longest, is in tests/train/test_unpaired_runs.py."""
+    assert {*SMALL, "tlp", "syndiff"} == set(registry.NAMES)
 
 
 @pytest.mark.parametrize("network", SMALL)
@@ -147,3 +151,30 @@ def test_resvit_takes_the_weights_of_its_first_stage(
         if tensor.is_floating_point() and "running" not in name:
             torch.testing.assert_close(tensor, second[name])
     assert json.loads((stages[1].folder / "run.json").read_text())["begun_from"]
+
+
+def test_dropout_is_drawn_again_when_an_epoch_goes_on(
+    tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was stopped within an epoch ends with the weights of one that was not."""
+    monkeypatch.setenv("TLP_HOME", str(tmp_path / "home"))
+    config = replace(small_config("pix2pix"), epochs=2, slices_per_epoch=8)
+    requests, inner = StopRequests(), SynthesisModule.training_step
+    states = []
+
+    def asked(module: SynthesisModule, batch: Any, index: int) -> None:
+        inner(module, batch, index)
+        if index == 1:
+            requests.limit_s = 0.0
+
+    for stops in (False, True):
+        folder = tmp_path / f"run{stops}"
+        run = Run.create(folder, config, phantom_dir, split_of(phantom_dir))
+        if stops:
+            with requests, monkeypatch.context() as patch, pytest.raises(TrainingStopped):
+                patch.setattr(SynthesisModule, "training_step", asked)
+                fit(run, tmp_path / "cache", requests=requests, progress=False)
+        run = fit(Run.open(folder), tmp_path / "cache", resume=stops, progress=False)
+        states.append(load_checkpoint(run.last).generator_state)
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name

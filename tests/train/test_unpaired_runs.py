@@ -131,6 +131,7 @@ def test_a_checkpoint_without_a_part_of_the_state_is_refused(
             fit(run, tmp_path / "cache", resume=True, progress=False)
 
 
+@pytest.mark.parametrize("trained", ["syndiff"], indirect=True)
 def test_what_was_trained_is_exported(trained: Run, tmp_path: Path) -> None:
     """Of SynDiff the running mean: it is what ``generator.`` holds."""
     checkpoint = load_checkpoint(trained.last)
@@ -144,6 +145,9 @@ def test_what_was_trained_is_exported(trained: Run, tmp_path: Path) -> None:
         assert not torch.equal(state[f"generator.{name}"], state[f"unaveraged.{name}"])
 
 
+@pytest.mark.parametrize(
+    "trained", ["cyclegan", pytest.param("syndiff", marks=pytest.mark.proof)], indirect=True
+)
 def test_a_run_begins_with_the_networks_of_another_but_not_with_its_pools(
     trained: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
