@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -96,3 +96,9 @@ class TinyModel:
         target = folder / "bundle copy"
         shutil.copytree(self.bundle.path, target)
         return target
+
+
+def as_schema_1(spec: dict[str, Any]) -> dict[str, Any]:
+    """A specification of the TLP network as it was written before schema 2."""
+    network = dict(spec["network"]["options"])
+    return {**spec, "schema": {"major": 1, "minor": 3}, "network": network}

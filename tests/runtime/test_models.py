@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-from tests.support import TinyModel
+from tests.support import TinyModel, as_schema_1
 from tlp_runtime import Synthesizer
 from tlp_runtime.engines.choice import EngineChoice
-from tlp_runtime.engines.onnx import OnnxEngine
+from tlp_runtime.engines.onnx import SPEC_KEY, OnnxEngine
 from tlp_runtime.errors import (
     EngineError,
     ModelDamaged,
@@ -20,6 +21,7 @@ from tlp_runtime.errors import (
     ModelMissing,
     SpecError,
 )
+from tlp_runtime.files.hashes import sha256
 from tlp_runtime.models.bundle import Bundle
 from tlp_runtime.models.choice import find_bundle
 from tlp_runtime.models.manifest import FILES
@@ -128,3 +130,23 @@ def test_specs_of_another_major_are_refused(tiny: TinyModel) -> None:
     text = tiny.bundle.spec.to_json().replace('"major": 2', '"major": 3')
     with pytest.raises(SpecError, match=r"schema 3\.0"):
         type(tiny.bundle.spec).from_json(text)
+
+
+def test_a_bundle_of_schema_1_is_opened_and_runs(tiny: TinyModel, tmp_path: Path) -> None:
+    """As versions before networks were a registry made it: in spec.json and in the graph."""
+    folder = tiny.copy(tmp_path)
+    old = json.dumps(as_schema_1(json.loads(tiny.bundle.spec.to_json())))
+    (folder / "spec.json").write_text(old)
+    graph = onnx.load(folder / "generator.onnx")
+    (entry,) = (one for one in graph.metadata_props if one.key == SPEC_KEY)
+    entry.value = old
+    onnx.save(graph, folder / "generator.onnx")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in ("spec.json", "generator.onnx"):
+        manifest["files"][name] = sha256(folder / name)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    bundle = Bundle.open(folder)
+    assert bundle.spec == tiny.bundle.spec
+    with OnnxEngine.open(bundle) as engine, OnnxEngine.open(tiny.bundle) as now:
+        ones = dict.fromkeys(bundle.spec.tensor_names, np.ones((1, 1, 192, 160), np.float32))
+        assert np.array_equal(engine.run(ones), now.run(ones))

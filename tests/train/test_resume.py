@@ -16,7 +16,7 @@ import torch
 from tlp_cli.main import main
 
 from tests.assets import tiny_config
-from tests.support import TinyModel
+from tests.support import TinyModel, as_schema_1
 from tests.train.runs import LONG, Killed, assert_equal_runs, killed_before, new_run, weights
 from tlp_export import export
 from tlp_runtime.errors import ModelMismatch, ModelMissing, UsageError
@@ -229,6 +229,31 @@ def test_a_finished_run_without_checkpoints_has_nothing_to_go_on_from(
     shutil.copytree(straight.folder, folder, ignore=shutil.ignore_patterns("*.ckpt"))
     with pytest.raises(ModelMissing, match="is missing"):
         reopen(folder, {"epochs": 9})
+
+
+# Runs of earlier versions
+
+
+def _earlier(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as it was written before specifications had schema 2."""
+    added = ("discriminator_learning_rate", "schedule", "final_learning_rate", "ema")
+    kept = {name: value for name, value in config.items() if name not in added}
+    return {**kept, "schema": {"major": 1, "minor": 1}, "spec": as_schema_1(config["spec"])}
+
+
+def test_a_run_whose_specification_has_schema_1_goes_on_to_the_same_weights(
+    straight: Run, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = killed_before(2, new_run(tmp_path / "run", phantom_dir), tmp_path / "cache", monkeypatch)
+    state = torch.load(run.last, weights_only=True)
+    record = state["tlp"]
+    record["spec"] = json.dumps(as_schema_1(json.loads(record["spec"])))
+    record["config"] = _earlier(record["config"])
+    torch.save(state, run.last)
+    path = run.folder / "run.json"
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps({**written, "config": _earlier(written["config"])}))
+    assert_equal_runs(_go_on(run.folder, tmp_path / "cache", {}), straight)
 
 
 # Fine-tuning
