@@ -20,7 +20,7 @@ from tlp_runtime.engines.base import Opening
 from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.devices import choose_all, open_all
 from tlp_runtime.engines.processor import cores
-from tlp_runtime.errors import CasesFailed, UsageError
+from tlp_runtime.errors import CasesFailed, ModelMismatch, UsageError
 from tlp_runtime.files import gzip
 from tlp_runtime.files.atomic import require_writable
 from tlp_runtime.io.nifti import sidecar
@@ -87,6 +87,7 @@ def infer_cohort(run: CohortRun, make: MakeRequest, output: Output) -> None:
     bundle = choose_bundle(output, run.model, inputs)
     if cases is None:
         cases = bids_cases(run.options, bundle.spec.inputs, make=make, warn=heard.add)
+    _require_prompts_taken(cases, bundle)
     began = time.perf_counter()
     with _backend(run, bundle, len(cases), output) as (backend, engine):
         about = {"command": run.command, "model": bundle.name, "onnx_sha256": bundle.onnx_sha256}
@@ -124,6 +125,16 @@ def _listed(run: CohortRun, make: MakeRequest, output: Output, warn: Warn) -> li
     output.note(f"{len(cases)} cases, {prompted} with a prompt")
     _require_apart(cases, folder)
     return cases
+
+
+def _require_prompts_taken(cases: Sequence[CohortCase], bundle: Bundle) -> None:
+    """Raise before any work where cases have prompts that the model does not take."""
+    prompted = sum(bool(case.asked.prompt) for case in cases if case.asked is not None)
+    if prompted and not bundle.spec.network.prompt:
+        raise ModelMismatch(
+            f"{bundle.name}: takes no prompt, but {prompted} of {len(cases)} cases have one",
+            fix="Use --no-prompts for a folder; leave the prompts out of a table or a dataset.",
+        )
 
 
 def _modalities(cases: Sequence[CohortCase]) -> tuple[str, ...] | None:

@@ -130,7 +130,7 @@ def infer_scan(
     output.done(
         f"{target.path}{f' and {target.preview}' if target.preview else ''}",
         "tlp bench"
-        if request.prompt
+        if request.prompt or not synthesizer.spec.network.prompt
         else command_line("tlp", "infer", *given, "--prompt", "ROI.nii.gz"),
     )
 

@@ -47,10 +47,12 @@ def file_bytes(case: InteractiveCase, name: FileName) -> bytes:
         volume, drawn = case.evidence().change, case.drawn()
     else:
         volume, drawn = case.finished(name)
-    prompted = name != "plain" and bool(drawn.data.any())
+    engine = case.queue.engine
+    takes_prompt = engine.spec.network.prompt
+    prompted = name != "plain" and takes_prompt and bool(drawn.data.any())
     asked = replace(prepared.request, prompt=Prompt(drawn)) if prompted else prepared.request
     warnings = (*prepared.warnings, *case.queue.warnings)
-    record = describe(asked, prepared.placement, case.queue.engine, warnings)
+    record = describe(asked, prepared.placement, engine, warnings)
     description = EVIDENCE if name == "evidence" else _said(name)
     return nifti_bytes(volume, description=description, comment=record.in_short())
 

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from tlp_cli.main import main
 
 from tests.assets import split_of
 from tlp_export import export
@@ -23,7 +24,6 @@ from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_train.callbacks import read_metrics
 from tlp_train.checkpoint import load_checkpoint
 from tlp_train.config import TrainConfig, preset
-from tlp_train.evaluating import require_prompt_use
 from tlp_train.module import SynthesisModule
 from tlp_train.networks import registry
 from tlp_train.runs import Run
@@ -73,7 +73,11 @@ def test_every_other_network_is_tried_here() -> None:
 
 @pytest.mark.parametrize("network", SMALL)
 def test_a_network_goes_through_the_whole_chain(
-    network: str, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+    network: str,
+    tmp_path: Path,
+    phantom_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("TLP_HOME", str(tmp_path / "home"))
     prompt = network != "hinet"
@@ -109,8 +113,32 @@ def test_a_network_goes_through_the_whole_chain(
         if not prompt:
             with pytest.raises(ModelMismatch, match=r"takes no prompt.*Leave the prompt out"):
                 synthesizer.prepare(Request(images=images, prompt=drawn))
-            with pytest.raises(ModelMismatch, match="prompt seg: this model takes no prompt"):
-                require_prompt_use(synthesizer.spec, "seg")
+    if not prompt:
+        refuses_prompts(exported.bundle.path, files, phantom_dir, tmp_path, capfd)
+
+
+def refuses_prompts(
+    bundle: Path, files: dict[str, Path], data: Path, folder: Path, capfd: Any
+) -> None:
+    """Every command that could give a prompt says that the model takes none, and works without."""
+    model = ["--model", str(bundle)]
+    images = ["--t1", str(files["t1"]), "--t2", str(files["t2"])]
+    out = ["--out", str(folder / "out")]
+    for command in (
+        ["infer", *images, "--prompt", str(files["seg"]), *model],
+        ["infer", *images, "--prompt-sphere", "0,0,0,9", *model],
+        ["infer", "--cases", str(data), *out, *model],
+        ["evaluate", "--data", str(data), "--prompt", "seg", *model],
+        ["augment", *images, "--random", "1", *out, *model],
+        ["view", *images, "--prompt", str(files["seg"]), *model],
+    ):
+        assert main(command) == 4, command
+        said = capfd.readouterr().err
+        assert "takes no prompt" in said, said
+    assert not (folder / "out").exists()
+    assert main(["infer", *images, *model, "--out", str(folder / "plain.nii.gz")]) == 0
+    assert "next: tlp bench" in capfd.readouterr().err
+    assert main(["bench", *model, "--volumes", "1", "--slices", "1", "--warmup", "0"]) == 0
 
 
 def test_networks_of_two_inputs_say_so() -> None:

@@ -126,8 +126,8 @@ def bench(
                     stages[name].append(record["seconds"][name])
                 rates.append(result.slices_run / sum(s for _, s in result.batches))
     tensors = {
-        name: array[result.prepared.brain][:1, None]
-        for name, array in result.prepared.tensors.items()
+        name: result.prepared.tensors[name][result.prepared.brain][:1, None]
+        for name in synthesizer.spec.tensor_names
     }
     single = []
     for number in range(max(warmup, 1) + options.slices):
@@ -157,9 +157,10 @@ def bench(
 
 
 def write_stand_in(spec: ModelSpec, folder: Path) -> Request:
-    """A head-sized ellipsoid on the BraTS grid for every input, and a prompt inside it.
+    """A head-sized ellipsoid on the BraTS grid for every input, and a prompt inside.
 
-    The network's speed does not depend on what it sees; the files compress as int16 images do.
+    A model that takes no prompt gets none. The network's speed does not depend on what it
+    sees; the files compress as int16 images do.
     """
     affine = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]], np.float64)
     x, y, z = np.ogrid[:240, :240, :155]
@@ -173,4 +174,5 @@ def write_stand_in(spec: ModelSpec, folder: Path) -> Request:
         write_volume(Volume(data, affine), paths[name], description="TLP bench stand-in")
     roi = ((x - 100) ** 2 + (y - 120) ** 2 + (z - 80) ** 2 < 15**2).astype(np.uint8)
     write_volume(Volume(roi, affine), folder / "roi.nii.gz", description="TLP bench stand-in")
-    return Request(images=paths, prompt=Prompt(folder / "roi.nii.gz"))
+    prompt = Prompt(folder / "roi.nii.gz") if spec.network.prompt else Prompt()
+    return Request(images=paths, prompt=prompt)
