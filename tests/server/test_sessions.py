@@ -39,7 +39,7 @@ def test_the_server_says_what_it_is(http: httpx.Client) -> None:
     status = http.get("/api/status").json()
     labels = {"tumour": 1, "oedema": 2}
     assert status["model"] == {
-        "name": "fake", "precision": "fp32", "inputs": ["t1"], "labels": labels,
+        "name": "fake", "precision": "fp32", "inputs": ["t1"], "prompt": True, "labels": labels,
     }  # fmt: skip
     assert status["engines"] == [{"name": "fake", "device": "cpu", "library": "none"}]
     assert (status["case"], status["root"]) == (False, True)
