@@ -141,6 +141,26 @@ def refuses_prompts(
     assert main(["bench", *model, "--volumes", "1", "--slices", "1", "--warmup", "0"]) == 0
 
 
+@pytest.mark.proof
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("network", [name for name in registry.NAMES if name != "tlp"])
+def test_a_network_of_published_size_trains_and_is_exported(
+    network: str, tmp_path: Path, phantom_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLP_HOME", str(tmp_path / "home"))
+    config = preset(
+        "paper", ("t1", "t2"), network, prompt=False, epochs=1, batch_size=1, slices_per_epoch=2,
+        validation_slices=1,
+    )  # fmt: skip
+    run = Run.create(tmp_path / "run", config, phantom_dir, split_of(phantom_dir))
+    run = fit(run, tmp_path / "cache", progress=False)
+    exported = export(load_checkpoint(run.last))
+    assert exported.parity.passed
+    slices = {name: np.zeros((1, 1, 192, 160), np.float32) - 1 for name in ("t1", "t2")}
+    with choose("ort-cpu", "cpu").open(exported.bundle) as engine:
+        assert np.isfinite(engine.run(slices)).all()
+
+
 def test_networks_of_two_inputs_say_so() -> None:
     for network in ("hinet", "mmgsn"):
         with pytest.raises(SpecError, match="fuses two inputs, T1 and T2") as caught:
