@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.paper_claims import CLAIMS, claims_table, judge
 from benchmarks.paper_figures import write_figures
@@ -15,14 +16,20 @@ from benchmarks.paper_results import (
     COLUMN,
     FALSE,
     MODELS,
+    NOT_PUBLISHED,
     OURS,
+    PAIRED,
     PAPER,
     PUBLISHED,
+    RIVALS,
     Results,
     enhancing_cases,
 )
+from tlp_export.fold import cost
 from tlp_runtime.bench import environment
 from tlp_runtime.files.markdown import markdown_table
+from tlp_train.networks import registry
+from tlp_train.runs import Run
 
 
 def table(results: Results, rows: Sequence[tuple[str, str]]) -> str:
@@ -36,7 +43,7 @@ def table(results: Results, rows: Sequence[tuple[str, str]]) -> str:
     referenced: set[str] = set()
     for label, name in rows:
         cells = [f"{MODELS[name].task} {label}"]
-        for key, paper in zip(PUBLISHED, PAPER[name], strict=True):
+        for key, paper in zip(PUBLISHED, PAPER.get(name, NOT_PUBLISHED), strict=True):
             cells += [results.cell(name, "none", key), paper]
         lines.append(cells + [results.cell(name, "none", key) for key in OURS])
     for _, name in rows:
@@ -51,6 +58,43 @@ def table(results: Results, rows: Sequence[tuple[str, str]]) -> str:
                 cells += [results.cell(name, "none", key, image), ""]
             lines.append(cells + [results.cell(name, "none", key, image) for key in OURS])
     return markdown_table(head, lines)
+
+
+def _methods(*, paired: bool) -> list[tuple[str, str]]:
+    """Rows of Table I, and of the two networks that the paper does not have."""
+    tasks = {inputs: "-".join(inputs) for rival in RIVALS.values() for inputs in rival}
+    rows = [
+        (network, f"{name}-{network}")
+        for inputs, name in tasks.items()
+        for network, trained in RIVALS.items()
+        if inputs in trained and (network in PAIRED) == paired
+    ]
+    return rows + ([("ours", name) for name in tasks.values()] if paired else [])
+
+
+def size_table(out: Path) -> str:
+    """Parameters, work, seconds and memory of every method that was trained, by ``tlp bench``."""
+    rows = []
+    for _, name in _methods(paired=True) + _methods(paired=False):
+        path = out / "benches" / f"{name}.json"
+        if not path.is_file():
+            continue
+        held = json.loads(path.read_text(encoding="utf-8"))
+        spec = Run.open(out / "runs" / f"{name}_seed0").config.spec
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in registry.build(spec).parameters())
+        rows.append(
+            [
+                f"{MODELS[name].task} {spec.network.name}",
+                f"{parameters / 1e6:.2f}",
+                f"{cost(spec).gflop:.1f}",
+                f"{held['slice_batch1']['p50_ms'] / 1e3:.3f}",
+                f"{held['peak_memory_mib']:.0f}",
+                f"{held['engine']}, {held['precision']}",
+            ]
+        )
+    head = ["", "M parameters", "GFLOP", "s per slice", "peak memory, MiB", "engine"]
+    return markdown_table(head, rows) if rows else "none was measured"
 
 
 def prompt_table(results: Results) -> str:
@@ -102,9 +146,17 @@ Seeds of each model: {", ".join(f"{name} {count}" for name, count in counts.item
 Mean over seeds, ± s.d. over slices, range of the seeds in brackets; the paper's own numbers are of
 BraTS 2021. Reference rows need no network. docs/evaluation.md says how to read the columns.
 
-## Table I: inputs
+## Table I: methods
 
-{table(results, [("", name) for name in ("t1", "t2", "t1-t2")])}
+{table(results, _methods(paired=True))}
+
+From unpaired images:
+
+{table(results, _methods(paired=False))}
+
+Size and speed on this machine, of each method's first seed; work is of one slice:
+
+{size_table(out)}
 
 ## Table II: fusion modules
 

@@ -34,6 +34,18 @@ class Model:
 
 TASKS: tuple[tuple[str, ...], ...] = (("t1",), ("t2",), ("t1", "t2"))
 
+PAIRED = ("unet", "pix2pix", "hinet", "mmgsn", "resvit")
+RIVALS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "unet": TASKS,
+    "pix2pix": TASKS,
+    "hinet": TASKS[2:],
+    "mmgsn": TASKS[2:],
+    "resvit": TASKS,
+    "cyclegan": TASKS[:2],
+    "syndiff": TASKS[:2],
+}
+"""Other networks of Table I, and two that the paper does not have, by what they are trained on."""
+
 
 def _models() -> Iterable[Model]:
     every: tuple[PromptUse, ...] = ("none", "seg", "mirrored")
@@ -48,6 +60,9 @@ def _models() -> Iterable[Model]:
     for inputs, name in names.items():
         for levels in (1, 3):
             yield Model(f"{name}-levels-{levels}", inputs, ("--levels", str(levels)))
+    for network, tasks in RIVALS.items():
+        for inputs in tasks:
+            yield Model(f"{names[inputs]}-{network}", inputs, ("--network", network, "--no-prompt"))
 
 
 MODELS: dict[str, Model] = {model.name: model for model in _models()}
@@ -67,8 +82,20 @@ PAPER: dict[str, tuple[str, str, str]] = {
     "t1-no-fpg": ("27.94 ± 3.73", "0.872 ± 0.054", "0.231"),
     "t2-no-fpg": ("27.96 ± 3.69", "0.874 ± 0.052", "0.214"),
     "t1-t2-no-fpg": ("29.32 ± 3.51", "0.898 ± 0.046", "0.149"),
+    "t1-t2-hinet": ("26.09 ± 3.18", "0.843 ± 0.057", "0.663"),
+    "t1-t2-mmgsn": ("29.36 ± 3.50", "0.891 ± 0.047", "0.263"),
+    "t1-resvit": ("27.27 ± 3.48", "0.860 ± 0.047", "0.280"),
+    "t2-resvit": ("26.29 ± 3.59", "0.831 ± 0.053", "0.370"),
+    "t1-t2-resvit": ("28.55 ± 3.26", "0.875 ± 0.046", "0.263"),
+    "t1-cyclegan": ("25.76 ± 3.64", "0.842 ± 0.064", "0.430"),
+    "t2-cyclegan": ("26.13 ± 3.21", "0.836 ± 0.058", "0.301"),
+    "t1-syndiff": ("21.75 ± 4.15", "0.801 ± 0.072", "0.998"),
+    "t2-syndiff": ("24.03 ± 4.01", "0.825 ± 0.060", "0.609"),
 }
 """PSNR, SSIM and NMSE of Tables I to IV (BraTS 2021, 130 test cases, no prompt)."""
+
+NOT_PUBLISHED = ("", "", "")
+"""Of networks that the paper does not have."""
 
 PUBLISHED = ("slice.psnr_db", "slice.ssim", "slice.nmse")
 OURS = (

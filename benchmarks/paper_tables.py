@@ -1,5 +1,7 @@
 """Every experiment of the paper as one resumable run: Tables I to IV, prompts, Figs. 2 to 6.
 
+Table I has the paper's rivals, and a U-Net and pix2pix, each trained by its own recipe.
+
     python -m benchmarks.paper_tables --preset demo --out paper-demo          # phantom, CPU
     python -m benchmarks.paper_tables --data BraTS2021 --preset paper --split list.txt \
         --out paper --train '--devices 4 --precision bf16-mixed'              # GPUs
@@ -75,6 +77,13 @@ class Plan:
             self.tlp("train", "--resume", run, "--cache", self.out / "cache")
         if not bundle.is_dir():
             self.tlp("export", run, "--out", bundle)
+        measured = self.out / "benches" / f"{model.name}.json"
+        if seed == 0 and not measured.is_file():
+            measured.parent.mkdir(exist_ok=True)
+            self.tlp(
+                "bench", "--model", bundle, "--volumes", 1, "--slices", 20, "--json", measured,
+                "--quiet",
+            )  # fmt: skip
         # One seed of the wrong prompt is enough: no claim is made of it.
         for use in model.prompts if seed == 0 else model.prompts[:2]:
             path = self.out / "evaluations" / f"{name}_{use}.json"
