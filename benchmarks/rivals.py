@@ -42,11 +42,11 @@ from tlp_train.cache import open_cases
 from tlp_train.callbacks import read_metrics
 from tlp_train.checkpoint import Checkpoint, load_checkpoint
 from tlp_train.config import ROBUST, TrainConfig, preset
-from tlp_train.data import TARGET_PROMPT
 from tlp_train.evaluating import evaluate
 from tlp_train.evaluation import SYNTHESIS
 from tlp_train.module import SynthesisModule
 from tlp_train.networks import registry
+from tlp_train.pairing import TARGET_PROMPT
 from tlp_train.phantom import write_cohort
 from tlp_train.runs import Run
 from tlp_train.split import Split

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME
-from tlp_train.data import TARGET_PROMPT
+from tlp_train.pairing import TARGET_PROMPT
 from tlp_train.pool import ImagePool
 from tlp_train.recipes import Batch, MakeDiscriminator, Networks, Recipe, Side, l1
 

@@ -15,7 +15,7 @@ from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME, ModelSpec
 from tlp_train.cache import CachedCase
 from tlp_train.decoys import Decoys
 from tlp_train.fpg import FuzzyPrompt, sample_rng
-from tlp_train.pairing import OtherCases
+from tlp_train.pairing import TARGET_PROMPT, OtherCases
 from tlp_train.variation import vary
 
 DECOYS, VARIATION, OTHER = 1, 2, 3
@@ -23,9 +23,6 @@ DECOYS, VARIATION, OTHER = 1, 2, 3
 
 DRAWN = "drawn"
 """Key of the prompt as an unsteady hand draws it."""
-
-TARGET_PROMPT = "t1ce_prompt"
-"""Key of the prompt of an unpaired sample's T1ce, which is of another case than ``prompt``."""
 
 
 class SampleId(NamedTuple):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from monai.networks.nets import PatchDiscriminator
 from torch import nn
 
 if TYPE_CHECKING:
+    from monai.networks.nets import PatchDiscriminator
+
     from tlp_train.config import TrainConfig
 
 
@@ -19,6 +20,8 @@ def patch_discriminator(in_channels: int, config: TrainConfig) -> PatchDiscrimin
     LeakyReLU 0.2, padding 1. Convolutions start from N(0, 0.02), BatchNorm weights from
     N(1, 0.02). ``forward`` returns every layer's features; the last is the map of scores.
     """
+    from monai.networks.nets import PatchDiscriminator  # training alone needs MONAI, not export
+
     return PatchDiscriminator(
         spatial_dims=2,
         channels=config.discriminator_channels,

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+TARGET_PROMPT = "t1ce_prompt"
+"""Key of the prompt of an unpaired sample's T1ce, which is of another case than ``prompt``."""
+
 
 class OtherCases:
     """Slices of other cases than a sample's own.

@@ -62,6 +62,15 @@ def test_export_verify_and_import_need_no_training_library(
                       for k in data.files if k.startswith("state.")}}
         torch.save(state, "published.pth")
         assert main(["import", "published.pth", "--inputs", "t1", "--out", "p.ckpt", "-q"]) == 0
+        from tlp_runtime.errors import DependencyMissing
+        from tlp_train.config import preset
+        from tlp_train.networks import registry
+        for name in registry.NAMES:
+            spec = preset("demo", ("t1", "t2"), name).spec
+            try:
+                registry.build(spec)
+            except DependencyMissing:
+                assert name == "unet"  # it is MONAI's
         print([name for name in {TRAINING_ONLY!r} if name in sys.modules])
         """),
         encoding="utf-8",

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from monai.networks.nets import DynUNet
 from torch import Tensor
 
+from tlp_runtime.errors import DependencyMissing, Install
 from tlp_runtime.options import option
 from tlp_runtime.spec.model import ModelSpec
 from tlp_train.networks.base import Card, Network, SynthesisNetwork, wide
@@ -46,6 +46,13 @@ class UNet(SynthesisNetwork):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         net = UNetOptions.of(spec)
+        try:
+            from monai.networks.nets import DynUNet  # an export of other networks needs no MONAI
+        except ModuleNotFoundError as error:
+            raise DependencyMissing(
+                "unet is MONAI's DynUNet, and MONAI is not installed",
+                fix=Install(("tlp-mri[train]",)),
+            ) from error
         self.body = DynUNet(
             spatial_dims=2,
             in_channels=len(spec.tensor_names),

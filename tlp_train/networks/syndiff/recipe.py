@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME
 from tlp_train.cycle import prompt_of, stacked_inputs
-from tlp_train.data import TARGET_PROMPT
 from tlp_train.networks.base import BACKGROUND
 from tlp_train.networks.cyclegan import InstancePatchGAN, ResnetBody
 from tlp_train.networks.syndiff.discriminator import TimeDiscriminator
 from tlp_train.networks.syndiff.ncsnpp import NCSNpp
 from tlp_train.networks.syndiff.options import SynDiffOptions
 from tlp_train.networks.syndiff.schedule import NoiseSchedule
+from tlp_train.pairing import TARGET_PROMPT
 from tlp_train.recipes import Batch, Networks, Recipe, Side, l1, normal_start
 
 if TYPE_CHECKING:
