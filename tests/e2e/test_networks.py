@@ -16,13 +16,14 @@ from tlp_cli.main import main
 
 from tests.assets import split_of
 from tlp_export import export
+from tlp_export.options import ExportOptions
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import ModelMismatch, SpecError, UsageError
 from tlp_runtime.spec.model import CropSpec
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_train.callbacks import read_metrics
-from tlp_train.checkpoint import load_checkpoint
+from tlp_train.checkpoint import Lineage, load_checkpoint, write_checkpoint
 from tlp_train.config import TrainConfig, preset
 from tlp_train.module import SynthesisModule
 from tlp_train.networks import registry
@@ -226,3 +227,27 @@ def test_dropout_is_drawn_again_when_an_epoch_goes_on(
         states.append(load_checkpoint(run.last).generator_state)
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
+
+
+@pytest.mark.parametrize("network", ["pix2pix", "resvit"])
+def test_padded_networks_take_slices_of_several_sizes(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The padding is computed inside the graph."""
+    monkeypatch.setenv("TLP_HOME", str(tmp_path / "home"))
+    config = small_config(network)
+    torch.manual_seed(0)
+    built = registry.build(config.spec).eval()
+    write_checkpoint(tmp_path / "a.ckpt", config.spec, built.state_dict(), Lineage(config=config))
+    exported = export(load_checkpoint(tmp_path / "a.ckpt"), ExportOptions(largest=(240, 240)))
+    rng = np.random.default_rng(0)
+    with choose("ort-cpu", "cpu").open(exported.bundle) as engine:
+        for size in ((64, 64), (201, 167), (240, 240)):
+            shape = (1, 1, *size)
+            tensors = {
+                name: rng.uniform(-1, 1, shape).astype(np.float32)
+                for name in config.spec.tensor_names
+            }
+            with torch.no_grad():
+                wanted = built(*map(torch.from_numpy, tensors.values())).numpy()
+            assert np.abs(engine.run(tensors) - wanted).max() < 1e-4

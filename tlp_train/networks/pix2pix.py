@@ -89,8 +89,11 @@ class Pix2Pix(SynthesisNetwork):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         height, width = tensors[0].shape[-2:]
-        step = self.step
-        x = self.padded(self.stacked(tensors), -(-height // step) * step, -(-width // step) * step)
+        # Upwards without negative numbers, which ONNX divides towards zero.
+        rows, columns = (
+            (side + self.step - 1) // self.step * self.step for side in (height, width)
+        )
+        x = self.padded(self.stacked(tensors), rows, columns)
         features = []
         for down in self.downs:
             x = down(x)
