@@ -50,7 +50,7 @@ from tlp_train.pairing import TARGET_PROMPT
 from tlp_train.phantom import write_cohort
 from tlp_train.runs import Run
 from tlp_train.split import Split
-from tlp_train.step import Step
+from tlp_train.step import Step, alone, parts_of
 from tlp_train.trainer import fit
 
 INPUTS = ("t1", "t2")
@@ -159,18 +159,13 @@ class TorchEngine(Engine):
 
 def rate(config: TrainConfig, device: torch.device, seconds: float) -> float:
     """Steps a second, by some steps on random slices, after as many for warming up."""
-    module = SynthesisModule(config).to(device)
-    optimisers, _ = module.configure_optimizers()
-    setattr(module, "optimizers", lambda: optimisers)  # noqa: B010
-    setattr(module, "manual_backward", lambda loss: loss.backward())  # noqa: B010
-    setattr(module, "require_finite", lambda losses, batch: None)  # noqa: B010
+    module = alone(SynthesisModule(config).to(device))
     crop = config.spec.crop
     shape = (config.batch_size, 1, crop.height, crop.width)
     names = (*INPUTS, PROMPT_NAME, OUTPUT_NAME, TARGET_PROMPT)
     batch = {name: torch.rand(shape, device=device) * 2 - 1 for name in names}
     batch |= module.draws(config.batch_size)
-    chunks = {name: tensor.chunk(config.accumulate) for name, tensor in batch.items()}
-    parts = [{name: c[i] for name, c in chunks.items()} for i in range(config.accumulate)]
+    parts = parts_of(batch, config.accumulate)
     made = 0.0
     for _ in range(2):
         began, steps = time.perf_counter(), 0

@@ -10,11 +10,11 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from tlp_runtime.errors import SpecError
 from tlp_runtime.spec.model import ModelSpec, NetworkSpec
 from tlp_train.config import preset
 from tlp_train.networks import registry
 from tlp_train.networks.tlp.options import TLPOptions
-from tlp_train.recipes import Recipe
 
 
 def tlp(**options: Any) -> NetworkSpec:
@@ -42,12 +42,11 @@ def tables() -> dict[str, str]:
         )
         told = {**preset("paper", ("t1", "t2"), name).to_dict()}
         recipe = network.recipe
-        kind = "L1" if type(recipe) is Recipe else "adversarial loss + L1"
         trained = (
-            f"{kind}; Adam {told['learning_rate']:g}, batch {told['batch_size']}, "
+            f"{recipe.TITLE}; Adam {told['learning_rate']:g}, batch {told['batch_size']}, "
             f"{told['epochs']} epochs"
         )
-        inputs = "two" if name in ("hinet", "mmgsn") else "one or two"
+        inputs = "one or two" if _takes_one(name) else "two"
         card = network.card
         rows.append(
             f"| `{name}` | {card.title} | {options} | {inputs} | {trained} | {card.paper} | "
@@ -59,6 +58,14 @@ def tables() -> dict[str, str]:
         "licence of the original |\n|---|---|---|---|---|---|---|\n"
     )
     return {"table": head + "\n".join(rows), "differs": "\n".join(differs)}
+
+
+def _takes_one(name: str) -> bool:
+    try:
+        preset("paper", ("t1",), name)
+    except SpecError:
+        return False
+    return True
 
 
 def _shown(value: object) -> str:

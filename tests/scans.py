@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations, product
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -79,3 +80,15 @@ def peak(volume: Volume) -> np.ndarray:
     indices = np.indices(volume.shape).reshape(3, -1)
     centre: np.ndarray = indices @ weight.ravel() / weight.sum()
     return centre
+
+
+def slab(case: Path, folder: Path, half: int) -> dict[str, Path]:
+    """T1, T2 and seg of a BraTS case, ``half`` slices to either side of its tumour's middle."""
+    seg = nib.load(case / f"{case.name}_seg.nii.gz")
+    middle = int(np.median(np.nonzero(np.asanyarray(seg.dataobj) == 1)[2]))
+    paths = {}
+    for kind in ("t1", "t2", "seg"):
+        paths[kind] = folder / f"{kind}.nii.gz"
+        image = nib.load(case / f"{case.name}_{kind}.nii.gz")
+        nib.save(image.slicer[:, :, middle - half : middle + half], paths[kind])
+    return paths

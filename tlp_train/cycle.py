@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME
 from tlp_train.pairing import TARGET_PROMPT
 from tlp_train.pool import ImagePool
-from tlp_train.recipes import Batch, MakeDiscriminator, Networks, Recipe, Side, l1
+from tlp_train.recipes import Batch, MakeDiscriminator, Networks, Recipe, Side, l1, least_squares
 
 if TYPE_CHECKING:
     from tlp_train.config import TrainConfig
@@ -23,11 +22,6 @@ class Translator(Protocol):
     """Gives T1ce (B, 1, H, W) of the inputs, and of the prompt where there is one."""
 
     def __call__(self, *tensors: Tensor) -> Tensor: ...
-
-
-def least_squares(scores: Tensor, *, real: bool) -> Tensor:
-    """Mean squared distance of scores to 1 of real images, or to 0."""
-    return F.mse_loss(scores, torch.ones_like(scores) if real else torch.zeros_like(scores))
 
 
 def stacked_inputs(config: TrainConfig, batch: Batch) -> Tensor:
@@ -71,6 +65,7 @@ class UnpairedCycle(Recipe):
         A discriminator of T1ce or of the inputs.
     """
 
+    TITLE: ClassVar[str] = "adversarial loss and cycle, unpaired"
     unpaired: ClassVar[bool] = True
 
     cycle: float = 10.0

@@ -27,7 +27,7 @@ from tlp_train.judging import ENHANCEMENT, INVENTED, error_of, invented_by, scor
 from tlp_train.networks import registry
 from tlp_train.networks.base import SynthesisNetwork
 from tlp_train.recipes import Networks, normal_start
-from tlp_train.step import Step
+from tlp_train.step import Step, parts_of
 
 Batch = dict[str, Tensor]
 
@@ -173,7 +173,7 @@ class SynthesisModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         batch = {**batch, **self.draws(len(batch[OUTPUT_NAME]))}
-        step = Step(self, _parts(batch, self.config.accumulate), batch_index)
+        step = Step(self, parts_of(batch, self.config.accumulate), batch_index)
         with self._own_dropout():
             step.run()
         size = len(batch[OUTPUT_NAME])
@@ -334,9 +334,3 @@ class SynthesisModule(L.LightningModule):
         """What a checkpoint holds for a resume; the first version had it in its record."""
         state: Mapping[str, Any] = checkpoint.get(STATE, checkpoint[RECORD])
         return state
-
-
-def _parts(batch: Batch, count: int) -> list[Batch]:
-    """A batch in ``count`` equal parts."""
-    chunks = {name: tensor.chunk(count) for name, tensor in batch.items()}
-    return [{name: chunk[i] for name, chunk in chunks.items()} for i in range(count)]

@@ -60,6 +60,15 @@ def l1(image: Tensor, target: Tensor) -> Tensor:
     return F.l1_loss(image, target)
 
 
+def _wanted(scores: Tensor, *, real: bool) -> Tensor:
+    return torch.ones_like(scores) if real else torch.zeros_like(scores)
+
+
+def least_squares(scores: Tensor, *, real: bool) -> Tensor:
+    """Mean squared distance of scores to 1 of real images, or to 0."""
+    return F.mse_loss(scores, _wanted(scores, real=real))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Plain regression: the generator alone, on the L1 distance.
@@ -72,6 +81,9 @@ class Recipe:
     demo
         What the ``demo`` preset sets for this recipe.
     """
+
+    TITLE: ClassVar[str] = "L1"
+    """In the table of networks."""
 
     unpaired: ClassVar[bool] = False
     """Whether the T1ce of a training sample is of another case than its inputs."""
@@ -164,6 +176,8 @@ class PairedGAN(Recipe):
         The discriminator.
     """
 
+    TITLE: ClassVar[str] = "adversarial loss and L1"
+
     criterion: Literal["least_squares", "bce"] = "least_squares"
     conditional: bool = False
     first: Side = "discriminator"
@@ -213,10 +227,9 @@ class PairedGAN(Recipe):
         return scores[-1] if isinstance(scores, list) else scores  # type: ignore[no-any-return]
 
     def _judged(self, scores: Tensor, *, real: bool) -> Tensor:
-        wanted = torch.ones_like(scores) if real else torch.zeros_like(scores)
         if self.criterion == "bce":
-            return F.binary_cross_entropy_with_logits(scores, wanted)
-        return F.mse_loss(scores, wanted)
+            return F.binary_cross_entropy_with_logits(scores, _wanted(scores, real=real))
+        return least_squares(scores, real=real)
 
 
 def normal_start(module: nn.Module) -> None:

@@ -125,5 +125,24 @@ class Step:
                 parameter.requires_grad_(True)
 
 
+def parts_of(batch: Batch, count: int) -> list[Batch]:
+    """A batch in ``count`` equal parts."""
+    chunks = {name: tensor.chunk(count) for name, tensor in batch.items()}
+    return [{name: chunk[i] for name, chunk in chunks.items()} for i in range(count)]
+
+
+def alone(module: SynthesisModule) -> SynthesisModule:
+    """The module, made to step without a trainer: for measurements and tests."""
+    optimisers, _ = module.configure_optimizers()
+    without: dict[str, Any] = {
+        "optimizers": lambda: optimisers,
+        "manual_backward": torch.autograd.backward,
+        "require_finite": lambda losses, batch: None,
+    }
+    for name, value in without.items():
+        setattr(module, name, value)
+    return module
+
+
 def _detached(outputs: Outputs) -> Outputs:
     return tuple(one.detach() for one in outputs)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
+
+from tests.scans import slab
 
 
 @pytest.fixture
@@ -17,11 +17,4 @@ def case(phantom_case: Path, tmp_path: Path) -> dict[str, Path]:
     """
     folder = tmp_path / "scän 1"
     folder.mkdir()
-    seg = nib.load(phantom_case / f"{phantom_case.name}_seg.nii.gz")
-    middle = int(np.median(np.nonzero(np.asanyarray(seg.dataobj) == 1)[2]))
-    paths = {}
-    for kind in ("t1", "t2", "seg"):
-        paths[kind] = folder / f"{kind}.nii.gz"
-        image = nib.load(phantom_case / f"{phantom_case.name}_{kind}.nii.gz")
-        nib.save(image.slicer[:, :, middle - 12 : middle + 12], paths[kind])
-    return paths
+    return slab(phantom_case, folder, 12)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from tlp_cli.main import main
 
 from tests.assets import split_of
+from tests.scans import slab
 from tlp_export import export
 from tlp_export.options import ExportOptions
 from tlp_runtime.engines.select import choose
@@ -54,19 +54,6 @@ def small_config(network: str, *, prompt: bool = True) -> TrainConfig:
     return config
 
 
-def slab(data: Path, folder: Path) -> dict[str, Path]:
-    """Twelve slices about the middle of a case's tumour."""
-    case = min(path for path in data.iterdir() if path.is_dir())
-    seg = nib.load(case / f"{case.name}_seg.nii.gz")
-    middle = int(np.median(np.nonzero(np.asanyarray(seg.dataobj))[2]))
-    paths = {}
-    for kind in ("t1", "t2", "seg"):
-        paths[kind] = folder / f"{kind}.nii.gz"
-        image = nib.load(case / f"{case.name}_{kind}.nii.gz")
-        nib.save(image.slicer[:, :, middle - 6 : middle + 6], paths[kind])
-    return paths
-
-
 def test_every_other_network_is_tried_here() -> None:
     """SynDiff, whose graph takes longest, is in tests/train/test_unpaired_runs.py."""
     assert {*SMALL, "tlp", "syndiff"} == set(registry.NAMES)
@@ -77,6 +64,7 @@ def test_a_network_goes_through_the_whole_chain(
     network: str,
     tmp_path: Path,
     phantom_dir: Path,
+    phantom_case: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -103,7 +91,7 @@ def test_a_network_goes_through_the_whole_chain(
     assert card.startswith(f"# {network} model: T1 and T2 to synthetic T1ce")
     assert registry.network(network).card.licence in card
 
-    files = slab(phantom_dir, tmp_path)
+    files = slab(phantom_case, tmp_path, 6)
     images: Any = {name: files[name] for name in ("t1", "t2")}
     drawn = Prompt(files["seg"])
     engine = choose("ort-cpu", "cpu").open(exported.bundle)

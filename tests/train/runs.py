@@ -13,6 +13,7 @@ from tlp_train.callbacks import read_metrics
 from tlp_train.module import SynthesisModule
 from tlp_train.runs import Run
 from tlp_train.saving import StopWhenAsked
+from tlp_train.step import Step, alone, parts_of
 from tlp_train.trainer import fit
 
 LONG: dict[str, Any] = {
@@ -70,3 +71,10 @@ def assert_equal_runs(resumed: Run, straight: Run) -> None:
     assert rows == expected
     best, other = (torch.load(run.best, weights_only=True)["epoch"] for run in (resumed, straight))
     assert best == other
+
+
+def run_step(module: SynthesisModule, batch: dict[str, torch.Tensor], parts: int = 1) -> Step:
+    """One step on a batch, without a trainer."""
+    step = Step(alone(module), parts_of(batch, parts), 0)
+    step.run()
+    return step

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.train.runs import run_step
 from tlp_runtime.spec.model import CropSpec
 from tlp_train.config import TrainConfig, preset
 from tlp_train.module import SynthesisModule
-from tlp_train.step import Step
 
 SIDE = 64
 OPTIONS: Mapping[str, dict[str, Any]] = {
@@ -45,26 +45,12 @@ def batch_of(count: int = 2) -> dict[str, Tensor]:
     return {**batch, "prompt": (torch.rand(count, 1, SIDE, SIDE) > 0.8).float()}
 
 
-def run_step(module: SynthesisModule, parts: int) -> None:
-    """A step without a trainer."""
-    optimisers, _ = module.configure_optimizers()
-
-    def backward(loss: Tensor) -> None:
-        torch.autograd.backward(loss)
-
-    setattr(module, "optimizers", lambda: optimisers)  # noqa: B010
-    setattr(module, "manual_backward", backward)  # noqa: B010
-    setattr(module, "require_finite", lambda losses, batch: None)  # noqa: B010
-    chunks = {name: tensor.chunk(parts) for name, tensor in batch_of().items()}
-    Step(module, [{n: c[i] for n, c in chunks.items()} for i in range(parts)], 0).run()
-
-
 def stepped(config: TrainConfig) -> tuple[SynthesisModule, SynthesisModule]:
     """The networks before a step of the recipe, and after it."""
     torch.manual_seed(0)
     module = SynthesisModule(config)
     before = copy.deepcopy(module)
-    run_step(module, 1)
+    run_step(module, batch_of())
     return before, module
 
 
@@ -159,7 +145,7 @@ def test_a_step_in_two_parts_is_the_same_step(network: str) -> None:
         config = config_of(network, accumulate=parts)
         torch.manual_seed(0)
         module = SynthesisModule(config).eval()
-        run_step(module, parts)
+        run_step(module, batch_of(), parts)
         steps.append([p.grad for net in module.sides for p in net.parameters()])
     for whole, shared in zip(*steps, strict=True):
         assert whole is not None

@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.train.runs import run_step
 from tlp_runtime.errors import UsageError
 from tlp_runtime.spec.model import CropSpec
 from tlp_train.config import TrainConfig, preset
 from tlp_train.module import SynthesisModule
 from tlp_train.networks import registry
-from tlp_train.networks.syndiff.recipe import AdversarialDiffusion, padded
+from tlp_train.networks.base import centred
+from tlp_train.networks.syndiff.recipe import AdversarialDiffusion
 from tlp_train.pool import ImagePool
-from tlp_train.step import Step
 
 SIDE = 32
 OPTIONS: Mapping[str, dict[str, Any]] = {
@@ -53,18 +54,6 @@ def batch_of(count: int = 2) -> dict[str, Tensor]:
     batch = {name: torch.rand(count, 1, SIDE, SIDE) * 2 - 1 for name in ("t1", "t2", "t1ce")}
     prompts = (torch.rand(2, count, 1, SIDE, SIDE) > 0.8).float()
     return {**batch, "prompt": prompts[0], "t1ce_prompt": prompts[1]}
-
-
-def run_step(module: SynthesisModule, batch: Mapping[str, Tensor], parts: int = 1) -> Step:
-    """A step without a trainer."""
-    optimisers, _ = module.configure_optimizers()
-    setattr(module, "optimizers", lambda: optimisers)  # noqa: B010
-    setattr(module, "manual_backward", lambda loss: torch.autograd.backward(loss))  # noqa: B010
-    setattr(module, "require_finite", lambda losses, batch: None)  # noqa: B010
-    chunks = {name: tensor.chunk(parts) for name, tensor in batch.items()}
-    step = Step(module, [{n: c[i] for n, c in chunks.items()} for i in range(parts)], 0)
-    step.run()
-    return step
 
 
 def module_of(config: TrainConfig) -> tuple[SynthesisModule, dict[str, Tensor]]:
@@ -261,7 +250,7 @@ def test_an_unpaired_step_in_two_parts_is_the_same_step(network: str) -> None:
 
 def test_an_image_loss_sees_the_whole_padded_slice() -> None:
     image = torch.rand(1, 1, 3, 2)
-    whole = padded(image, 6, -1.0)
+    whole = centred(image, 6, 6, -1.0)
     assert whole.shape == (1, 1, 6, 6)
     assert torch.equal(whole[..., 1:4, 2:4], image)
     assert float(whole.sum()) == pytest.approx(float(image.sum()) - 30)

@@ -24,6 +24,13 @@ BACKGROUND = -1.0
 """Of a scaled image; a prompt's is 0."""
 
 
+def centred(images: Tensor, height: int, width: int, value: float) -> Tensor:
+    """Images in the middle of a larger size, with ``value`` around them."""
+    rows, columns = height - images.shape[-2], width - images.shape[-1]
+    sides = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+    return F.pad(images, sides, value=value)
+
+
 class SynthesisNetwork(nn.Module):
     """Image slices, and a prompt where the network takes one, to T1ce slices.
 
@@ -63,12 +70,10 @@ class SynthesisNetwork(nn.Module):
     def padded(self, stacked: Tensor, height: int, width: int) -> Tensor:
         """A stack of images and prompt, background around it, in a larger size; :meth:`cropped`
         undoes it."""
-        rows, columns = height - stacked.shape[-2], width - stacked.shape[-1]
-        sides = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
         count = len(self.spec.inputs)
-        parts = [F.pad(stacked[:, :count], sides, value=BACKGROUND)]
+        parts = [centred(stacked[:, :count], height, width, BACKGROUND)]
         if self.spec.network.prompt:
-            parts.append(F.pad(stacked[:, count:], sides))
+            parts.append(centred(stacked[:, count:], height, width, 0.0))
         return torch.cat(parts, dim=1)
 
     @staticmethod

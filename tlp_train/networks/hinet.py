@@ -123,16 +123,11 @@ class Reconstruction(nn.Module):
         return torch.tanh(wide(self.out(x)))
 
 
-class HiNet(SynthesisNetwork):
-    """What is fused on the way down goes into what is fused on the way up."""
+class FusionNetwork(SynthesisNetwork):
+    """The fusions on the way down and the decoder, of ``n`` channels at full resolution."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, n: int) -> None:
         super().__init__(spec)
-        n = HiNetOptions.of(spec).width
-        widths = (self.channels, n, 2 * n, 4 * n)
-        self.encoders = nn.ModuleList(
-            nn.ModuleList(two_units(a, b) for a, b in itertools.pairwise(widths)) for _ in range(2)
-        )
         self.fusions = nn.ModuleList(
             [
                 Fusion(n, 0, 2 * n, leaky),
@@ -149,6 +144,18 @@ class HiNet(SynthesisNetwork):
                 Fusion(n, n, n),
                 nn.Sequential(*unit(n, n)),
             ]
+        )
+
+
+class HiNet(FusionNetwork):
+    """What is fused on the way down goes into what is fused on the way up."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        n = HiNetOptions.of(spec).width
+        super().__init__(spec, n)
+        widths = (self.channels, n, 2 * n, 4 * n)
+        self.encoders = nn.ModuleList(
+            nn.ModuleList(two_units(a, b) for a, b in itertools.pairwise(widths)) for _ in range(2)
         )
         self.out = nn.Conv2d(n, 1, 3, padding=1)
         self.reconstructions = nn.ModuleList(Reconstruction(n) for _ in range(2))

@@ -12,21 +12,19 @@ from torch import Tensor, nn
 
 from tlp_runtime.options import option
 from tlp_runtime.spec.model import ModelSpec
-from tlp_train.networks.base import Card, Network, SynthesisNetwork, wide
+from tlp_train.networks.base import Card, Network, wide
 from tlp_train.networks.hinet import (
     PUBLISHED,
     RENAMED,
-    Fusion,
+    FusionNetwork,
     FusionOptions,
     Rules,
     discriminator,
     doubled,
     halved,
-    leaky,
     renamed,
     shown,
     two_units,
-    unit,
 )
 from tlp_train.recipes import PairedGAN
 
@@ -71,35 +69,18 @@ class SelfAttention(nn.Module):
         return self.gate.to(x.dtype) * seen + x
 
 
-class MMgSN(SynthesisNetwork):
+class MMgSN(FusionNetwork):
     """HiNet's fusion at unpooled scales, whose results guide each encoder's next scale; the image
     is a mixture of every decoder scale."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
         n = MMgSNOptions.of(spec).width
+        super().__init__(spec, n)
         self.encoders = nn.ModuleList(
             nn.ModuleList(
                 [two_units(self.channels, n), two_units(3 * n, 2 * n), two_units(8 * n, 4 * n)]
             )
             for _ in range(2)
-        )
-        self.fusions = nn.ModuleList(
-            [
-                Fusion(n, 0, 2 * n, leaky),
-                Fusion(2 * n, 2 * n, 4 * n, leaky),
-                Fusion(4 * n, 4 * n, 4 * n, leaky),
-            ]
-        )
-        self.lowest = nn.Sequential(*unit(4 * n, 8 * n, leaky))
-        self.decoder = nn.ModuleList(
-            [
-                nn.Sequential(*unit(8 * n, 4 * n)),
-                Fusion(4 * n, 4 * n, 2 * n),
-                Fusion(2 * n, 2 * n, n),
-                Fusion(n, n, n),
-                nn.Sequential(*unit(n, n)),
-            ]
         )
         self.attention = SelfAttention(n)
         self.out = nn.Conv2d(9 * n, 1, 1)

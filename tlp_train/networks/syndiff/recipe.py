@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tlp_runtime.spec.model import OUTPUT_NAME, PROMPT_NAME
 from tlp_train.cycle import prompt_of, stacked_inputs
-from tlp_train.networks.base import BACKGROUND
+from tlp_train.networks.base import BACKGROUND, centred
 from tlp_train.networks.cyclegan import InstancePatchGAN, ResnetBody
 from tlp_train.networks.syndiff.discriminator import TimeDiscriminator
 from tlp_train.networks.syndiff.ncsnpp import NCSNpp
@@ -88,6 +88,7 @@ class AdversarialDiffusion(Recipe):
         Steps from one penalty to the next.
     """
 
+    TITLE: ClassVar[str] = "adversarial diffusion and cycle, unpaired"
     unpaired: ClassVar[bool] = True
 
     distance: float = 0.5
@@ -230,10 +231,10 @@ class _Given:
 
         def prompt(name: str) -> Tensor | None:
             found = prompt_of(config, batch, name)
-            return padded(found[0], size, 0.0) if found else None
+            return centred(found[0], size, size, 0.0) if found else None
 
-        target = padded(batch[OUTPUT_NAME], size, BACKGROUND)
-        inputs = padded(stacked_inputs(config, batch), size, BACKGROUND)
+        target = centred(batch[OUTPUT_NAME], size, size, BACKGROUND)
+        inputs = centred(stacked_inputs(config, batch), size, size, BACKGROUND)
         return cls(
             schedule,
             target,
@@ -254,10 +255,3 @@ class _Given:
         x = self.schedule.denoised(denoised, noisy.noisier, noisy.t, self.noise[side])
         scores: Tensor = judge[f"{side}_steps"](x, noisy.t, noisy.noisier)
         return scores
-
-
-def padded(images: Tensor, size: int, value: float) -> Tensor:
-    """Images in the middle of a square with ``value`` around them, as in inference."""
-    rows, columns = size - images.shape[-2], size - images.shape[-1]
-    sides = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-    return F.pad(images, sides, value=value)
