@@ -265,8 +265,13 @@ class Graph(nn.Module):
         output: Tensor = self.generator(*(tensor.to(self.dtype) for tensor in tensors))
         return output.float()
 
+    @property
+    def drawn(self) -> dict[str, Tensor]:
+        """Inputs with a default, by name, float32; they come after the others."""
+        return {name: tensor.float() for name, tensor in self.generator.drawn.items()}
 
-def export_module(generator: SynthesisNetwork, dtype: torch.dtype = torch.float32) -> nn.Module:
+
+def export_module(generator: SynthesisNetwork, dtype: torch.dtype = torch.float32) -> Graph:
     """The module that is traced, in evaluation mode."""
     return Graph(generator, dtype).eval()
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import onnx
 import torch
-from torch import nn
 
-from tlp_export.graph import example_inputs
+from tlp_export.graph import Graph, example_inputs
 from tlp_export.libraries import parity_error
 from tlp_runtime.engines.onnx import SPEC_KEY
 from tlp_runtime.errors import first_line
@@ -28,11 +27,13 @@ def opset_of(precision: Precision) -> int:
     return BF16_OPSET if precision == "bf16" else OPSET
 
 
-def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
+def write_onnx(graph: Graph, spec: ModelSpec, path: Path) -> int:
     """Trace ``graph`` into one ONNX file, specification inside; returns its number of nodes.
 
-    The batch axis is dynamic; height and width are where ``spec.sizes`` says so. The same module
-    gives the same bytes, wherever it is exported: the file holds no traces of the tracing.
+    The batch axis is dynamic; height and width are where ``spec.sizes`` says so. What the network
+    draws at random is an input too, with an initializer of its name: its default, so that nobody
+    has to give it. The same module gives the same bytes, wherever it is exported: the file holds
+    no traces of the tracing.
 
     Raises
     ------
@@ -49,6 +50,7 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
     half = {parameter.dtype for parameter in graph.parameters()}
     opset = BF16_OPSET if torch.bfloat16 in half else OPSET
     inputs = example_inputs(spec)
+    drawn = graph.drawn
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
@@ -57,12 +59,12 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
         try:
             program = torch.onnx.export(
                 graph,
-                inputs,
+                (*inputs, *drawn.values()),
                 dynamo=True,
                 opset_version=opset,
-                input_names=list(spec.tensor_names),
+                input_names=[*spec.tensor_names, *drawn],
                 output_names=[OUTPUT_NAME],
-                dynamic_shapes=(tuple(axes for _ in inputs),),
+                dynamic_shapes=((*(axes for _ in inputs), *({} for _ in drawn)),),
                 external_data=False,
                 optimize=True,
                 verbose=False,
@@ -73,6 +75,8 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> int:
             raise parity_error("the network cannot be traced: the exporter returned nothing.")
         program.save(str(path), external_data=False)
     model = onnx.load(path)
+    for name, tensor in drawn.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(tensor.numpy(), name))
     _fix_shapes(model.graph)
     _strip(model)
     entry = model.metadata_props.add()

@@ -18,7 +18,7 @@ _PASSES_ON = ("Mul", "Div", "Add", "Sub", "Cast", "Reshape", "Transpose", "Unsqu
 
 
 def require_structure(model: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Check names, shapes, types and the specification inside.
+    """Check names, shapes, types and the specification inside; inputs with a default may be any.
 
     Raises
     ------
@@ -27,8 +27,9 @@ def require_structure(model: onnx.ModelProto, spec: ModelSpec) -> None:
     """
     sizes = (None, None) if spec.sizes else (spec.crop.height, spec.crop.width)
     expected = dict.fromkeys(spec.tensor_names, (TensorProto.FLOAT, None, 1, *sizes))
+    defaults = {tensor.name for tensor in model.graph.initializer}
     for values, wanted in (
-        (model.graph.input, expected),
+        ([value for value in model.graph.input if value.name not in defaults], expected),
         (model.graph.output, {OUTPUT_NAME: next(iter(expected.values()))}),
     ):
         found = {

@@ -17,11 +17,14 @@ from tests.assets import split_of
 from tests.scans import slab
 from tlp_export import export
 from tlp_export.options import ExportOptions
+from tlp_runtime.engines.builds import add_engine
+from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import ModelMismatch, SpecError, UsageError
 from tlp_runtime.spec.model import CropSpec
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
+from tlp_runtime.warnings import WarningLog
 from tlp_train.callbacks import read_metrics
 from tlp_train.checkpoint import Lineage, load_checkpoint, write_checkpoint
 from tlp_train.config import TrainConfig, preset
@@ -148,6 +151,9 @@ def test_a_network_of_published_size_trains_and_is_exported(
     slices = {name: np.zeros((1, 1, 192, 160), np.float32) - 1 for name in ("t1", "t2")}
     with choose("ort-cpu", "cpu").open(exported.bundle) as engine:
         assert np.isfinite(engine.run(slices)).all()
+    profile = EngineOptions(profiles=(BatchProfile(1, 1, 1),))
+    built = add_engine(exported.bundle, "trt-rtx", profile, warn=WarningLog().add)
+    assert built.file.stat().st_size > 100_000
 
 
 def test_networks_of_two_inputs_say_so() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -19,16 +20,18 @@ from tests.assets import split_of
 from tests.fakes.engine import TINY_NETWORK
 from tests.train.runs import Killed, assert_equal_runs, killed_before, weights
 from tlp_export import export
+from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import ModelDamaged, UsageError
 from tlp_runtime.io.datasets import find_cases
 from tlp_runtime.spec.model import CropSpec, ModelSpec
 from tlp_train.cache import CachedCase, open_cases
-from tlp_train.checkpoint import load_checkpoint
+from tlp_train.checkpoint import Lineage, load_checkpoint, write_checkpoint
 from tlp_train.config import TrainConfig, preset
 from tlp_train.data import SampleId, SliceDataset
 from tlp_train.fpg import FuzzyPrompt
 from tlp_train.module import SynthesisModule
 from tlp_train.networks import registry
+from tlp_train.networks.syndiff.options import SynDiffOptions
 from tlp_train.pairing import OtherCases
 from tlp_train.runs import Run
 from tlp_train.safe_files import save_whole
@@ -143,6 +146,61 @@ def test_what_was_trained_is_exported(trained: Run, tmp_path: Path) -> None:
         name = "denoiser.first.weight"
         assert torch.equal(checkpoint.generator_state[name], state[f"generator.{name}"])
         assert not torch.equal(state[f"generator.{name}"], state[f"unaveraged.{name}"])
+
+
+def test_the_noise_of_a_graph_is_an_input_that_nobody_has_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its default is drawn by the seed in the specification."""
+    monkeypatch.setenv("TLP_HOME", str(tmp_path / "home"))
+    config = config_of("syndiff")
+    network = config.spec.network
+    config = replace(
+        config,
+        spec=replace(config.spec, network=replace(network, options={**network.options, "seed": 7})),
+    )
+    torch.manual_seed(0)
+    built = registry.build(config.spec).eval()
+    write_checkpoint(tmp_path / "a.ckpt", config.spec, built.state_dict(), Lineage(config=config))
+    made = export(load_checkpoint(tmp_path / "a.ckpt"))
+    assert made.parity.passed
+
+    rng = np.random.default_rng(0)
+    spec = made.bundle.spec
+    tensors = {
+        name: rng.uniform(-1, 1, (2, 1, 32, 32)).astype(np.float32) for name in spec.tensor_names
+    }
+    noise = {
+        name: rng.standard_normal(shape, np.float32)
+        for name, shape in (("noise", (2, 1, 32, 32)), ("latents", (2, 1, 4)))
+    }
+
+    def of(*more: Any) -> Any:
+        given = (*map(torch.from_numpy, tensors.values()), *map(torch.from_numpy, more))
+        with torch.no_grad():
+            return built(*given).numpy()
+
+    drawn = np.random.default_rng(7)
+    own = [drawn.standard_normal(array.shape, np.float32) for array in noise.values()]
+    assert np.abs(of(*own) - of()).max() < 1e-3
+    for name in ("ort-cpu", "ov-cpu"):
+        with choose(name, "cpu").open(made.bundle) as engine:
+            images = [engine.run(tensors) for _ in range(2)]
+        assert np.array_equal(*images)
+        assert np.abs(images[0] - of()).max() < 1e-4, name
+    session = onnxruntime.InferenceSession(made.bundle.onnx, providers=["CPUExecutionProvider"])
+    assert [node.name for node in session.get_inputs()] == list(spec.tensor_names)
+    assert {node.name for node in session.get_overridable_initializers()} == set(noise)
+    (other,) = session.run(None, {**tensors, **noise})
+    wanted = of(*noise.values())
+    assert np.abs(other - wanted).max() < 1e-4
+    assert np.abs(other - images[0]).max() > 1e-2
+
+
+def test_a_run_may_begin_with_weights_that_were_used_with_other_noise() -> None:
+    one, other = SynDiffOptions(seed=1), SynDiffOptions()
+    assert one.may_begin_from(other)
+    assert not one.may_begin_from(replace(other, width=32))
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,15 @@ class SynthesisNetwork(nn.Module):
         """Of each branch: its image, and the prompt if there is one."""
         return 1 + self.spec.network.prompt
 
+    @property
+    def drawn(self) -> Mapping[str, Tensor]:
+        """Random tensors by name that ``forward`` takes as well, after the others, if given.
+
+        Their values here are the ones that it uses otherwise. In a graph they are inputs with
+        these values as defaults, of float32.
+        """
+        return {}
+
     def outputs(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """What training sees: the image first, then whatever else the losses need."""
         return (self(*tensors),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,11 @@ from tlp_train.networks.syndiff.schedule import NoiseSchedule
 
 
 class SynDiff(SynthesisNetwork):
-    """The diffusive generator and its sampling loop; every slice starts from the same noise."""
+    """The diffusive generator and its sampling loop.
+
+    Every slice starts from the same noise, drawn by the option ``seed``, unless other noise is
+    given: ``noise`` (steps, 1, size, size) and ``latents`` (steps, 1, latent).
+    """
 
     noise: Tensor
     latents: Tensor
@@ -29,7 +33,7 @@ class SynDiff(SynthesisNetwork):
         self.size = net.size
         self.schedule = NoiseSchedule.of(net.steps)
         self.denoiser = NCSNpp(1 + len(spec.tensor_names), net)
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(net.seed)
         for name, shape in (
             ("noise", (net.steps, 1, net.size, net.size)),
             ("latents", (net.steps, 1, net.latent)),
@@ -37,10 +41,16 @@ class SynDiff(SynthesisNetwork):
             values = torch.as_tensor(rng.standard_normal(shape, np.float32))
             self.register_buffer(name, values, persistent=False)
 
+    @property
+    def drawn(self) -> Mapping[str, Tensor]:
+        return {"noise": self.noise, "latents": self.latents}
+
     def forward(self, *tensors: Tensor) -> Tensor:
+        count = len(self.spec.tensor_names)
+        noise, latents = tensors[count:] or (self.noise, self.latents)
         height, width = tensors[0].shape[-2:]
-        source = self.padded(self.stacked(tensors), self.size, self.size)
-        return self.cropped(self.sample(source, self.noise[:, None], self.latents), height, width)
+        source = self.padded(self.stacked(tensors[:count]), self.size, self.size)
+        return self.cropped(self.sample(source, noise[:, None], latents), height, width)
 
     def sample(
         self, source: Tensor, noise: Sequence[Tensor] | Tensor, latents: Sequence[Tensor] | Tensor
@@ -108,7 +118,7 @@ NETWORK = Network(
         paper="arXiv 2207.08208",
         licence="MIT, files of NVIDIA's under its source code licence; written here from facts of "
         "their code",
-        differs="the noise of inference is the same for every slice; all inputs, and the prompt, "
+        differs="the noise of inference is drawn once, by the option seed, for every slice; all inputs, and the prompt, "
         "are given to each step; slices are padded to 256 x 256 inside the network; discriminators "
         "and generators of a step see the same draws of step, latent and noise; the T1ce of a step "
         "is of another patient than its inputs; the running mean of weights is kept of the "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from tlp_runtime.options import option
@@ -32,6 +32,8 @@ class SynDiffOptions(NetworkOptions):
         Width of the layers that turn it into styles.
     steps
         Denoising steps.
+    seed
+        Of the noise and latents of inference, the same for every slice.
     """
 
     NAME: ClassVar[str] = "syndiff"
@@ -44,6 +46,7 @@ class SynDiffOptions(NetworkOptions):
     latent: int = option(100, minimum=1)
     latent_width: int = option(256, minimum=1)
     steps: int = option(4, minimum=1)
+    seed: int = option(0, minimum=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +80,10 @@ class SynDiffOptions(NetworkOptions):
     def attends(self, level: int) -> bool:
         """Whether that level has attention; level 0 has the full resolution."""
         return bool(self.size == self.attention * 2**level)
+
+    def may_begin_from(self, other: NetworkOptions) -> bool:
+        """As :meth:`NetworkOptions.may_begin_from`, whatever the noise."""
+        return isinstance(other, SynDiffOptions) and replace(other, seed=self.seed) == self
 
     def require_on(self, spec: ModelSpec) -> None:
         """As :meth:`NetworkOptions.require_on`; slices are padded to one size."""
