@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from tlp_train.metrics import (
 from tlp_train.tables import comparison_rows, evaluation_csv, evaluation_markdown, group_rows
 
 
+@cache
 def _evaluation(case: Path, spec: ModelSpec, use: str, model: str = "fake") -> Evaluation:
     cases = [c for c in find_cases(case.parent, needed_arrays(spec)) if c.name == case.name]
     with Synthesizer(FakeEngine(spec), batch=7) as synthesizer:
@@ -189,19 +191,21 @@ def test_cases_whose_t1_tells_little_of_the_t1ce_are_listed_apart(phantom_case: 
 
 def test_comparison_pairs_the_cases(phantom_dir: Path) -> None:
     spec = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
-    cases = find_cases(phantom_dir, needed_arrays(spec))
-    with Synthesizer(FakeEngine(spec)) as synthesizer:
-        none, seg = (
-            evaluate(synthesizer, cases[:2], use, model=use, data="phantom")
-            for use in ("none", "seg")
+    cases = find_cases(phantom_dir, needed_arrays(spec))[:2]
+    fewer = _evaluation(phantom_dir / cases[0].name, spec, "none")
+    none, seg = (
+        _with_cases(
+            fewer,
+            **{c.name: _evaluation(phantom_dir / c.name, spec, use).cases[c.name] for c in cases},
         )
-        fewer = evaluate(synthesizer, cases[:1], "none", model="m", data="phantom")
+        for use in ("none", "seg")
+    )
     found = compare(none, seg)
     key = "core.psnr_db"
-    means = [[e.cases[c.name].images[SYNTHESIS][key].mean for c in cases[:2]] for e in (none, seg)]
+    means = [[e.cases[c.name].images[SYNTHESIS][key].mean for c in cases] for e in (none, seg)]
     assert found.differences[key].mean == pytest.approx(np.mean(means[1]) - np.mean(means[0]))
     assert [row[0] for row in comparison_rows(found)][:1] == ["slice.psnr_db"]
-    assert found.pairs == tuple((case.name, case.name) for case in cases[:2])
+    assert found.pairs == tuple((case.name, case.name) for case in cases)
     with pytest.raises(InputError, match=cases[1].name):
         compare(none, fewer)
 
@@ -271,11 +275,9 @@ def test_cases_that_the_model_was_trained_on_are_marked(phantom_dir: Path) -> No
     spec = ModelSpec(inputs=("t1",), network=TINY_NETWORK)
     cases = find_cases(phantom_dir, needed_arrays(spec))[:2]
     known = [read_volume(cases[0].files["t1ce"]).voxels_sha256(), "0" * 64]
+    unknown = _evaluation(phantom_dir / cases[0].name, spec, "none")
     with Synthesizer(FakeEngine(spec)) as synthesizer:
-        marked, unknown = (
-            evaluate(synthesizer, cases, "none", model="m", data="d", training_voxels=hashes)
-            for hashes in (known, ())
-        )
+        marked = evaluate(synthesizer, cases, "none", model="m", data="d", training_voxels=known)
     assert marked.seen == (cases[0].name,)
     assert marked.cases[cases[1].name].seen is False
     assert {case.seen for case in unknown.cases.values()} == {None}
@@ -292,7 +294,7 @@ def test_cases_that_the_model_was_trained_on_are_marked(phantom_dir: Path) -> No
     segmentation = read_volume(cases[0].files["seg"]).voxels_sha256()
     with Synthesizer(FakeEngine(spec)) as synthesizer:
         empty = evaluate(
-            synthesizer, cases, "none", model="m", data="d", training_voxels=[segmentation]
+            synthesizer, cases[:1], "none", model="m", data="d", training_voxels=[segmentation]
         )
     assert empty.seen == (), "equal segmentations, empty ones say, are not equal cases"
 
