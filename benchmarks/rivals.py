@@ -63,7 +63,15 @@ HALF, HALF_CASES = 0.5, 5
 """The share of the time that tells whether there is a plateau, and on how many test cases."""
 
 UNTRAINED_DB = 0.3
-KEYS = ("slice.psnr_db", "slice.ssim", "slice.nmse", "brain.psnr_db", "core.psnr_db")
+PSNR = "slice.psnr_db"
+SHOWN = {
+    PSNR: "PSNR, dB",
+    "slice.ssim": "SSIM",
+    "slice.nmse": "NMSE",
+    "brain.psnr_db": "fitted brain, dB",
+    "enhancement.mae": "enhancement MAE",
+}
+"""What the table has of an evaluation; the record has all of it."""
 
 
 @dataclass(frozen=True)
@@ -207,18 +215,24 @@ def job(plan: Plan, arm: Arm, seed: int, share: float) -> None:
     rows = read_metrics(run.metrics)
     names = split.test[:HALF_CASES] if share == HALF else split.test
     tests = [c for c in find_cases(folder, (*INPUTS, "t1ce", "seg")) if c.name in names]
-    with Synthesizer(TorchEngine(load_checkpoint(run.last), plan.device), batch=4) as synthesizer:
-        found = evaluate(synthesizer, tests, "none", model=arm.name, data="phantom")
+    last = load_checkpoint(run.last)
+    with Synthesizer(TorchEngine(last, plan.device), batch=4) as synthesizer:
+        found = evaluate(
+            synthesizer, tests, "none", model=arm.name, data="phantom",
+            learnt=last.lineage.learnt_factor,
+        )  # fmt: skip
     record = {
         "arm": arm.name, "seed": seed, "share": share, "seconds": trained,
         "calibration_seconds": calibrated, "updates": int(rows[-1]["step"]),
         "slices": int(rows[-1]["step"]) * config.batch_size, "batch": config.batch_size,
         "learning_rate": config.learning_rate,
         "validation_psnr": [float(row["val_psnr"]) for row in rows],
-        "summary": {key: asdict(found.summary[SYNTHESIS][key]) for key in KEYS},
+        "summary": {
+            image: {key: asdict(value) for key, value in of.items() if value.count}
+            for image, of in found.summary.items()
+        },
         "cases": {
-            name: {key: case.images[SYNTHESIS][key].mean for key in KEYS
-                   if key in case.images[SYNTHESIS]}
+            name: {key: value.mean for key, value in case.images[SYNTHESIS].items()}
             for name, case in found.cases.items()
         },
     }  # fmt: skip
@@ -261,14 +275,19 @@ def report(plan: Plan, arms: Sequence[str], speeds: Mapping[str, Any]) -> dict[s
     """All results there are, and the table of them."""
     results = [json.loads(p.read_text()) for p in sorted((plan.out / "results").glob("*.json"))]
     rows = []
+    if results:
+        references = results[0]["summary"].items()
+        rows = [
+            [f"*{image}*", "", "", "", *_measured([of]), "", ""]
+            for image, of in references
+            if image != SYNTHESIS
+        ]
     for name in arms:
         whole = [one for one in results if one["arm"] == name and one["share"] == 1.0]
         halves = [one for one in results if one["arm"] == name and one["share"] == HALF]
         if not whole:
             continue
-        psnr = statistics.mean(one["summary"]["slice.psnr_db"]["mean"] for one in whole)
         gained = _gained(whole, halves)
-        low, high = whole[0]["summary"]["slice.psnr_db"]["interval"]
         about = speeds.get(name, {})
         rows.append(
             [
@@ -276,14 +295,12 @@ def report(plan: Plan, arms: Sequence[str], speeds: Mapping[str, Any]) -> dict[s
                 f"{about.get('parameters_m', float('nan')):.2f}",
                 f"{about.get('gflop', float('nan')):.1f}",
                 f"{whole[0]['updates']} x {whole[0]['batch']}",
-                f"{psnr:.2f} [{low:.2f}, {high:.2f}]",
+                *_measured([one["summary"][SYNTHESIS] for one in whole]),
                 f"{gained:+.2f}",
-                *(f"{whole[0]['summary'][key]['mean']:.3f}" for key in KEYS[1:]),
                 "" if gained <= UNTRAINED_DB else "untrained",
             ]
         )
-    head = ["", "M parameters", "GFLOP", "updates", "PSNR [95 %]", "of that by the second half"]
-    head += ["SSIM", "NMSE", "brain PSNR", "core PSNR", ""]
+    head = ["", "M parameters", "GFLOP", "updates", *SHOWN.values(), "by the second half, dB", ""]
     print(markdown_table(head, rows), flush=True)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else environment("")["cpu"]
     return {
@@ -293,10 +310,22 @@ def report(plan: Plan, arms: Sequence[str], speeds: Mapping[str, Any]) -> dict[s
     }  # fmt: skip
 
 
+def _measured(summaries: Sequence[Any]) -> list[str]:
+    """Means over seeds, with the first seed's 95 % interval over cases."""
+    cells = []
+    for key in SHOWN:
+        digits = 2 if key.endswith("_db") else 3
+        mean = statistics.mean(one[key]["mean"] for one in summaries)
+        within = summaries[0][key]["interval"]
+        told = "" if within is None else f" [{', '.join(f'{end:.{digits}f}' for end in within)}]"
+        cells.append(f"{mean:.{digits}f}{told}")
+    return cells
+
+
 def _gained(whole: Sequence[Any], halves: Sequence[Any]) -> float:
     """What the whole time is better by than half of it, dB, over the cases that both have."""
     gains = [
-        one["cases"][case]["slice.psnr_db"] - half["cases"][case]["slice.psnr_db"]
+        one["cases"][case][PSNR] - half["cases"][case][PSNR]
         for one in whole
         for half in halves
         if one["seed"] == half["seed"]

@@ -43,7 +43,7 @@ def _last_lines(result: subprocess.CompletedProcess[str]) -> tuple[str, str]:
 
 
 def test_the_four_verbs_one_after_another(tmp_path: Path) -> None:
-    """Short training; `make proof` runs the same with the demo preset as it is."""
+    """A tiny network, trained for a moment; `make proof` has the demo preset as it is."""
     result = _tlp(tmp_path, "phantom", "--out", "phantom", "--cases", "3", "--seed", "5")
     assert _last_lines(result)[1].startswith("next: tlp train")
     case = sorted((tmp_path / "phantom").iterdir())[0]
@@ -52,7 +52,8 @@ def test_the_four_verbs_one_after_another(tmp_path: Path) -> None:
 
     result = _tlp(
         tmp_path, "train", "--data", "phantom", "--preset", "demo", "--epochs", "1",
-        "--slices-per-epoch", "4",
+        "--slices-per-epoch", "4", "--network-option", "dim=4", "--network-option", "blocks=1,1,1",
+        "--network-option", "heads=2,2,2", "--network-option", "refinement_blocks=1",
     )  # fmt: skip
     assert _last_lines(result)[1] == "next: tlp export"
     assert "inputs: t1 (default)" in result.stderr
