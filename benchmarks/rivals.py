@@ -1,14 +1,14 @@
 """Networks next to each other: each trained for the same time on the phantom, then tested.
 
-    python -m benchmarks.rivals --out rivals --size demo --seconds 240 --json rivals.json
-    python -m benchmarks.rivals --out rivals --size published --seconds 300 --at-once 16 \
+    python -m benchmarks.rivals --out rivals --size demo --seconds 180 --json rivals.json
+    python -m benchmarks.rivals --out rivals --size published --seconds 320 --at-once 8 \
         --json rivals.json                        # on a GPU, best under CUDA MPS
 
 Every network is trained by its own recipe for as many updates as fit into the time, and once more
-for half of it: a network that is better by more than 0.3 dB on the same cases after the whole time
-is marked untrained, and nobody wins against it. Its published form has no prompt; `+prompt` rows
-have one, of which nothing is told in these tests. Speed and memory of eager PyTorch are measured
-before, alone.
+for half of it: a network that is better by more than 0.3 dB on the same cases after the whole time,
+or was not tried for half of it, is marked untrained, and nobody wins against it. Its published form
+has no prompt; `+prompt` rows have one, of which nothing is told in these tests. Speed and memory of
+eager PyTorch are measured before, alone.
 """
 
 from __future__ import annotations
@@ -296,8 +296,8 @@ def report(plan: Plan, arms: Sequence[str], speeds: Mapping[str, Any]) -> dict[s
                 f"{about.get('gflop', float('nan')):.1f}",
                 f"{whole[0]['updates']} x {whole[0]['batch']}",
                 *_measured([one["summary"][SYNTHESIS] for one in whole]),
-                f"{gained:+.2f}",
-                "" if gained <= UNTRAINED_DB else "untrained",
+                "not tried" if gained is None else f"{gained:+.2f}",
+                "" if gained is not None and gained <= UNTRAINED_DB else "untrained",
             ]
         )
     head = ["", "M parameters", "GFLOP", "updates", *SHOWN.values(), "by the second half, dB", ""]
@@ -322,7 +322,7 @@ def _measured(summaries: Sequence[Any]) -> list[str]:
     return cells
 
 
-def _gained(whole: Sequence[Any], halves: Sequence[Any]) -> float:
+def _gained(whole: Sequence[Any], halves: Sequence[Any]) -> float | None:
     """What the whole time is better by than half of it, dB, over the cases that both have."""
     gains = [
         one["cases"][case][PSNR] - half["cases"][case][PSNR]
@@ -331,7 +331,7 @@ def _gained(whole: Sequence[Any], halves: Sequence[Any]) -> float:
         if one["seed"] == half["seed"]
         for case in half["cases"]
     ]
-    return statistics.mean(gains) if gains else float("nan")
+    return statistics.mean(gains) if gains else None
 
 
 def main() -> None:
@@ -343,6 +343,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("demo", "published"), default="demo")
     parser.add_argument("--seconds", type=float, default=240)
     parser.add_argument("--arms", default=",".join(ARMS), help=", ".join(ARMS))
+    parser.add_argument("--halves", default=None, metavar="ARMS", help="by default those of --arms")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--at-once", type=int, default=1, help="trainings side by side, on a GPU")
     parser.add_argument("--speed-only", action="store_true")
@@ -356,7 +357,8 @@ def main() -> None:
         job(plan, ARMS[arm], int(seed), float(share))
         return
     arms = options.arms.split(",")
-    unknown = set(arms) - set(ARMS)
+    halves = arms if options.halves is None else options.halves.split(",")
+    unknown = {*arms, *halves} - set(ARMS)
     if unknown:
         parser.error(f"no such arm: {', '.join(sorted(unknown))}")
     plan.out.mkdir(parents=True, exist_ok=True)
@@ -370,7 +372,7 @@ def main() -> None:
             f"{arm}/{seed}/{share}"
             for seed in range(options.seeds)
             for share in (1.0, HALF)
-            for arm in arms
+            for arm in (arms if share == 1.0 else halves)
         ]
         with ThreadPoolExecutor(options.at_once) as pool:
             codes = list(pool.map(_start, jobs))
