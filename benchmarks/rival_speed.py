@@ -30,12 +30,13 @@ from benchmarks.rivals import INPUTS, TorchEngine
 from tlp_export import export
 from tlp_export.fold import cost
 from tlp_runtime.bench.contest import ContenderFailed, Process, compete
-from tlp_runtime.bench.machine import environment, peak_memory_mib
+from tlp_runtime.bench.machine import environment
 from tlp_runtime.engines.base import Engine, Opening
 from tlp_runtime.engines.builds import add_engine
 from tlp_runtime.engines.choice import EngineChoice
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.select import choose
+from tlp_runtime.engines.tensorrt.binding import load
 from tlp_runtime.errors import TLPError, first_line
 from tlp_runtime.files.markdown import markdown_table
 from tlp_runtime.models.bundle import Bundle
@@ -69,10 +70,6 @@ class Open:
     def turn(self, repeats: int) -> float:
         """Seconds per slice, median."""
         return statistics.median(self._engine.timed(self._given).total_s for _ in range(repeats))
-
-    def memory_mib(self) -> float | None:
-        """The process's peak so far."""
-        return peak_memory_mib()
 
     def close(self) -> None:
         """Close the engine."""
@@ -108,7 +105,7 @@ def prepare(folder: Path, network: str) -> dict[str, Any]:
         found["tensorrt_rtx"] = {
             "seconds": time.perf_counter() - began,
             "mib": stored.file.stat().st_size / 2**20,
-            "version": version("tensorrt-rtx"),
+            "version": load("trt-rtx").version,
         }
     except TLPError as error:
         found["tensorrt_rtx"] = {"error": str(error)}
@@ -130,11 +127,9 @@ def measure(folder: Path, rounds: int, repeats: int, threads: int) -> dict[str, 
             except ContenderFailed as error:
                 refused[name] = first_line(error)
         found = compete(running, rounds, lambda one: one.timed_call("turn", repeats))
-        memory = {one.name: one.call("memory_mib") for one in running if one.name in found.seconds}
     return {
         "seconds": {name: found.median(name) for name in found.seconds},
         "faster_than_eager": {name: found.faster(name, EAGER) for name in found.seconds},
-        "peak_mib": memory,
         "failed": {**refused, **found.failed},
         "load": None if found.load is None else asdict(found.load),
     }
@@ -158,12 +153,11 @@ def table(networks: dict[str, Any]) -> str:
                     else ""
                     for one in ENGINES
                 ),
-                ", ".join(f"{mib:.0f}" for mib in about["peak_mib"].values()),
                 rtx.get("error") or f"{rtx['seconds']:.0f} s, {rtx['mib']:.0f} MiB",
             ]
         )
-    head = ["", "M parameters", "GFLOP", "eager, s per slice", *ENGINES, "peak MiB of each"]
-    return markdown_table([*head, "TensorRT-RTX builds"], rows)
+    head = ["", "M parameters", "GFLOP", "eager, s per slice", *ENGINES]
+    return markdown_table([*head, "TensorRT-RTX builds it"], rows)
 
 
 def main() -> None:

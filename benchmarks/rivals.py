@@ -274,14 +274,14 @@ def speed(plan: Plan, arm: Arm) -> dict[str, Any]:
 def report(plan: Plan, arms: Sequence[str], speeds: Mapping[str, Any]) -> dict[str, Any]:
     """All results there are, and the table of them."""
     results = [json.loads(p.read_text()) for p in sorted((plan.out / "results").glob("*.json"))]
-    rows = []
-    if results:
-        references = results[0]["summary"].items()
-        rows = [
-            [f"*{image}*", "", "", "", *_measured([of]), "", ""]
-            for image, of in references
-            if image != SYNTHESIS
-        ]
+    references: Mapping[str, Any] = next(
+        (one["summary"] for one in results if one["share"] == 1.0), {}
+    )
+    rows = [
+        [f"*{image}*", "", "", "", *_measured([of]), "", ""]
+        for image, of in references.items()
+        if image != SYNTHESIS
+    ]
     for name in arms:
         whole = [one for one in results if one["arm"] == name and one["share"] == 1.0]
         halves = [one for one in results if one["arm"] == name and one["share"] == HALF]
