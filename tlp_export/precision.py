@@ -8,7 +8,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from tlp_export.fold import fold
-from tlp_export.graph import export_module
+from tlp_export.graph import Graph, export_module
 from tlp_runtime.models.manifest import Precision
 from tlp_train.networks.base import SynthesisNetwork
 
@@ -33,7 +33,7 @@ def to_precision(generator: SynthesisNetwork, precision: Precision) -> Synthesis
     return generator
 
 
-def half_module(generator: SynthesisNetwork, precision: Precision) -> nn.Module:
+def half_module(generator: SynthesisNetwork, precision: Precision) -> Graph:
     """What is traced of a checkpoint's generator for a half-precision graph."""
     return export_module(to_precision(fold(generator), precision), DTYPES[precision])
 

@@ -118,10 +118,11 @@ NETWORK = Network(
         paper="arXiv 2207.08208",
         licence="MIT, files of NVIDIA's under its source code licence; written here from facts of "
         "their code",
-        differs="the noise of inference is drawn once, by the option seed, for every slice; all inputs, and the prompt, "
-        "are given to each step; slices are padded to 256 x 256 inside the network; discriminators "
-        "and generators of a step see the same draws of step, latent and noise; the T1ce of a step "
-        "is of another patient than its inputs; the running mean of weights is kept of the "
-        "generator of T1ce alone; convolutions of the generators start as PyTorch's do",
+        differs="the noise of inference is drawn once, by the option seed, for every slice; all "
+        "inputs, and the prompt, are given to each step; slices are padded to 256 x 256 inside the "
+        "network; discriminators and generators of a step see the same draws of step, latent and "
+        "noise; the T1ce of a step is of another patient than its inputs; the running mean of "
+        "weights is kept of the generator of T1ce alone; convolutions of the generators start as "
+        "PyTorch's do",
     ),
 )
