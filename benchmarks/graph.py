@@ -200,6 +200,18 @@ def measure(
     return figures, found
 
 
+def circumstances(options: argparse.Namespace) -> dict[str, Any]:
+    """When, where and how often it is measured, for a record."""
+    libraries = ("torch", "onnxruntime", "openvino")
+    return {
+        "date": date.today().isoformat(),
+        "machine": environment(", ".join(f"{name} {version(name)}" for name in libraries)),
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "repeats": options.repeats,
+    }
+
+
 def _torch(
     place: Place, module: Generator, *, dtype: torch.dtype, threads: int, compiled: bool
 ) -> Any:
@@ -264,13 +276,8 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     place = Place(options.prepared, "cpu")
-    libraries = ("torch", "onnxruntime", "openvino")
     record: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "machine": environment(", ".join(f"{name} {version(name)}" for name in libraries)),
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "repeats": options.repeats,
+        **circumstances(options),
         "checkpoint": place.record["checkpoint"],
         "gflop": place.record["gflop"],
         "batches": {},

@@ -17,20 +17,18 @@ import statistics
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import date
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.graph import circumstances
 from benchmarks.rivals import INPUTS, TorchEngine
 from tlp_export import export
 from tlp_export.fold import cost
 from tlp_runtime.bench.contest import ContenderFailed, Process, compete
-from tlp_runtime.bench.machine import environment
 from tlp_runtime.engines.base import Engine, Opening
 from tlp_runtime.engines.builds import add_engine
 from tlp_runtime.engines.choice import EngineChoice
@@ -174,13 +172,8 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out.resolve()
     os.environ.setdefault("TLP_HOME", os.fspath(out / "home"))
-    libraries = ("torch", "onnxruntime", "openvino")
     record: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "machine": environment(", ".join(f"{name} {version(name)}" for name in libraries)),
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "repeats": options.repeats,
+        **circumstances(options),
         "batch": 1,
         "precision": "fp32",
         "networks": {},

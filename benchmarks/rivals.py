@@ -23,6 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,7 @@ def report(plan: Plan, arms: Sequence[str], speeds: Mapping[str, Any]) -> dict[s
     print(markdown_table(head, rows), flush=True)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else environment("")["cpu"]
     return {
+        "date": date.today().isoformat(), "threads": torch.get_num_threads(),
         "device": device, "torch": torch.__version__, "precision": "fp32", "size": plan.size,
         "seconds": plan.seconds, "data": f"phantom, {CASES} cases, seed {SEED}, parts {SIZES}",
         "untrained_above_db": UNTRAINED_DB, "speed": dict(speeds), "results": results,

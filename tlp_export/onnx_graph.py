@@ -45,8 +45,9 @@ def write_onnx(graph: Graph, spec: ModelSpec, path: Path) -> int:
         step = spec.network.multiple
         for axis, name in ((2, "height"), (3, "width")):
             low, high = spec.sizes.smallest[axis - 2], spec.sizes.largest[axis - 2]
-            steps = torch.export.Dim(f"{name}_steps", min=low // step, max=high // step)
-            axes[axis] = step * steps
+            if low < high:
+                steps = torch.export.Dim(f"{name}_steps", min=low // step, max=high // step)
+                axes[axis] = step * steps
     half = {parameter.dtype for parameter in graph.parameters()}
     opset = BF16_OPSET if torch.bfloat16 in half else OPSET
     inputs = example_inputs(spec)

@@ -25,7 +25,10 @@ def require_structure(model: onnx.ModelProto, spec: ModelSpec) -> None:
     ParityError
         What was found and what was expected.
     """
-    sizes = (None, None) if spec.sizes else (spec.crop.height, spec.crop.width)
+    sizes: tuple[int | None, ...] = (spec.crop.height, spec.crop.width)
+    if spec.sizes is not None:
+        sides = zip(spec.sizes.smallest, spec.sizes.largest, strict=True)
+        sizes = tuple(low if low == high else None for low, high in sides)
     expected = dict.fromkeys(spec.tensor_names, (TensorProto.FLOAT, None, 1, *sizes))
     defaults = {tensor.name for tensor in model.graph.initializer}
     for values, wanted in (

@@ -15,13 +15,13 @@ from tlp_cli.main import main
 
 from tests.assets import split_of
 from tests.scans import slab
+from tests.train.runs import QUARTER
 from tlp_export import export
 from tlp_export.options import ExportOptions
 from tlp_runtime.engines.builds import add_engine
 from tlp_runtime.engines.options import BatchProfile, EngineOptions
 from tlp_runtime.engines.select import choose
 from tlp_runtime.errors import ModelMismatch, SpecError, UsageError
-from tlp_runtime.spec.model import CropSpec
 from tlp_runtime.synthesis.request import Prompt, Request
 from tlp_runtime.synthesis.synthesizer import Synthesizer
 from tlp_runtime.warnings import WarningLog
@@ -52,8 +52,7 @@ def small_config(network: str, *, prompt: bool = True) -> TrainConfig:
         discriminator_channels=2,
     )  # fmt: skip
     if network == "mmgsn":  # its attention is over every pixel of half the size
-        crop = CropSpec(rows=(82, 178), columns=(80, 160))
-        config = replace(config, spec=replace(config.spec, crop=crop))
+        config = replace(config, spec=replace(config.spec, crop=QUARTER))
     return config
 
 
